@@ -1,0 +1,14 @@
+"""LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained, from the adapter files alone."""
+
+from importlib.metadata import version as _version
+
+from gam_merge._adapter import Adapter as Adapter
+from gam_merge._adapter import LoraModule as LoraModule
+from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._merge import MergeResult as MergeResult
+from gam_merge._merge import merge as merge
+from gam_merge._report import MergeReport as MergeReport
+from gam_merge._report import ModuleReport as ModuleReport
+from gam_merge._sources import load as load
+
+__version__ = _version("gam-merge")

@@ -1,0 +1,1 @@
+"""One file a format on disk: keys and config <-> modules."""

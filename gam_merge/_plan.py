@@ -1,0 +1,100 @@
+"""The plan of a merge, from headers alone: the modules of all adapters lined up, checked, and grouped into buckets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gam_merge._adapter import Adapter, LoraModule
+from gam_merge._errors import GamMergeError
+
+
+@dataclass(frozen=True)
+class PlannedBucket:
+    """Modules of one shape: the same (out, in), present in the same adapters with the same ranks.
+
+    ``members[j][i]`` is module ``names[j]`` of adapter ``adapters[i]``.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+    adapters: tuple[int, ...]
+    ranks: tuple[int, ...]
+    members: tuple[tuple[LoraModule, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is settled before the first tensor is read."""
+
+    adapters: tuple[Adapter, ...]
+    buckets: tuple[PlannedBucket, ...]
+    base_model: str | None
+    rank: int  # of every module of the output
+    dtype: torch.dtype  # of the output
+    compute_dtype: torch.dtype
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(name for bucket in self.buckets for name in bucket.names)
+
+
+def make_plan(
+    adapters: Sequence[Adapter],
+    *,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
+    allow_base_mismatch: bool = False,
+) -> Plan:
+    """Line up the modules of the adapters. Reads no tensor; raises GamMergeError if they do not belong together.
+
+    rank: of the output, by default the largest rank of any module. dtype: of the output, by default the narrowest
+    that holds all sources.
+    """
+    base = _base_model(adapters, allow_base_mismatch)
+    groups: dict[tuple[object, ...], list[str]] = {}
+    names = sorted({name for adapter in adapters for name in adapter.modules})
+    for name in names:
+        holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules)
+        members = [adapters[i].modules[name] for i in holders]
+        shape = _common_shape(name, [adapters[i] for i in holders], members)
+        groups.setdefault((shape, holders, tuple(m.rank for m in members)), []).append(name)
+    buckets = [_bucket(adapters, group) for group in groups.values()]
+    source_dtype = adapters[0].dtype
+    for adapter in adapters:
+        source_dtype = torch.promote_types(source_dtype, adapter.dtype)
+    return Plan(
+        adapters=tuple(adapters),
+        buckets=tuple(sorted(buckets, key=lambda bucket: bucket.names)),
+        base_model=base,
+        rank=rank if rank is not None else max(adapter.rank for adapter in adapters),
+        dtype=dtype or source_dtype,
+        compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
+    )
+
+
+def _bucket(adapters: Sequence[Adapter], names: list[str]) -> PlannedBucket:
+    holders = tuple(i for i, adapter in enumerate(adapters) if names[0] in adapter.modules)
+    members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
+    return PlannedBucket(tuple(names), members[0][0].shape, holders, tuple(m.rank for m in members[0]), members)
+
+
+def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None:
+    known = [adapter for adapter in adapters if adapter.base_model is not None]
+    for adapter in known[1:]:
+        if adapter.base_model != known[0].base_model and not allow_mismatch:
+            raise GamMergeError(
+                f"{known[0].source} was trained on {known[0].base_model} and {adapter.source} on {adapter.base_model}; "
+                "if the two are the same model, pass --allow-base-mismatch (allow_base_mismatch=True in Python)"
+            )
+    return known[0].base_model if known else None
+
+
+def _common_shape(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> tuple[int, int]:
+    for holder, member in zip(holders, members, strict=True):
+        if member.shape != members[0].shape:
+            raise GamMergeError(
+                f"module {name} is {members[0].shape} in {holders[0].source} and {member.shape} in {holder.source}; "
+                "adapters of different base models cannot be merged"
+            )
+    return members[0].shape

@@ -1,0 +1,77 @@
+"""What a merge did: norms, the share of each adapter that survives, what was cut off, what was doubtful."""
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """One module of the merge. Tuples run over the adapters of the merge; norms are Frobenius norms of deltas."""
+
+    name: str
+    shape: tuple[int, int]  # (out, in)
+    ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter lacks the module
+    norms: tuple[float, ...]  # |delta_i|
+    inners: tuple[float, ...]  # <merged, delta_i>
+    merged_rank: int  # columns of the result that are not padding
+    merged_norm: float
+    energy_kept: float  # |cut|^2 / |uncut|^2 of the cut to the output rank, 1 if nothing was cut
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """The whole merge."""
+
+    method: str
+    sources: tuple[str, ...]
+    weights: tuple[float, ...]
+    anchor: int
+    rank: int
+    dtype: str
+    modules: tuple[ModuleReport, ...]
+
+    @property
+    def norms(self) -> tuple[float, ...]:
+        """|delta_i| over all modules."""
+        return tuple(sqrt(sum(m.norms[i] ** 2 for m in self.modules)) for i in range(len(self.sources)))
+
+    @property
+    def merged_norm(self) -> float:
+        """|merged| over all modules."""
+        return sqrt(sum(m.merged_norm**2 for m in self.modules))
+
+    @property
+    def norm_ratio(self) -> float:
+        """|merged| / weighted mean of |delta_i|: 1 if the adapters agree."""
+        mean = sum(w * n for w, n in zip(self.weights, self.norms, strict=True)) / sum(self.weights)
+        return self.merged_norm / mean if mean else 0.0
+
+    @property
+    def survival(self) -> tuple[float, ...]:
+        """<merged, delta_i> / |delta_i|^2 over all modules: how much of each adapter is in the result, 1 for all."""
+        inners = (sum(m.inners[i] for m in self.modules) for i in range(len(self.sources)))
+        return tuple(x / n**2 if n else 0.0 for x, n in zip(inners, self.norms, strict=True))
+
+    @property
+    def energy_kept(self) -> float:
+        """Share of the squared norm that the cut to the output rank kept."""
+        before = sum(m.merged_norm**2 / m.energy_kept for m in self.modules if m.energy_kept)
+        return self.merged_norm**2 / before if before else 1.0
+
+    @property
+    def warnings(self) -> dict[str, tuple[str, ...]]:
+        """Each warning and the modules that it is about."""
+        found: dict[str, list[str]] = {}
+        for module in self.modules:
+            for text in module.warnings:
+                found.setdefault(text, []).append(module.name)
+        return {text: tuple(names) for text, names in found.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: the totals first, then every module."""
+        totals = ("norms", "merged_norm", "norm_ratio", "survival", "energy_kept", "warnings")
+        fields = asdict(self)
+        modules = fields.pop("modules")
+        return {**fields, **{name: getattr(self, name) for name in totals}, "modules": modules}

@@ -1,0 +1,117 @@
+"""The safetensors container: headers read without the data, files written as tensors become known.
+
+Our own reader and writer, for three reasons: a plan needs offsets, which the safetensors library does not give;
+a merge streams its output, while ``save_file`` wants all tensors at once; and ``save_file`` orders metadata by a hash
+map, so that equal input gives other bytes each run. Files are read back with the safetensors library in the tests.
+
+Layout: 8 bytes little-endian length, a JSON header, then the tensors without gaps.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from gam_merge._errors import GamMergeError
+from gam_merge._tensors import FileTensor
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_HEADER = 100_000_000  # the limit of the safetensors library
+
+
+def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file, from its header alone.
+
+    Raises GamMergeError if the file is not whole, or not safetensors, or holds a dtype that no LoRA is stored in.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise _broken(path, f"its header claims {length} bytes of {size}")
+            raw = file.read(length)
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not a table")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise _broken(path, "its metadata is not a table")
+    tensors = {key: _entry(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    end = max((t.offset + prod(t.shape) * t.dtype.itemsize for t in tensors.values()), default=8 + length)
+    if end != size:
+        raise _broken(path, f"its tensors end at byte {end} of {size}")
+    return tensors, metadata
+
+
+def _entry(path: Path, key: str, entry: Any, start: int, size: int) -> FileTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = (*shape, begin, end)
+        if not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError
+    except (TypeError, KeyError, ValueError) as error:
+        raise _broken(path, f"its entry for {key} is malformed") from error
+    if dtype not in _DTYPES:
+        raise GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
+    if begin + prod(shape) * _DTYPES[dtype].itemsize != end or start + end > size:
+        raise _broken(path, f"tensor {key} does not fit into it")
+    return FileTensor(path, key, tuple(shape), _DTYPES[dtype], start + begin)
+
+
+def _broken(path: Path, what: str) -> GamMergeError:
+    return GamMergeError(f"{path}: not a whole safetensors file ({what}); fetch it again")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a file to be written."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class SafetensorsWriter:
+    """Writes a safetensors file whose tensors arrive in any order. Same tensors, same metadata: same bytes."""
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+        self._specs = {spec.key: spec for spec in specs}
+        self._offsets: dict[str, int] = {}
+        header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+        end = 0
+        for key, spec in sorted(self._specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+            begin, end = end, end + prod(spec.shape) * spec.dtype.itemsize
+            header[key] = {"dtype": _NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [begin, end]}
+            self._offsets[key] = begin
+        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)  # tensors start at a multiple of 8
+        self._start = 8 + len(raw)
+        self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        self._file.truncate(self._start + end)
+
+    def write(self, key: str, value: Tensor) -> None:
+        """Write one tensor, given with the shape and dtype that was announced."""
+        spec = self._specs[key]
+        assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (value.shape, value.dtype, spec)
+        view = value.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        self._file.seek(self._start + self._offsets.pop(key))
+        while len(view):
+            view = view[self._file.write(view) :]
+
+    def close(self) -> None:
+        """Finish: every announced tensor must have been written."""
+        self._file.close()
+        assert not self._offsets, f"never written: {sorted(self._offsets)}"

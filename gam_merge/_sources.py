@@ -1,0 +1,67 @@
+"""What the user names -> Adapter: a PEFT directory, a safetensors file, or an adapter already in memory."""
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from gam_merge._adapter import Adapter
+from gam_merge._errors import GamMergeError
+from gam_merge._formats import peft
+from gam_merge._safetensors import read_header
+
+Source = str | PathLike[str] | Adapter
+
+
+def load(source: Source, *, base_model: str | None = None, alpha: float | None = None) -> Adapter:
+    """Open an adapter: headers are read and checked, tensors only when a merge asks for them.
+
+    source: a directory that PEFT wrote, a ``.safetensors`` file, or an Adapter, which is returned as it is. The
+    config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json`` beside it; without any of
+    them ``base_model`` and ``alpha`` are needed, and the ranks are those of the tensors.
+
+    Raises GamMergeError if the source is missing, not whole, or holds what cannot be merged.
+    """
+    if isinstance(source, Adapter):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        weights = path / peft.WEIGHTS_NAME
+        if not weights.is_file():
+            raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
+        config_path: Path | None = path / peft.CONFIG_NAME
+    elif path.is_file():
+        weights, config_path = path, _config_beside(path)
+    else:
+        raise GamMergeError(f"{source}: no such file or directory")
+    tensors, _ = read_header(weights)
+    if config_path is not None and (config_path.is_file() or path.is_dir()):
+        config = _read_config(config_path)
+    elif alpha is None or base_model is None:
+        raise GamMergeError(
+            f"{path}: no config beside it ({path.stem}.json, {path.stem}_config.json or {peft.CONFIG_NAME}); "
+            "give --base and --alpha (base_model= and alpha= in Python)"
+        )
+    else:
+        config = {}
+    given = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
+    config = {**{name: value for name, value in given.items() if value is not None}, **config}
+    return peft.parse_adapter(str(source), config, tensors, path=str(weights))
+
+
+def _config_beside(path: Path) -> Path | None:
+    names = (f"{path.stem}.json", f"{path.stem}_config.json", peft.CONFIG_NAME)
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}; PEFT writes it beside the weights") from error
+    except (ValueError, RecursionError) as error:
+        raise GamMergeError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise GamMergeError(f"{path}: is not a table of settings")
+    return config

@@ -1,0 +1,72 @@
+"""Tensors that are known before they are read: name, shape and dtype now, bytes when asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gam_merge._errors import GamMergeError
+
+
+class LazyTensor(Protocol):
+    """What a plan knows of a tensor, and how to read it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def read_into(self, out: Tensor) -> None:
+        """Fill the contiguous ``out``, of the shape and dtype of this tensor. Raises GamMergeError."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """Bytes of a safetensors file. Read, not mapped: mapped pages count as memory, and a file that shrinks while it
+    is mapped kills the process."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int  # from the start of the file, in bytes
+
+    def read_into(self, out: Tensor) -> None:
+        view = out.flatten().view(torch.uint8).numpy().data
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self.offset)
+                while len(view):
+                    count = file.readinto(view)
+                    if not count:
+                        raise GamMergeError(f"{self.path}: ends within tensor {self.key}; fetch the file again")
+                    view = view[count:]
+        except OSError as error:
+            raise GamMergeError(f"{self.path}: cannot read tensor {self.key}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class MemoryTensor:
+    """A tensor that is already there, on any device."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    def read_into(self, out: Tensor) -> None:
+        out.copy_(self.value.detach())
+
+
+def read(tensor: LazyTensor) -> Tensor:
+    """The tensor itself, on the CPU."""
+    out = torch.empty(tensor.shape, dtype=tensor.dtype)
+    tensor.read_into(out)
+    return out

@@ -1,0 +1,19 @@
+"""Batched linear algebra of factored low-rank matrices, on torch alone.
+
+Every function works on stacks: a leading dimension ``L`` runs over the modules of one shape. CPU and CUDA alike,
+by the device of the inputs. Nothing here knows what an adapter is.
+"""
+
+from gam_kernels._basis import Basis as Basis
+from gam_kernels._basis import gram as gram
+from gam_kernels._basis import orthonormalize as orthonormalize
+from gam_kernels._delta import Delta as Delta
+from gam_kernels._delta import factored_delta as factored_delta
+from gam_kernels._delta import inner as inner
+from gam_kernels._delta import norm as norm
+from gam_kernels._procrustes import polar as polar
+from gam_kernels._procrustes import principal_cosines as principal_cosines
+from gam_kernels._procrustes import procrustes as procrustes
+from gam_kernels._svd import compress as compress
+from gam_kernels._svd import rank_for_energy as rank_for_energy
+from gam_kernels._svd import thin_svd as thin_svd

@@ -1,0 +1,41 @@
+"""Adapters made by hand, and comparisons."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gam_merge import Adapter, LoraModule
+from gam_merge._tensors import MemoryTensor
+
+
+def random_factors(
+    generator: torch.Generator, m: int, n: int, r: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """B (m, r) and A (r, n) with entries of the size that makes |B A| about 1."""
+    b = torch.randn(m, r, generator=generator, dtype=torch.float64) / m**0.5
+    a = torch.randn(r, n, generator=generator, dtype=torch.float64) / n**0.5
+    return b.to(dtype), a.to(dtype)
+
+
+def adapter(factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float = 1.0, source: str = "adapter") -> Adapter:
+    """An adapter in memory from (B, A) pairs."""
+    modules = {
+        name: LoraModule(name, MemoryTensor(a), MemoryTensor(b), scale) for name, (b, a) in sorted(factors.items())
+    }
+    return Adapter(source, modules, "base", {"base_model_name_or_path": "base"})
+
+
+def stack(pairs: Sequence[tuple[Tensor, Tensor]], *, scale: float = 1.0) -> list[Adapter]:
+    """One adapter a pair, all of one module ``w``."""
+    return [adapter({"w": pair}, scale=scale, source=f"adapter-{i}") for i, pair in enumerate(pairs)]
+
+
+def delta(result: Adapter, name: str = "w") -> Tensor:
+    return result.modules[name].delta()
+
+
+def relative(x: Tensor, y: Tensor) -> float:
+    """|x - y| / |y|, in float64."""
+    x, y = x.double(), y.double()
+    return float((x - y).norm() / y.norm())
