@@ -43,12 +43,12 @@ class Bucket:
     def cross(self, i: int, j: int) -> tuple[Tensor, Tensor]:
         """U_i^T U_j and V_i^T V_j: (L, k_i, k_j) float64, from the factors as they were read."""
         x, y = self.deltas[i], self.deltas[j]
-        return x.u.mT @ gram(x.b, y.b) @ y.u, x.v.mT @ gram(x.a, y.a) @ y.v
+        return x.u.mT @ gram(x.b64, y.b64) @ y.u, x.v.mT @ gram(x.a64, y.a64) @ y.v
 
     @cached_property
     def stacked_grams(self) -> tuple[Tensor, Tensor]:
         """Gram matrices of [b_1 ... b_N] and of [a_1 ... a_N]: (L, R, R) float64. Cost grows with N^2."""
-        b, a = (torch.cat([delta[side] for delta in self.deltas], -1) for side in (0, 1))
+        b, a = torch.cat([x.b64 for x in self.deltas], -1), torch.cat([x.a64 for x in self.deltas], -1)
         return gram(b, b), gram(a, a)
 
 

@@ -19,9 +19,9 @@ from gam_merge._formats.peft import factor_keys
 from gam_merge._methods import Method
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._report import ModuleReport
-from gam_merge._tensors import read
+from gam_merge._tensors import LazyTensor, read
 
-_CHUNK_BYTES = 64 << 20  # factors of the modules that are worked on at a time, in float64
+_CHUNK_BYTES = 16 << 20  # of factors in float64 that are worked on at a time: about a processor's cache
 
 Progress = Callable[[int, int], None]  # modules done, modules in all
 
@@ -94,10 +94,18 @@ def _read(job: Job, chunk: PlannedBucket) -> list[Delta]:
 
 def _read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:
     """The deltas of one adapter, their scale folded in here and nowhere else."""
-    b = torch.stack([read(member.b).to(dtype) for member in members]).to(device)  # (L, m, r)
-    a = torch.stack([read(member.a).to(dtype) for member in members]).to(device)  # (L, r, n)
+    b = _stack([member.b for member in members], dtype).to(device)  # (L, m, r)
+    a = _stack([member.a for member in members], dtype).to(device)  # (L, r, n)
     scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=device)
     return factored_delta(b, a.mT, scale)
+
+
+def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype) -> Tensor:
+    """Read tensors of one shape into one: (L, *shape)."""
+    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype)
+    for slot, tensor in zip(out, tensors, strict=True):
+        slot.copy_(read(tensor))
+    return out
 
 
 def _by_rank(job: Job, chunk: PlannedBucket, deltas: Sequence[Delta]) -> Iterator[Bucket]:
@@ -107,15 +115,13 @@ def _by_rank(job: Job, chunk: PlannedBucket, deltas: Sequence[Delta]) -> Iterato
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for j, key in enumerate(zip(wide, map(tuple, ranks), strict=True)):
         groups.setdefault(key, []).append(j)
-    narrow = torch.float64 if all(delta.b.dtype == torch.float64 for delta in deltas) else torch.float32
     for (is_wide, group), members in groups.items():
         index = torch.tensor(members, device=deltas[0].core.device)
-        dtype = torch.float64 if is_wide else narrow
         present = [i for i, rank in enumerate(group) if rank]
         yield Bucket(
             names=tuple(chunk.names[j] for j in members),
             adapters=tuple(chunk.adapters[i] for i in present),
-            deltas=tuple(deltas[i].select(index, group[i], dtype) for i in present),
+            deltas=tuple(deltas[i].select(index, rank=group[i], wide=is_wide) for i in present),
             anchor=job.anchor,
         )
 
@@ -164,12 +170,14 @@ def sum_of_products(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
 def _write(job: Job, names: Sequence[str], lifted: _Lifted, sink: Sink) -> None:
     """Pad with zero rows to the rank of the output and hand over in its dtype."""
     padding = (0, job.plan.rank - lifted.b.shape[-1])
+    largest = torch.maximum(lifted.b.abs().amax((1, 2)), lifted.a.abs().amax((1, 2)))  # (L,)
+    for name, value in zip(names, largest.tolist(), strict=True):
+        if not value <= torch.finfo(job.plan.dtype).max:
+            dtype = str(job.plan.dtype).removeprefix("torch.")
+            raise GamMergeError(f"module {name} of the merge does not fit into {dtype}; write bfloat16 or float32")
     b = torch.nn.functional.pad(lifted.b, padding).to(job.plan.dtype)  # (L, m, k)
     a = torch.nn.functional.pad(lifted.a, padding).to(job.plan.dtype).mT.contiguous()  # (L, k, n)
     for j, name in enumerate(names):
-        if not (a[j].isfinite().all() and b[j].isfinite().all()):
-            dtype = str(job.plan.dtype).removeprefix("torch.")
-            raise GamMergeError(f"module {name} of the merge does not fit into {dtype}; write bfloat16 or float32")
         key_a, key_b = factor_keys(name)
         sink.write(key_a, a[j])
         sink.write(key_b, b[j])

@@ -5,9 +5,9 @@
 An orthonormal basis of the columns of ``x`` is kept as a product ``factor @ coef`` with a small ``coef``. Three
 routes, chosen for each module by what its Gram matrix says of its conditioning:
 
-narrow       factor = x,             coef = inverse Cholesky factor; products with x stay in the dtype of x
-wide         factor = x in float64,  the same coef; rounding x @ coef in the dtype of x would cost too many digits
-Householder  factor = Q of a float64 QR, coef = the left singular vectors of R: always right, and reveals the rank
+narrow       factor = x, coef = the inverse Cholesky factor; products with x may be formed in the caller's dtype
+wide         the same, but rounding x @ coef in that dtype would cost too many digits: products stay in float64
+Householder  factor = Q of a QR, coef = the left singular vectors of R: always right, and reveals the rank
 
 Sources: CholeskyQR and its loss of orthogonality with the square of the condition number, Yamamoto, Nakatsukasa,
 Yanagisawa and Fukaya, ETNA 44 (2015); diagonal scaling is optimal up to sqrt(r), van der Sluis, Numer. Math. 14 (1969).
@@ -30,7 +30,7 @@ class Basis(NamedTuple):
     Columns of ``coef`` and rows of ``core`` at and beyond a module's ``rank`` are zero where the QR revealed it.
     """
 
-    factor: Tensor  # (L, m, r) dtype of x, float64 if any module took the Householder route
+    factor: Tensor  # (L, m, r) float64
     coef: Tensor  # (L, r, r) float64
     core: Tensor  # (L, r, r) float64
     rank: Tensor  # (L,) int64, numerical rank
@@ -43,31 +43,27 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 
     x: (L, m, r), y: (L, m, s), any float dtype -> (L, r, s) float64. Non-finite input gives non-finite output.
     """
-    x64 = x.double()
-    y64 = x64 if y is x else y.double()
-    return x64.mT @ y64
+    return x.double().mT @ y.double()
 
 
-def orthonormalize(x: Tensor) -> Basis:
+def orthonormalize(x: Tensor, *, eps: float) -> Basis:
     """Orthonormal bases of the columns of each matrix of a stack.
 
-    x: (L, m, r) float32 or float64, m < r allowed. In float64 every module takes the Householder route.
+    x: (L, m, r) float64, m < r allowed. eps: of the dtype in which products with ``x`` are to be formed; that of
+    float64 itself sends every module down the Householder route.
 
     A module with NaN or Inf keeps a non-finite ``core``: the caller, who knows its name, reports it.
     """
     g = gram(x, x)  # (L, r, r)
     coef, core, amplification = _cholesky(g)
-    eps = torch.finfo(x.dtype).eps
-    finite = g.isfinite().all(-1).all(-1)  # (L,)
     safe = amplification.square() * _EPS64 <= eps / 8  # NaN compares false
-    slow = finite & ~safe
+    slow = g.isfinite().flatten(1).all(-1) & ~safe  # (L,)
     rank = torch.full(x.shape[:1], x.shape[-1], device=x.device)
     wide = slow | ~(amplification * eps <= _NARROW)
-    if not slow.any():
-        return Basis(x, coef, core, rank, wide, slow)
-    factor = x.double() if x.dtype != torch.float64 else x.clone()
-    factor[slow], coef[slow], core[slow], rank[slow] = _householder(factor[slow])
-    return Basis(factor, coef, core, rank, wide, slow)
+    if slow.any():
+        x = x.clone()
+        x[slow], coef[slow], core[slow], rank[slow] = _householder(x[slow])
+    return Basis(x, coef, core, rank, wide, slow)
 
 
 def _cholesky(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,13 +12,10 @@ from gam_kernels._delta import Delta
 def thin_svd(x: Delta) -> tuple[Tensor, Tensor, Tensor]:
     """Thin singular value decomposition of factored deltas, U S V^T, through their cores.
 
-    -> U (L, m, k), S (L, k) descending, V (L, n, k), in the dtype of the factors of ``x`` (S in float64). Columns
-    at and beyond a module's numerical rank are zero.
+    -> U (L, m, k), S (L, k) descending, V (L, n, k), float64. Columns at and beyond a module's numerical rank are zero.
     """
     p, s, qt = torch.linalg.svd(x.core)
-    u = x.b @ (x.u @ p).to(x.b.dtype)  # (L, m, k)
-    v = x.a @ (x.v @ qt.mT).to(x.a.dtype)  # (L, n, k)
-    return u, s, v
+    return x.b64 @ (x.u @ p), s, x.a64 @ (x.v @ qt.mT)
 
 
 def rank_for_energy(s: Tensor, energy: float) -> Tensor:

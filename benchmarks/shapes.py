@@ -1,0 +1,84 @@
+"""Adapters with the shapes of real models and random entries, made on the spot."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The adapted modules of a model: (out, in) by name, repeated over layers."""
+
+    base: str
+    layers: int
+    modules: dict[str, tuple[int, int]]
+
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        for layer in range(self.layers):
+            for name, (m, n) in self.modules.items():
+                yield f"model.layers.{layer}.{name}", m, n
+
+    @property
+    def width(self) -> int:
+        """Sum of out + in over all modules: entries of one adapter per unit of rank."""
+        return sum(m + n for _, m, n in self)
+
+
+def _llama(base: str, layers: int, hidden: int, kv: int, inner: int) -> Shapes:
+    attention = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qo"}
+    attention |= {f"self_attn.{name}_proj": (kv, hidden) for name in "kv"}
+    mlp = {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    return Shapes(base, layers, attention | mlp)
+
+
+def _experts(base: str, layers: int, experts: int, hidden: int, inner: int) -> Shapes:
+    modules: dict[str, tuple[int, int]] = {}
+    for expert in range(experts):
+        modules |= {f"mlp.experts.{expert}.{name}_proj": (inner, hidden) for name in ("gate", "up")}
+        modules[f"mlp.experts.{expert}.down_proj"] = (hidden, inner)
+    return Shapes(base, layers, modules)
+
+
+MODELS = {
+    "smollm2-135m": _llama("HuggingFaceTB/SmolLM2-135M-Instruct", 30, 576, 192, 1536),
+    "qwen3-8b": _llama("Qwen/Qwen3-8B", 36, 4096, 1024, 12288),
+    "qwen3-8b-72": _llama("Qwen/Qwen3-8B", 72, 4096, 1024, 12288),  # twice the layers: how cost grows
+    "llama3-70b": _llama("meta-llama/Meta-Llama-3-70B", 80, 8192, 1024, 28672),
+    "moe-128": _experts("Qwen/Qwen3-30B-A3B", 4, 128, 2048, 768),  # 4 of 48 layers
+}
+
+
+def make_adapters(
+    folder: Path, model: str, *, count: int, rank: int, dtype: torch.dtype = torch.bfloat16
+) -> list[Path]:
+    """``count`` PEFT directories below ``folder``, made once: A as PEFT initialises it, B of the size that training
+    leaves, one part of it common to all adapters."""
+    paths = []
+    for i in range(count):
+        path = folder / f"{model}-r{rank}-{i}"
+        paths.append(path)
+        if (path / "adapter_config.json").exists():
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        common, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(i + 1)
+        tensors = {}
+        for name, m, n in MODELS[model]:
+            a = (torch.rand(rank, n, generator=own) * 2 - 1) / n**0.5
+            b = 1e-3 * (torch.randn(m, rank, generator=common) + torch.randn(m, rank, generator=own))
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a.to(dtype)
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b.to(dtype)
+        save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": MODELS[model].base,
+            "r": rank,
+            "lora_alpha": 2 * rank,
+            "target_modules": sorted({name.rpartition(".")[2] for name in MODELS[model].modules}),
+            "task_type": "CAUSAL_LM",
+        }
+        (path / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    return paths
