@@ -22,6 +22,7 @@ class Bucket:
     """
 
     names: tuple[str, ...]
+    shape: tuple[int, int]  # (m, n)
     adapters: tuple[int, ...]
     deltas: tuple[Delta, ...]
     anchor: int = 0  # position in the merge of the adapter that the user wants the others aligned to
