@@ -1,0 +1,60 @@
+"""The walk hands out every module once, whole, and refuses what is not finite."""
+
+from math import nan
+
+import helpers
+import pytest
+import torch
+
+import gam_merge._walk as walking
+from gam_merge import GamMergeError
+from gam_merge._plan import make_plan
+from gam_merge._walk import walk
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def adapters(generator: torch.Generator) -> list[helpers.Adapter]:
+    """Two adapters of five equal modules and one of another shape, which the second lacks."""
+    shapes = {f"layers.{i}.q": (12, 9, 3) for i in range(5)} | {"head": (7, 5, 2)}
+    factors = [{name: helpers.random_factors(generator, *shape) for name, shape in shapes.items()} for _ in range(2)]
+    del factors[1]["head"]
+    return [helpers.adapter(pairs, scale=2.0, source=f"adapter-{i}") for i, pairs in enumerate(factors)]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 64 << 20])
+def test_every_module_once(adapters, monkeypatch, chunk_bytes):
+    monkeypatch.setattr(walking, "_CHUNK_BYTES", chunk_bytes)
+    seen = {}
+    for bucket in walk(make_plan(adapters), CPU):
+        for i, x in zip(bucket.adapters, bucket.deltas, strict=True):
+            dense = x.b @ x.u @ x.core @ (x.a @ x.v).mT
+            for name, delta in zip(bucket.names, dense, strict=True):
+                assert (name, i) not in seen
+                seen[name, i] = delta
+    assert seen.keys() == {(name, i) for i, adapter in enumerate(adapters) for name in adapter.modules}
+    for (name, i), delta in seen.items():
+        assert helpers.relative(delta, adapters[i].modules[name].delta()) < 1e-13
+
+
+def test_zero_deltas_are_left_out_of_the_bucket(generator):
+    b, a = helpers.random_factors(generator, 6, 5, 2)
+    (bucket,) = walk(make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])), CPU)
+    assert bucket.adapters == (0,)
+    assert bucket.shape == (6, 5)
+
+
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_not_finite_names_adapter_module_and_factor(generator, side):
+    b, a = helpers.random_factors(generator, 6, 5, 2)
+    broken = [b.clone(), a.clone()]
+    broken[side == "lora_A"][1, 1] = nan
+    adapters = helpers.stack([(b, a), (broken[0], broken[1])])
+    with pytest.raises(GamMergeError, match=rf"adapter-1: module w has NaN or Inf in {side}"):
+        list(walk(make_plan(adapters), CPU))
