@@ -34,7 +34,7 @@ def test_every_module_once(adapters, monkeypatch, chunk_bytes):
     seen = {}
     for bucket in walk(make_plan(adapters), CPU):
         for i, x in zip(bucket.adapters, bucket.deltas, strict=True):
-            dense = x.b @ x.u @ x.core @ (x.a @ x.v).mT
+            dense = x.b64 @ x.u @ x.core @ (x.a64 @ x.v).mT
             for name, delta in zip(bucket.names, dense, strict=True):
                 assert (name, i) not in seen
                 seen[name, i] = delta
