@@ -1,8 +1,12 @@
-"""Adapters made by hand, and comparisons."""
+"""Adapters made by hand, in memory and on disk, and comparisons."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gam_merge import Adapter, LoraModule
@@ -39,3 +43,26 @@ def relative(x: Tensor, y: Tensor) -> float:
     """|x - y| / |y|, in float64."""
     x, y = x.double(), y.double()
     return float((x - y).norm() / y.norm())
+
+
+def write_adapter(path: Path, factors: Mapping[str, tuple[Tensor, Tensor]], **config: Any) -> Path:
+    """A PEFT adapter directory from (B, A) pairs, with ``config`` over what such a directory would say."""
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (b, a) in factors.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
+    save_file(tensors, path / "adapter_model.safetensors", {"format": "pt"})
+    rank = max(a.shape[0] for _, a in factors.values())
+    ranks = {name: a.shape[0] for name, (_, a) in factors.items() if a.shape[0] != rank}
+    described = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "base",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": ranks,
+        "target_modules": sorted({name.rpartition(".")[2] for name in factors}),
+        **config,
+    }
+    (path / "adapter_config.json").write_text(json.dumps(described))
+    return path
