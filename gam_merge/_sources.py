@@ -14,14 +14,21 @@ from gam_merge._safetensors import read_header
 Source = str | PathLike[str] | Adapter
 
 
-def load(source: Source, *, base_model: str | None = None, alpha: float | None = None) -> Adapter:
+def load(
+    source: Source,
+    *,
+    base_model: str | None = None,
+    alpha: float | None = None,
+    problems: list[str] | None = None,
+) -> Adapter:
     """Open an adapter: headers are read and checked, tensors only when a merge asks for them.
 
     source: a directory that PEFT wrote, a ``.safetensors`` file, or an Adapter, which is returned as it is. The
     config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json`` beside it; without any of
     them ``base_model`` and ``alpha`` are needed, and the ranks are those of the tensors.
 
-    Raises GamMergeError if the source is missing, not whole, or holds what cannot be merged.
+    Raises GamMergeError if the source is missing, not whole, or holds what cannot be merged. With a list of
+    ``problems`` what cannot be merged is told there instead, and the adapter is the rest.
     """
     if isinstance(source, Adapter):
         return source
@@ -47,7 +54,7 @@ def load(source: Source, *, base_model: str | None = None, alpha: float | None =
         config = {}
     given = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
     config = {**{name: value for name, value in given.items() if value is not None}, **config}
-    return peft.parse_adapter(str(source), config, tensors, path=str(weights))
+    return peft.parse_adapter(str(source), config, tensors, path=str(weights), problems=problems)
 
 
 def _config_beside(path: Path) -> Path | None:

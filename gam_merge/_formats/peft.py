@@ -13,7 +13,7 @@ from typing import Any
 import regex
 
 from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._errors import GamMergeError
+from gam_merge._errors import GamMergeError, collecting
 from gam_merge._tensors import LazyTensor
 
 CONFIG_NAME = "adapter_config.json"
@@ -41,32 +41,60 @@ _INIT_REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "kasa")
 
 
 def parse_adapter(
-    source: str, config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], *, path: str | None = None
+    source: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, LazyTensor],
+    *,
+    path: str | None = None,
+    problems: list[str] | None = None,
 ) -> Adapter:
-    """An adapter from PEFT's config and tensors; ``source`` names it in errors. Raises GamMergeError."""
+    """An adapter from PEFT's config and tensors; ``source`` names it in errors.
+
+    Raises GamMergeError for the first thing that cannot be merged; with ``problems`` it is added there instead, and
+    the adapter is what the rest of the file holds.
+    """
     where = path or source
-    _check_config(where, config)
+    for check in (_check_type, _check_fields, _check_init):
+        with collecting(problems):
+            check(where, config)
     factors: dict[str, dict[str, LazyTensor]] = {}
     for key, tensor in tensors.items():
-        match = _FACTOR.fullmatch(key.removeprefix(PREFIX))
-        if match is None:
-            raise GamMergeError(f"{where}: tensor {key} is no LoRA factor of a linear layer and is not supported yet")
-        factors.setdefault(match["module"], {})[match["factor"]] = tensor
+        with collecting(problems):
+            module, factor = _factor(where, key)
+            factors.setdefault(module, {})[factor] = tensor
+    modules: dict[str, LoraModule] = {}
+    for name, pair in sorted(factors.items()):
+        with collecting(problems):
+            modules[name] = _module(where, config, name, pair)
     if not factors:
-        raise GamMergeError(f"{where}: holds no LoRA factors")
-    modules = {name: _module(where, config, name, pair) for name, pair in sorted(factors.items())}
+        with collecting(problems):
+            raise GamMergeError(f"{where}: holds no LoRA factors")
     return Adapter(source, modules, config.get("base_model_name_or_path"), dict(config))
 
 
-def _check_config(where: str, config: Mapping[str, Any]) -> None:
+def _factor(where: str, key: str) -> tuple[str, str]:
+    """The module and the letter of the factor that a key names."""
+    match = _FACTOR.fullmatch(key.removeprefix(PREFIX))
+    if match is None:
+        raise GamMergeError(f"{where}: tensor {key} is no LoRA factor of a linear layer and is not supported yet")
+    return match["module"], match["factor"]
+
+
+def _check_type(where: str, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise GamMergeError(f"{where}: is a {kind} adapter; only LoRA can be merged (PEFT's convert_to_lora makes one)")
+
+
+def _check_fields(where: str, config: Mapping[str, Any]) -> None:
     for name, why in _REFUSED.items():
         if config.get(name):
             raise GamMergeError(f"{where}: {name} is set and not supported: {why}")
     if config.get("bias", "none") != "none":
         raise GamMergeError(f"{where}: bias={config['bias']!r} is not supported yet; only bias='none' is")
+
+
+def _check_init(where: str, config: Mapping[str, Any]) -> None:
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(_INIT_REWRITES_BASE):
         raise GamMergeError(
