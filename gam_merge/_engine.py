@@ -4,8 +4,10 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 of the output.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,14 +33,25 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A plan and how to carry it out. ``weights``: one an adapter, not zero; ``anchor``: position of an adapter."""
+    """How to carry out a plan. Small, and picklable: it travels to every worker.
 
-    plan: Plan
-    method: Method
+    ``weights``: one an adapter, not zero; ``anchor``: position of an adapter; ``rank``, ``dtype``: of the output.
+    """
+
     weights: tuple[float, ...]
+    method: Method
     anchor: int
+    rank: int
+    dtype: torch.dtype
     device: torch.device
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the method
+
+
+class _Done(NamedTuple):
+    """What becomes of a bucket."""
+
+    tensors: list[tuple[str, Tensor]]  # on the CPU, as they are to be written
+    reports: list[ModuleReport]
 
 
 class _Lifted(NamedTuple):
@@ -50,18 +63,26 @@ class _Lifted(NamedTuple):
     warnings: dict[str, Tensor]  # text -> (L,) bool
 
 
-@torch.no_grad()
-def run(job: Job, sink: Sink, progress: Progress | None = None) -> tuple[ModuleReport, ...]:
-    """Merge every bucket of the plan into the sink. Raises GamMergeError."""
+def run(
+    plan: Plan, job: Job, sink: Sink, *, executor: Executor | None = None, progress: Progress | None = None
+) -> tuple[ModuleReport, ...]:
+    """Merge every bucket of the plan into the sink, in the order of the plan. Raises GamMergeError."""
     reports: list[ModuleReport] = []
-    total = len(job.plan.names)
-    for bucket in walk(job.plan, job.device, job.anchor):
-        lifted = _merge(job, bucket)
-        _write(job, bucket.names, lifted, sink)
-        reports += _report(job, bucket, lifted)
+    total = len(plan.names)
+    visit = partial(_merge_bucket, job)
+    for done in walk(plan, visit, device=job.device, anchor=job.anchor, executor=executor):
+        for key, value in done.tensors:
+            sink.write(key, value)
+        reports += done.reports
         if progress:
             progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))
+
+
+def _merge_bucket(job: Job, bucket: Bucket) -> _Done:
+    """Runs on a worker."""
+    lifted = _merge(job, bucket)
+    return _Done(list(_output(job, bucket.names, lifted)), _report(job, bucket, lifted))
 
 
 def combine(job: Job, bucket: Bucket) -> Merged:
@@ -85,7 +106,7 @@ def _merge(job: Job, bucket: Bucket) -> _Lifted:
         everywhere = torch.ones(len(bucket.names), dtype=torch.bool, device=job.device)
         return _Lifted(b, a, everywhere.double(), {"zero in every adapter": everywhere})
     merged = combine(job, bucket)
-    left, right, kept = _cut(bucket, merged, job.plan.rank)
+    left, right, kept = _cut(bucket, merged, job.rank)
     b = sum_of_products([delta.b for delta in bucket.deltas], left)  # (L, m, k)
     a = sum_of_products([delta.a for delta in bucket.deltas], right)  # (L, n, k)
     return _Lifted(b, a, kept, dict(merged.warnings))
@@ -111,20 +132,20 @@ def sum_of_products(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     return out
 
 
-def _write(job: Job, names: Sequence[str], lifted: _Lifted, sink: Sink) -> None:
-    """Pad with zero rows to the rank of the output and hand over in its dtype."""
-    padding = (0, job.plan.rank - lifted.b.shape[-1])
+def _output(job: Job, names: Sequence[str], lifted: _Lifted) -> Iterator[tuple[str, Tensor]]:
+    """Keys and tensors to write: padded with zero rows to the rank of the output, in its dtype."""
     largest = torch.maximum(lifted.b.abs().amax((1, 2)), lifted.a.abs().amax((1, 2)))  # (L,)
     for name, value in zip(names, largest.tolist(), strict=True):
-        if not value <= torch.finfo(job.plan.dtype).max:
-            dtype = str(job.plan.dtype).removeprefix("torch.")
+        if not value <= torch.finfo(job.dtype).max:
+            dtype = str(job.dtype).removeprefix("torch.")
             raise GamMergeError(f"module {name} of the merge does not fit into {dtype}; write bfloat16 or float32")
-    b = torch.nn.functional.pad(lifted.b, padding).to(job.plan.dtype)  # (L, m, k)
-    a = torch.nn.functional.pad(lifted.a, padding).to(job.plan.dtype).mT.contiguous()  # (L, k, n)
+    padding = (0, job.rank - lifted.b.shape[-1])
+    b = torch.nn.functional.pad(lifted.b.to(job.dtype), padding).cpu()  # (L, m, k)
+    a = torch.nn.functional.pad(lifted.a.to(job.dtype), padding).cpu().mT.contiguous()  # (L, k, n)
     for j, name in enumerate(names):
         key_a, key_b = factor_keys(name)
-        sink.write(key_a, a[j])
-        sink.write(key_b, b[j])
+        yield key_a, a[j]
+        yield key_b, b[j]
 
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
@@ -132,7 +153,7 @@ def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     merged = (gram(lifted.b, lifted.b) * gram(lifted.a, lifted.a)).sum((-2, -1)).clamp(min=0).sqrt().tolist()
     kept = lifted.energy_kept.tolist()
     nothing = [0.0] * len(bucket.names)
-    ranks, norms, inners = ([nothing] * len(job.plan.adapters) for _ in range(3))  # (N, L)
+    ranks, norms, inners = ([nothing] * len(job.weights) for _ in range(3))  # (N, L)
     for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):
         ranks[i], norms[i] = delta.rank.tolist(), norm(delta).tolist()
         inners[i] = inner(delta, lifted.b, lifted.a).tolist()

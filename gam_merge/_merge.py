@@ -1,6 +1,7 @@
 """``merge``: the one function that does the whole job."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import isfinite
 from os import PathLike
@@ -17,7 +18,7 @@ from gam_merge._export import AdapterWriter, check_output
 from gam_merge._formats.peft import factor_keys, merged_config
 from gam_merge._methods import get_method
 from gam_merge._plan import Plan, make_plan
-from gam_merge._report import MergeReport
+from gam_merge._report import MergeReport, ModuleReport
 from gam_merge._safetensors import TensorSpec
 from gam_merge._sources import Source, load
 from gam_merge._tensors import LazyTensor, MemoryTensor, read
@@ -69,6 +70,7 @@ def merge(
     alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
     force: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
     """Merge LoRA adapters into one.
@@ -76,7 +78,9 @@ def merge(
     sources: what ``load`` takes, at least one. weights: one a source, not negative, normalised here; equal by
     default. anchor: the source that ``gam`` aligns the others to, by position or as given in ``sources``. rank, dtype:
     of the output, by default the largest rank and the narrowest dtype that holds all sources. base_model, alpha: for
-    bare files without a config; alpha one for all or one a source. progress: called with (modules done, in all).
+    bare files without a config; alpha one for all or one a source. executor: any concurrent.futures.Executor runs the
+    chunks, for instance that of a Dask client; threads of this process by default; same bytes with any. progress:
+    called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.
 
@@ -93,37 +97,46 @@ def merge(
         dtype=parse_dtype(dtype),
         allow_base_mismatch=allow_base_mismatch,
     )
-    job = Job(plan, chosen, tuple(shares[i] for i in kept), kept.index(position), _pick_device(device))
+    job = Job(
+        weights=tuple(shares[i] for i in kept),
+        method=chosen,
+        anchor=kept.index(position),
+        rank=plan.rank,
+        dtype=plan.dtype,
+        device=_pick_device(device),
+    )
     if out is None:
-        return _merge_in_memory(job, progress)
-    return _merge_to_disk(job, Path(out), force, progress)
+        return _merge_in_memory(plan, job, executor, progress)
+    return _merge_to_disk(plan, job, Path(out), force, executor, progress)
 
 
 class _Memory(dict[str, Tensor]):
     """A sink that keeps what it is given."""
 
     def write(self, key: str, value: Tensor) -> None:
-        self[key] = value.cpu().clone()
+        self[key] = value.clone()
 
 
-def _merge_in_memory(job: Job, progress: Progress | None) -> MergeResult:
+def _merge_in_memory(plan: Plan, job: Job, executor: Executor | None, progress: Progress | None) -> MergeResult:
     memory = _Memory()
-    report = _report(job, run(job, memory, progress))
+    report = _report(plan, job, run(plan, job, memory, executor=executor, progress=progress))
     modules: dict[str, LoraModule] = {}
-    for name in job.plan.names:
+    for name in plan.names:
         a, b = (MemoryTensor(memory[key]) for key in factor_keys(name))
         modules[name] = LoraModule(name, a, b, 1.0)
-    return MergeResult(Adapter("merged", modules, job.plan.base_model, _config(job.plan)), report)
+    return MergeResult(Adapter("merged", modules, plan.base_model, _config(plan)), report)
 
 
-def _merge_to_disk(job: Job, out: Path, force: bool, progress: Progress | None) -> MergeResult:
+def _merge_to_disk(
+    plan: Plan, job: Job, out: Path, force: bool, executor: Executor | None, progress: Progress | None
+) -> MergeResult:
     check_output(out, force=force)
-    for adapter in job.plan.adapters:
-        if out.exists() and Path(adapter.source).exists() and _holds(out, Path(adapter.source)):
+    for source in (Path(adapter.source) for adapter in plan.adapters):
+        if out.exists() and source.exists() and _holds(out, source):
             raise GamMergeError(f"{out}: is a source of this merge; choose another output")
-    with AdapterWriter(out, _specs(job.plan), _metadata(job.method.name), force=force) as writer:
-        report = _report(job, run(job, writer, progress))
-        writer.commit(_config(job.plan), report.to_dict())
+    with AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer:
+        report = _report(plan, job, run(plan, job, writer, executor=executor, progress=progress))
+        writer.commit(_config(plan), report.to_dict())
     return MergeResult(load(out), report, out)
 
 
@@ -208,14 +221,14 @@ def _config(plan: Plan) -> dict[str, Any]:
     return merged_config(plan.adapters, plan.names, plan.rank)
 
 
-def _report(job: Job, modules: Any) -> MergeReport:
+def _report(plan: Plan, job: Job, modules: tuple[ModuleReport, ...]) -> MergeReport:
     return MergeReport(
         method=job.method.name,
-        sources=tuple(adapter.source for adapter in job.plan.adapters),
+        sources=tuple(adapter.source for adapter in plan.adapters),
         weights=job.weights,
         anchor=job.anchor,
-        rank=job.plan.rank,
-        dtype=str(job.plan.dtype).removeprefix("torch."),
+        rank=job.rank,
+        dtype=str(job.dtype).removeprefix("torch."),
         modules=modules,
     )
 

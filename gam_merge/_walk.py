@@ -3,8 +3,14 @@
 Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r`` rank.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,15 +24,76 @@ from gam_merge._tensors import LazyTensor, read
 
 _CHUNK_BYTES = 16 << 20  # of factors in float64 that are worked on at a time: about a processor's cache
 
+T = TypeVar("T")
 
-def walk(plan: Plan, device: torch.device, anchor: int = 0) -> Iterator[Bucket]:
-    """The deltas of every module of the plan, once each. ``anchor`` is passed on to the buckets.
+
+@dataclass(frozen=True)
+class Reader:
+    """What it takes to read a chunk. Small: it travels to every worker."""
+
+    sources: tuple[str, ...]
+    compute_dtype: torch.dtype
+    device: torch.device
+    anchor: int = 0  # passed on to the buckets
+
+
+def walk(
+    plan: Plan,
+    visit: Callable[[Bucket], T],
+    *,
+    device: torch.device,
+    anchor: int = 0,
+    executor: Executor | None = None,
+) -> Iterator[T]:
+    """``visit`` every module of the plan once, bucket by bucket: its results, in the order of the plan.
+
+    Chunks are read and visited on the executor while the caller deals with finished ones, so reads, arithmetic and
+    writes overlap. At most a few are in flight: memory does not grow with the model. ``visit`` should give back
+    little, and must be picklable if the executor crosses processes.
 
     Raises GamMergeError for a file that cannot be read and for NaN or Inf.
     """
-    for planned in plan.buckets:
-        for chunk in chunks(planned):
-            yield from _by_rank(chunk, _read_all(plan, chunk, device), anchor)
+    sources = tuple(adapter.source for adapter in plan.adapters)
+    task = partial(_visit_chunk, Reader(sources, plan.compute_dtype, device, anchor), visit)
+    tasks = (chunk for bucket in plan.buckets for chunk in chunks(bucket))
+    with _executor(executor) as (pool, window):
+        for results in _ordered(pool, window, task, tasks):
+            yield from results
+
+
+@torch.no_grad()
+def _visit_chunk(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
+    """Runs on a worker."""
+    return [visit(bucket) for bucket in _by_rank(chunk, _read_all(reader, chunk), reader.anchor)]
+
+
+@contextmanager
+def _executor(given: Executor | None) -> Iterator[tuple[Executor, int]]:
+    """The executor and how many chunks it may hold. Our own: one thread a core, each with single-threaded kernels,
+    since a chunk is too small to be shared out within one operation."""
+    if given is not None:
+        yield given, 2 * (os.cpu_count() or 1)
+        return
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, "gam-merge", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool, workers + 1
+
+
+def _ordered(
+    pool: Executor, window: int, task: Callable[[PlannedBucket], T], chunks: Iterator[PlannedBucket]
+) -> Iterator[T]:
+    """Results in the order of the chunks, at most ``window`` of them under way. The first failure cancels the rest."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(task, chunk))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
@@ -53,17 +120,18 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype) -> Tensor:
     return out
 
 
-def _read_all(plan: Plan, chunk: PlannedBucket, device: torch.device) -> list[Delta]:
+def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
     """The deltas of each adapter of the chunk. Non-finite ones are refused."""
     deltas: list[Delta] = []
     for i, members in zip(chunk.adapters, zip(*chunk.members, strict=True), strict=True):
-        delta = read_delta(members, plan.compute_dtype, device)
+        delta = read_delta(members, reader.compute_dtype, reader.device)
         finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
         if not finite.all():
             j = int(finite.int().argmin())
             factor = "lora_A" if delta.b[j].isfinite().all() else "lora_B"
-            source, name = plan.adapters[i].source, chunk.names[j]
-            raise GamMergeError(f"{source}: module {name} has NaN or Inf in {factor}; leave this adapter out")
+            raise GamMergeError(
+                f"{reader.sources[i]}: module {chunk.names[j]} has NaN or Inf in {factor}; leave this adapter out"
+            )
         deltas.append(delta)
     return deltas
 

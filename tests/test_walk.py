@@ -32,7 +32,7 @@ def generator() -> torch.Generator:
 def test_every_module_once(adapters, monkeypatch, chunk_bytes):
     monkeypatch.setattr(walking, "_CHUNK_BYTES", chunk_bytes)
     seen = {}
-    for bucket in walk(make_plan(adapters), CPU):
+    for bucket in walk(make_plan(adapters), lambda bucket: bucket, device=CPU):
         for i, x in zip(bucket.adapters, bucket.deltas, strict=True):
             dense = x.b64 @ x.u @ x.core @ (x.a64 @ x.v).mT
             for name, delta in zip(bucket.names, dense, strict=True):
@@ -45,7 +45,7 @@ def test_every_module_once(adapters, monkeypatch, chunk_bytes):
 
 def test_zero_deltas_are_left_out_of_the_bucket(generator):
     b, a = helpers.random_factors(generator, 6, 5, 2)
-    (bucket,) = walk(make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])), CPU)
+    (bucket,) = walk(make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])), lambda bucket: bucket, device=CPU)
     assert bucket.adapters == (0,)
     assert bucket.shape == (6, 5)
 
@@ -57,4 +57,4 @@ def test_not_finite_names_adapter_module_and_factor(generator, side):
     broken[side == "lora_A"][1, 1] = nan
     adapters = helpers.stack([(b, a), (broken[0], broken[1])])
     with pytest.raises(GamMergeError, match=rf"adapter-1: module w has NaN or Inf in {side}"):
-        list(walk(make_plan(adapters), CPU))
+        list(walk(make_plan(adapters), lambda bucket: None, device=CPU))
