@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,13 +42,16 @@ class Adapter:
     """One LoRA checkpoint.
 
     ``source`` is what the user named, ``base_model`` the model that it was trained on if that is known, ``config``
-    the fields of its adapter_config.json.
+    the fields of its adapter_config.json. ``file`` holds its weights unless they are in memory; ``revision`` is the
+    commit that they were fetched from if that was the Hub.
     """
 
     source: str
     modules: Mapping[str, LoraModule]
     base_model: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    file: Path | None = None
+    revision: str | None = None
 
     @property
     def rank(self) -> int:

@@ -1,7 +1,8 @@
-"""What the user names -> Adapter: a PEFT directory, a safetensors file, or an adapter already in memory."""
+"""What the user names -> Adapter: a PEFT directory, a safetensors file, a Hub id, or an adapter already in memory."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ def load(
 ) -> Adapter:
     """Open an adapter: headers are read and checked, tensors only when a merge asks for them.
 
-    source: a directory that PEFT wrote, a ``.safetensors`` file, or an Adapter, which is returned as it is. The
-    config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json`` beside it; without any of
-    them ``base_model`` and ``alpha`` are needed, and the ranks are those of the tensors.
+    source: a directory that PEFT wrote, a ``.safetensors`` file, a Hub id ``org/name[@revision][:subfolder]`` where no
+    path of that name exists (the subfolder may be a file), or an Adapter, which is returned as it is. The config of
+    ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json`` beside it; without any of them
+    ``base_model`` and ``alpha`` are needed, and the ranks are those of the tensors.
 
     Raises GamMergeError if the source is missing, not whole, or holds what cannot be merged. With a list of
     ``problems`` what cannot be merged is told there instead, and the adapter is the rest.
     """
     if isinstance(source, Adapter):
         return source
-    path = Path(source)
+    path, revision = _locate(source)
     if path.is_dir():
         weights = path / peft.WEIGHTS_NAME
         if not weights.is_file():
@@ -54,12 +56,25 @@ def load(
         config = {}
     given = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
     config = {**{name: value for name, value in given.items() if value is not None}, **config}
-    return peft.parse_adapter(str(source), config, tensors, path=str(weights), problems=problems)
+    adapter = peft.parse_adapter(str(source), config, tensors, path=str(weights), problems=problems)
+    return replace(adapter, file=weights, revision=revision)
+
+
+def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
+    """The path that a source names, and its commit if it is from the Hub."""
+    path = Path(source)
+    if isinstance(source, str) and not path.exists():
+        from gam_merge import _hub  # huggingface_hub takes a third of a second to import
+
+        hub = _hub.parse_hub_id(source)
+        if hub is not None:
+            return _hub.fetch(hub)
+    return path, None
 
 
 def _config_beside(path: Path) -> Path | None:
-    names = (f"{path.stem}.json", f"{path.stem}_config.json", peft.CONFIG_NAME)
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    beside = (path.with_name(name) for name in peft.config_names(path))
+    return next((config for config in beside if config.is_file()), None)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ rank_pattern r. What is not read here yet is refused by name: nothing in the fil
 import re
 from collections.abc import Iterable, Mapping
 from math import sqrt
+from pathlib import PurePath
 from typing import Any
 
 import regex
@@ -141,6 +142,11 @@ def _first_match(where: str, patterns: Iterable[str], name: str) -> str | None:
         except (regex.error, TimeoutError) as error:
             raise GamMergeError(f"{where}: pattern {key!r} in the config cannot be matched: {error}") from error
     return None
+
+
+def config_names(weights: PurePath) -> tuple[str, ...]:
+    """The names beside a bare file of weights under which its config is looked for, in that order."""
+    return f"{weights.stem}.json", f"{weights.stem}_config.json", CONFIG_NAME
 
 
 def factor_keys(module: str) -> tuple[str, str]:
