@@ -86,11 +86,13 @@ def _cholesky(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _householder(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Explicit bases and numerical ranks by QR and the SVD of R.
 
-    x: (L, m, r) float64 -> factor (L, m, r), coef (L, r, r), core (L, r, r), rank (L,). Singular values up to
-    eps * max(m, r) * the largest count as zero.
+    x: (L, m, r) float64 -> factor (L, m, r), coef (L, r, r), core (L, r, r), rank (L,). Singular values of x with unit
+    columns up to eps * max(m, r) * the largest count as zero: how long a column is says nothing, since the other
+    factor of a delta may undo it.
     """
     m, r = x.shape[-2:]
-    q, upper = torch.linalg.qr(x)  # (L, m, min(m, r)), (L, min(m, r), r)
+    length = torch.linalg.vector_norm(x, dim=-2, keepdim=True)  # (L, 1, r)
+    q, upper = torch.linalg.qr(x / torch.where(length > 0, length, 1.0))  # (L, m, min(m, r)), (L, min(m, r), r)
     left, s, vt = torch.linalg.svd(upper, full_matrices=False)
     rank = (s > _EPS64 * max(m, r) * s[..., :1]).sum(-1)
     kept = torch.arange(s.shape[-1], device=x.device) < rank.unsqueeze(-1)  # (L, min(m, r))
@@ -98,5 +100,5 @@ def _householder(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     k = s.shape[-1]
     factor[..., :k] = q
     coef[..., :k, :k] = left * kept.unsqueeze(-2)
-    core[..., :k, :] = (kept * s).unsqueeze(-1) * vt
+    core[..., :k, :] = (kept * s).unsqueeze(-1) * vt * length
     return factor, coef, core, rank

@@ -11,6 +11,7 @@ from torch import Tensor
 from gam_kernels._basis import orthonormalize
 
 _EPS64 = torch.finfo(torch.float64).eps
+_GRADED = 1e-3  # columns whose products spread wider may leave a core without full rank, though both factors have it
 
 
 class Delta(NamedTuple):
@@ -48,8 +49,10 @@ def factored_delta(b: Tensor, a: Tensor, scale: Tensor) -> Delta:
     left, right = orthonormalize(b.double(), eps=eps), orthonormalize(a.double(), eps=eps)
     core = (left.core @ right.core.mT) * scale.double()[:, None, None]  # (L, r, r)
     u, v, rank = left.coef, right.coef, torch.minimum(left.rank, right.rank)
-    unsure = (left.revealed | right.revealed) & core.isfinite().flatten(1).all(-1)  # (L,)
-    if unsure.any():  # elsewhere both factors are well conditioned, hence so is the core
+    parts = left.core.norm(dim=-2) * right.core.norm(dim=-2)  # (L, r), norms of the products of column j
+    graded = parts.amin(-1) < _GRADED * parts.amax(-1)
+    unsure = (left.revealed | right.revealed | graded) & core.isfinite().flatten(1).all(-1)  # (L,)
+    if unsure.any():  # elsewhere both factors are well conditioned, and so is the core
         p, s, qt = torch.linalg.svd(core[unsure])
         kept = s > _EPS64 * max(b.shape[-2], a.shape[-2]) * s[..., :1]  # (L', r)
         core[unsure] = torch.diag_embed(s * kept)
@@ -63,11 +66,11 @@ def inner(x: Delta, b: Tensor, a: Tensor) -> Tensor:
     """Frobenius inner products ``<delta, b a^T>`` without forming either matrix.
 
     b: (L, m, k), a: (L, n, k) -> (L,) float64, by <delta, b a^T> = sum((u^T b_x^T b) * (core v^T a_x^T a)). The
-    products with b and a are formed in their dtype.
+    products with b and a are formed in their dtype where every module of ``x`` allows it, else in float64.
     """
-    narrow = b.dtype == x.b.dtype
-    left = (x.b if narrow else x.b64).to(b.dtype).mT @ b  # (L, r, k)
-    right = (x.a if narrow else x.a64).to(a.dtype).mT @ a  # (L, r, k)
+    narrow = b.dtype == x.b.dtype and not x.wide.any()
+    b_x, a_x = (x.b, x.a) if narrow else (x.b64, x.a64)
+    left, right = b_x.mT @ b.to(b_x.dtype), a_x.mT @ a.to(a_x.dtype)  # (L, r, k) each
     return ((x.u.mT @ left.double()) * (x.core @ (x.v.mT @ right.double()))).sum((-2, -1))
 
 
