@@ -38,4 +38,10 @@ def gam(bucket: Bucket, weights: Tensor) -> Merged:
     p, s, qt = torch.linalg.svd(core)
     balance = s.sqrt().unsqueeze(-2)  # (L, 1, k): the core goes half to each side
     left, right = torch.cat(lefts, -2) @ (p * balance), torch.cat(rights, -2) @ (qt.mT * balance)  # (L, R, k)
-    return Merged(left, right, {"a subspace is orthogonal to the anchor's: the alignment is arbitrary": doubtful})
+    warnings = {"a subspace is orthogonal to the anchor's: the alignment is arbitrary": doubtful}
+    if len(bucket.deltas) > 1 and bucket.adapters[reference] != bucket.anchor:
+        text = (
+            f"aligned to adapter {bucket.adapters[reference]}: the anchor's delta has a lower rank here, or is missing"
+        )
+        warnings[text] = torch.ones_like(doubtful)
+    return Merged(left, right, warnings)
