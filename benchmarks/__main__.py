@@ -1,0 +1,32 @@
+"""``python -m benchmarks``: speed against peers and the floor of the machine. Results go to benchmarks/results/."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import process, speed
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Folder = Annotated[Path, typer.Option(help="Where the synthetic adapters are kept between runs.")]
+
+
+@app.command("process")
+def process_command(
+    folder: Folder = Path("/tmp/gam-merge-benchmarks"), rank: int = 16, count: int = 3, repeats: int = 5
+) -> None:
+    """The whole command on Qwen3-8B shapes, over importing torch, reading the files and writing the result."""
+    process.main(folder, rank=rank, count=count, repeats=repeats)
+
+
+@app.command("speed")
+def speed_command(
+    folder: Folder = Path("/tmp/gam-merge-benchmarks"),
+    repeats: int = 3,
+    quick: Annotated[bool, typer.Option(help="The small cases alone, without PEFT.")] = False,
+) -> None:
+    """Library calls and PEFT over the floor: reading, writing, and the least arithmetic at this machine's own rate."""
+    speed.main(folder, repeats=repeats, quick=quick)
+
+
+app()

@@ -1,0 +1,95 @@
+"""gam-merge and PEFT over the floor, in one run, as ratios."""
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gam_merge as gm
+from benchmarks import floor, peft_peer
+from benchmarks.measure import machine, medians, save, table
+from benchmarks.shapes import make_adapters
+
+# model, adapters, rank, methods
+CASES = [
+    ("smollm2-135m", 2, 16, ("gam",)),
+    ("smollm2-135m", 4, 16, ("gam", "mean")),
+    ("smollm2-135m", 16, 16, ("gam",)),
+    ("smollm2-135m", 32, 16, ("gam",)),
+    ("qwen3-8b", 3, 8, ("gam",)),
+    ("qwen3-8b", 3, 16, ("gam", "mean")),
+    ("qwen3-8b", 3, 64, ("gam", "mean")),
+    ("qwen3-8b", 3, 256, ("gam",)),
+    ("qwen3-8b-72", 3, 16, ("gam",)),
+    ("moe-128", 3, 16, ("gam",)),
+    ("llama3-70b", 3, 16, ("gam",)),
+]
+QUICK = CASES[:3]
+PEERS = ("linear", "cat", "svd")  # of PEFT, at qwen3-8b, 4 adapters, r = 16
+
+# The peak is read from VmHWM where Linux gives it: ru_maxrss starts at the peak of the process that launched us.
+_RSS = """
+import resource, sys
+from pathlib import Path
+import gam_merge as gm
+def peak():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+before = peak()
+gm.merge(sys.argv[3:], method=sys.argv[1], out=sys.argv[2])
+print((peak() - before) / 1024)
+"""
+
+
+def main(folder: Path, *, repeats: int, quick: bool) -> None:
+    """Print the tables and write benchmarks/results/speed.json and, where matplotlib is there, a plot."""
+    print(json.dumps(machine()))
+    rows = [row for case in (QUICK if quick else CASES) for row in _case(folder, *case, repeats)]
+    print(table(rows))
+    if not quick:
+        peers = [peft_peer.module_row(), *(peft_peer.model_row(kind) for kind in PEERS)]
+        print("\n" + table(peers))
+        save("peers", peers)
+        print(save("speed", rows))
+
+
+def _case(
+    folder: Path, model: str, count: int, rank: int, methods: tuple[str, ...], repeats: int
+) -> list[dict[str, Any]]:
+    sources = make_adapters(folder, model, count=count, rank=rank)
+    out, copy = folder / "merged", folder / "copy.bin"
+    jobs = {"disk": partial(floor.read_and_write, sources, copy)}
+    jobs |= {method: partial(_merge, sources, method, out) for method in methods}
+    for job in jobs.values():  # warm the page cache and the libraries
+        job()
+    seconds = medians(jobs, repeats)
+    least = seconds["disk"] + floor.arithmetic_seconds(model, rank, count)
+    return [
+        {
+            "model": model,
+            "N": count,
+            "r": rank,
+            "method": method,
+            "seconds": seconds[method],
+            "floor (s)": least,
+            "over the floor": seconds[method] / least,
+            "memory above imports (MB)": _peak(sources, method, out),
+        }
+        for method in methods
+    ]
+
+
+def _merge(sources: list[Path], method: str, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    gm.merge(sources, method=method, out=out)
+
+
+def _peak(sources: list[Path], method: str, out: Path) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-c", _RSS, method, str(out), *map(str, sources)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

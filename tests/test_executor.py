@@ -1,0 +1,61 @@
+"""Any executor runs the chunks: the same bytes come out."""
+
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+
+import helpers
+import pytest
+import torch
+
+import gam_merge as gm
+import gam_merge._walk as walking
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    """Three adapters of several shapes, enough modules for several chunks."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {f"layers.{i}.{name}": shape for i in range(6) for name, shape in {"q": (48, 32), "down": (32, 64)}.items()}
+    paths = []
+    for i in range(3):
+        factors = {name: helpers.random_factors(generator, *shape, 4, torch.float32) for name, shape in shapes.items()}
+        paths.append(helpers.write_adapter(tmp_path / f"adapter-{i}", factors, base_model_name_or_path="base"))
+    return paths
+
+
+def digest(out: Path) -> str:
+    return sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def test_threads_and_chunk_size_change_no_byte(sources, tmp_path, monkeypatch):
+    gm.merge(sources, out=tmp_path / "default")
+    with ThreadPoolExecutor(4) as pool:
+        gm.merge(sources, out=tmp_path / "threads", executor=pool)
+    monkeypatch.setattr(walking, "_CHUNK_BYTES", 1)
+    gm.merge(sources, out=tmp_path / "one-by-one")
+    assert digest(tmp_path / "threads") == digest(tmp_path / "default") == digest(tmp_path / "one-by-one")
+
+
+def test_processes_of_a_dask_cluster(sources, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    gm.merge(sources, out=tmp_path / "here")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster) as client:
+        gm.merge(sources, out=tmp_path / "there", executor=client.get_executor())
+        workers = len(client.scheduler_info()["workers"])
+    assert workers == 2
+    assert digest(tmp_path / "there") == digest(tmp_path / "here")
+
+
+def test_a_failure_on_a_worker_process_is_the_same_error(sources, tmp_path):
+    weights = sources[1] / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4:] = b"\xff\xff\xff\x7f"  # a NaN in the last tensor
+    weights.write_bytes(data)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, pytest.raises(gm.GamMergeError, match="NaN"):
+        gm.merge(sources, out=tmp_path / "out", executor=pool)
+    assert not (tmp_path / "out").exists()
