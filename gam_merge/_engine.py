@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gam_kernels import compress, gram, inner, norm
+from gam_kernels import compress, inner, norm, product_norm
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
 from gam_merge._formats.peft import factor_keys
@@ -150,8 +150,7 @@ def _output(job: Job, names: Sequence[str], lifted: _Lifted) -> Iterator[tuple[s
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     """What happened to each module, measured on the merged factors before they are rounded to the output dtype."""
-    merged = (gram(lifted.b, lifted.b) * gram(lifted.a, lifted.a)).sum((-2, -1)).clamp(min=0).sqrt().tolist()
-    kept = lifted.energy_kept.tolist()
+    merged, kept = product_norm(lifted.b, lifted.a).tolist(), lifted.energy_kept.tolist()
     nothing = [0.0] * len(bucket.names)
     ranks, norms, inners = ([nothing] * len(job.weights) for _ in range(3))  # (N, L)
     for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):

@@ -53,7 +53,7 @@ class AdapterWriter:
 
     def commit(self, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         """Sync and rename: from here on the adapter is there."""
-        self._weights.close()
+        self._weights.finish()
         try:
             for name, content in ((CONFIG_NAME, config), (REPORT_NAME, report)):
                 text = json.dumps(content, indent=2, sort_keys=name == CONFIG_NAME, ensure_ascii=False) + "\n"
@@ -72,6 +72,7 @@ class AdapterWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._weights.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 

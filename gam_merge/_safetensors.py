@@ -111,7 +111,11 @@ class SafetensorsWriter:
         while len(view):
             view = view[self._file.write(view) :]
 
-    def close(self) -> None:
-        """Finish: every announced tensor must have been written."""
-        self._file.close()
+    def finish(self) -> None:
+        """Every announced tensor must have been written."""
         assert not self._offsets, f"never written: {sorted(self._offsets)}"
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file, whole or not."""
+        self._file.close()

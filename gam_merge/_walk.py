@@ -106,18 +106,19 @@ def chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
 
 def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:
     """The deltas of one adapter, their scale folded in here and nowhere else."""
-    b = _stack([member.b for member in members], dtype).to(device)  # (L, m, r)
-    a = _stack([member.a for member in members], dtype).to(device)  # (L, r, n)
+    b = _stack([member.b for member in members], dtype, device)  # (L, m, r)
+    a = _stack([member.a for member in members], dtype, device)  # (L, r, n)
     scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=device)
     return factored_delta(b, a.mT, scale)
 
 
-def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype) -> Tensor:
-    """Read tensors of one shape into one: (L, *shape)."""
-    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype)
+def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Read tensors of one shape into one: (L, *shape). Pinned on the way to a GPU: copies run beside kernels."""
+    pinned = device.type == "cuda"
+    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype, pin_memory=pinned)
     for slot, tensor in zip(out, tensors, strict=True):
         slot.copy_(read(tensor))
-    return out
+    return out.to(device, non_blocking=pinned)
 
 
 def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:

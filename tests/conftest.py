@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # a test that reaches for the network fails, with the same error everywhere
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network fails, everywhere alike
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
 
 import pytest
 from hypothesis import settings

@@ -17,7 +17,9 @@ import gam_merge._walk as walking
 def sources(tmp_path: Path) -> list[Path]:
     """Three adapters of several shapes, enough modules for several chunks."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {f"layers.{i}.{name}": shape for i in range(6) for name, shape in {"q": (48, 32), "down": (32, 64)}.items()}
+    shapes = {
+        f"layers.{i}.{name}": shape for i in range(6) for name, shape in {"q": (48, 32), "down": (32, 64)}.items()
+    }
     paths = []
     for i in range(3):
         factors = {name: helpers.random_factors(generator, *shape, 4, torch.float32) for name, shape in shapes.items()}

@@ -77,3 +77,8 @@ def inner(x: Delta, b: Tensor, a: Tensor) -> Tensor:
 def norm(x: Delta) -> Tensor:
     """Frobenius norms of the deltas: (L,) float64, read off the cores."""
     return torch.linalg.matrix_norm(x.core)
+
+
+def product_norm(b: Tensor, a: Tensor) -> Tensor:
+    """Frobenius norms of the products ``b a^T``: b (L, m, k), a (L, n, k) -> (L,) float64, formed in their dtype."""
+    return ((b.mT @ b).double() * (a.mT @ a).double()).sum((-2, -1)).clamp(min=0.0).sqrt()
