@@ -9,6 +9,8 @@ from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
 from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport
+from gam_merge._request import MergePlan as MergePlan
+from gam_merge._request import plan as plan
 from gam_merge._sources import load as load
 
 __version__ = _version("gam-merge")

@@ -40,9 +40,13 @@ class AdapterWriter:
         try:
             out.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.gam-merge-", dir=out.absolute().parent))
+            try:
+                self._weights = SafetensorsWriter(self._temporary / WEIGHTS_NAME, specs, {**metadata, **_stamp()})
+            except BaseException:  # Ctrl-C too: nobody is in the context yet, to clean up on leaving it
+                shutil.rmtree(self._temporary, ignore_errors=True)
+                raise
         except OSError as error:
             raise GamMergeError(f"{out}: cannot be created: {error.strerror}") from error
-        self._weights = SafetensorsWriter(self._temporary / WEIGHTS_NAME, specs, {**metadata, **_stamp()})
 
     def write(self, key: str, value: Tensor) -> None:
         """One tensor of the adapter. Raises GamMergeError if the disk takes no more."""

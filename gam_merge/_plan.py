@@ -38,6 +38,12 @@ class Plan:
     def names(self) -> list[str]:
         return sorted(name for bucket in self.buckets for name in bucket.names)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors of the output."""
+        numbers = sum(len(bucket.names) * self.rank * sum(bucket.shape) for bucket in self.buckets)
+        return numbers * self.dtype.itemsize
+
 
 def make_plan(
     adapters: Sequence[Adapter],

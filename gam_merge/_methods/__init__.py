@@ -1,7 +1,9 @@
 """The merge methods, one a file: pure functions of a bucket. To add one, write it and register it here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 from gam_merge._bucket import Merged
 from gam_merge._errors import GamMergeError
@@ -22,6 +24,15 @@ class Method:
     summary: str
     merge: Callable[..., Merged]
     normalize: bool = True
+
+    def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters, if the method has them all. Raises GamMergeError."""
+        known = list(signature(self.merge).parameters)[2:]  # after the bucket and the weights
+        for name in params:
+            if name not in known:
+                has = f"it has: {', '.join(known)}" if known else "it has none"
+                raise GamMergeError(f"method {self.name} has no parameter {name!r}; {has}")
+        return dict(params)
 
 
 METHODS = {

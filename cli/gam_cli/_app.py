@@ -1,0 +1,80 @@
+"""The verbs and the options that stand before them.
+
+To add a verb: write it as a function in a file of its own, and name it in ``_VERBS``. What it raises as GamMergeError
+becomes one line on stderr and exit code 1.
+"""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gam_cli._merge import merge
+
+_VERBS = (merge,)
+_DEFAULT = "merge"
+
+
+class VerbGroup(TyperGroup):
+    """A group of verbs in which ``gam-merge A B`` means ``gam-merge merge A B``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        if args and args[0] not in self.commands and args[0].partition("=")[0] not in options:
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        command = self.commands[_DEFAULT]
+        command.format_help(type(ctx)(command, info_name=f"[{_DEFAULT}]", parent=ctx), formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if not _is_known(error):
+                raise
+            from gam_cli._present import print_error
+
+            print_error(error)
+            raise typer.Exit(1) from None
+
+
+def _is_known(error: Exception) -> bool:
+    """Whether it is a GamMergeError, without importing the library to find out."""
+    library = sys.modules.get("gam_merge")
+    return library is not None and isinstance(error, library.GamMergeError)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gam-merge {version('gam-merge')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=VerbGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _global_options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained."""
+
+
+for _verb in _VERBS:
+    app.command()(_verb)

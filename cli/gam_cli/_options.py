@@ -1,0 +1,71 @@
+"""Every option of every verb, declared once, so that verbs spell and explain the same thing alike."""
+
+import json
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+_MERGE, _OUTPUT, _RUNNING = "Merge", "Output", "Running"  # panels of the help
+
+
+class Param(NamedTuple):
+    """One ``NAME=VALUE``."""
+
+    name: str
+    value: Any
+
+
+def _parse_param(text: str) -> Param:
+    """``lam=0.5`` -> ("lam", 0.5): a value is JSON where it can be, else the text itself."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+    try:
+        return Param(name, json.loads(value))
+    except (ValueError, RecursionError):
+        return Param(name, value)
+
+
+def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCES", help="Adapters: directories that PEFT saved, or .safetensors files."),
+]
+
+Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
+Params = Annotated[
+    list[Param] | None,
+    _option(_MERGE, "--param", "-p", metavar="NAME=VALUE", parser=_parse_param, help="A parameter of the method."),
+]
+Weights = Annotated[
+    list[float] | None,
+    _option(_MERGE, "--weights", "-w", metavar="FLOAT", help="One a source, in order; equal if not given."),
+]
+Anchor = Annotated[
+    str, _option(_MERGE, "--anchor", metavar="SOURCE", help="What to align to: position from 0, or source as typed.")
+]
+Base = Annotated[
+    str | None, _option(_MERGE, "--base", metavar="MODEL", help="Base model of files without a config beside them.")
+]
+Alpha = Annotated[
+    list[float] | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source.")
+]
+AllowBaseMismatch = Annotated[
+    bool, _option(_MERGE, "--allow-base-mismatch", help="Merge though base models differ by name.")
+]
+
+Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
+Rank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources.")]
+Dtype = Annotated[
+    str | None, _option(_OUTPUT, "--dtype", metavar="NAME", help="bf16, fp16, fp32; by default that of the sources.")
+]
+Force = Annotated[bool, _option(_OUTPUT, "--force", help="Replace an earlier merge.")]
+Json = Annotated[bool, _option(_OUTPUT, "--json", help="Print JSON alone on stdout.")]
+
+Device = Annotated[str, _option(_RUNNING, "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
+DryRun = Annotated[bool, _option(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing.")]
+Quiet = Annotated[bool, _option(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[bool, _option(_RUNNING, "--verbose", "-v", help="Print more: a row for each module.")]

@@ -1,0 +1,108 @@
+"""The tables of a merge, before and after."""
+
+from collections.abc import Iterator
+from os.path import commonprefix
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gam_cli._present import Name, count, number, percent, printable, size, span, table, warning
+from gam_merge import MergePlan, MergeReport, MergeResult, ModuleReport
+
+_BUCKETS = 20  # shown unless all are asked for
+_MODULE_COLUMNS = ("out x in", "rank", "norm", "kept", "survives")
+
+
+def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
+    """What the merge would read, compute and write."""
+    plan, job = planned.plan, planned.job
+    dtype = str(plan.dtype).removeprefix("torch.")
+    yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
+    yield ""
+    rows = table("adapter", "weight", "modules", "rank", "dtype")
+    for adapter, weight in zip(plan.adapters, job.weights, strict=True):
+        ranks = [module.rank for module in adapter.modules.values()]
+        held = str(adapter.dtype).removeprefix("torch.")
+        rows.add_row(Name(adapter.source), number(weight), str(len(ranks)), span(ranks), held)
+    yield rows
+    yield ""
+    buckets = table("bucket, by its first module", "modules", "out", "in", "adapters", "rank")
+    shown = plan.buckets if verbose else plan.buckets[:_BUCKETS]
+    for bucket in shown:
+        sizes = (len(bucket.names), *bucket.shape, len(bucket.adapters))
+        buckets.add_row(Name(bucket.names[0]), *map(str, sizes), span(bucket.ranks))
+    yield buckets
+    if hidden := len(plan.buckets) - len(shown):
+        yield f"and {count(hidden, 'bucket')} more (-v shows all)"
+    yield ""
+    if plan.base_model:
+        yield f"base model {printable(plan.base_model)}"
+    yield f"to write: {size(plan.nbytes)} of tensors"
+
+
+def of_merge(result: MergeResult, seconds: float, *, verbose: bool) -> Iterator[RenderableType]:
+    """What the merge read, what became of it, and where it is."""
+    report = result.report
+    total = len(report.modules)
+    yield _headline(report.method, len(report.sources), total, report.rank, report.dtype)
+    yield ""
+    if verbose:
+        yield _modules(report)
+        yield ""
+    yield _adapters(report)
+    yield ""
+    yield (
+        f"merged norm is {percent(report.norm_ratio)} of the adapters' mean; "
+        f"rank {report.rank} keeps {percent(report.energy_kept)} of the energy"
+    )
+    for text, names in report.warnings.items():
+        yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
+    if result.path is not None:
+        nbytes = sum(path.stat().st_size for path in result.path.iterdir())
+        yield f"wrote {printable(str(result.path))}: {size(nbytes)} in {seconds:.1f} s"
+
+
+def _headline(method: str, adapters: int, modules: int, rank: int, dtype: str) -> Text:
+    what = f"{count(adapters, 'adapter')}, {count(modules, 'module')} -> rank {rank}, {dtype}"
+    return Text.assemble((f"{method}: ", "bold"), what)
+
+
+def _adapters(report: MergeReport) -> Table:
+    """A row an adapter, and one for what they became."""
+    rows = table("adapter", "weight", "modules", "rank", "norm", "survives")
+    for i, source in enumerate(report.sources):
+        ranks = [module.ranks[i] for module in report.modules if module.ranks[i]]
+        rows.add_row(
+            Name(source),
+            number(report.weights[i]),
+            str(len(ranks)),
+            span(ranks),
+            number(report.norms[i]),
+            percent(report.survival[i]),
+        )
+    rows.add_section()
+    rows.add_row("merged", "", str(len(report.modules)), str(report.rank), number(report.merged_norm), "")
+    return rows
+
+
+def _modules(report: MergeReport) -> Table:
+    """A row a module. What all names begin with is said once."""
+    stem = commonprefix([module.name for module in report.modules]).rpartition(".")[0]  # noqa: RUF071 - cut at a dot
+    rows = table(f"module of {printable(stem)}" if stem else "module", *_MODULE_COLUMNS)
+    for module in report.modules:
+        rows.add_row(
+            Name(module.name.removeprefix(f"{stem}.")),
+            "{} x {}".format(*module.shape),
+            str(module.merged_rank),
+            number(module.merged_norm),
+            percent(module.energy_kept),
+            _survival(module),
+        )
+    return rows
+
+
+def _survival(module: ModuleReport) -> str:
+    """In percent, from the adapter that survives least to the one that survives most."""
+    shares = [round(100 * x / n**2) for x, n in zip(module.inners, module.norms, strict=True) if n]
+    return f"{span(shares)} %" if shares else "-"

@@ -1,0 +1,180 @@
+"""A merge as asked for -> what to do and how: every check that needs no tensor, in one place."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gam_merge._adapter import Adapter
+from gam_merge._engine import Job
+from gam_merge._errors import GamMergeError
+from gam_merge._export import check_output
+from gam_merge._methods import get_method
+from gam_merge._plan import Plan, make_plan
+from gam_merge._sources import Source, load
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float64": torch.float64,
+    "fp64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that is settled and not begun: the modules to merge, and how."""
+
+    plan: Plan
+    job: Job
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "method": self.job.method.name,
+            "params": dict(self.job.params),
+            "sources": [adapter.source for adapter in self.plan.adapters],
+            "weights": list(self.job.weights),
+            "anchor": self.job.anchor,
+            "base_model": self.plan.base_model,
+            "device": str(self.job.device),
+            "rank": self.job.rank,
+            "dtype": str(self.job.dtype).removeprefix("torch."),
+            "nbytes": self.plan.nbytes,
+            "buckets": [
+                {"shape": bucket.shape, "adapters": bucket.adapters, "ranks": bucket.ranks, "modules": bucket.names}
+                for bucket in self.plan.buckets
+            ],
+        }
+
+
+def plan(
+    sources: Sequence[Source],
+    *,
+    method: str = "gam",
+    weights: Sequence[float] | None = None,
+    out: str | PathLike[str] | None = None,
+    anchor: int | str = 0,
+    rank: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "auto",
+    base_model: str | None = None,
+    alpha: float | Sequence[float] | None = None,
+    allow_base_mismatch: bool = False,
+    params: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> MergePlan:
+    """What ``merge`` would do with the same arguments, from headers alone: no tensor is read, nothing is written.
+
+    Raises GamMergeError wherever ``merge`` would before it reads the first tensor.
+    """
+    chosen = get_method(method)
+    checked = chosen.check_params(params or {})
+    adapters = _load_all(sources, base_model, alpha)
+    shares = _check_weights(weights, len(adapters))
+    position = _anchor_position(anchor, sources, shares)
+    kept = [i for i, share in enumerate(shares) if share > 0]
+    lined_up = make_plan(
+        [adapters[i] for i in kept],
+        rank=_check_rank(rank),
+        dtype=parse_dtype(dtype),
+        allow_base_mismatch=allow_base_mismatch,
+    )
+    job = Job(
+        weights=tuple(shares[i] for i in kept),
+        method=chosen,
+        anchor=kept.index(position),
+        rank=lined_up.rank,
+        dtype=lined_up.dtype,
+        device=_pick_device(device),
+        params=checked,
+    )
+    if out is not None:
+        _check_out(Path(out), adapters, force)
+    return MergePlan(lined_up, job)
+
+
+def _load_all(
+    sources: Sequence[Source], base_model: str | None, alpha: float | Sequence[float] | None
+) -> list[Adapter]:
+    if isinstance(sources, str | PathLike):
+        raise GamMergeError("sources is one path; give a list of adapters")
+    if not sources:
+        raise GamMergeError("no adapters to merge")
+    alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(sources)
+    if len(alphas) == 1:
+        alphas *= len(sources)
+    if len(alphas) != len(sources):
+        raise GamMergeError(f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each")
+    return [load(source, base_model=base_model, alpha=a) for source, a in zip(sources, alphas, strict=True)]
+
+
+def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0 / count] * count
+    if len(weights) != count:
+        raise GamMergeError(f"{len(weights)} weights for {count} adapters; give one for each")
+    if not all(isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
+        raise GamMergeError(f"weights {list(weights)} are not finite, not negative, and not all zero")
+    return [w / sum(weights) for w in weights]
+
+
+def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequence[float]) -> int:
+    names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
+    if isinstance(anchor, str) and anchor in names:
+        anchor = names.index(anchor)
+    elif isinstance(anchor, str) and anchor.isdecimal():
+        anchor = int(anchor)
+    if isinstance(anchor, str) or not 0 <= anchor < len(names):
+        raise GamMergeError(f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}")
+    if weights[anchor] == 0:
+        if len(weights) > 1 and anchor == 0:  # the default: the first that takes part
+            return next(i for i, weight in enumerate(weights) if weight > 0)
+        raise GamMergeError(f"anchor {names[anchor]} has weight zero; choose another")
+    return anchor
+
+
+def _check_rank(rank: int | None) -> int | None:
+    if rank is not None and rank < 1:
+        raise GamMergeError(f"rank {rank} is not positive")
+    return rank
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name. Raises GamMergeError."""
+    if dtype is None or dtype in _DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in _DTYPES:
+        raise GamMergeError(f"dtype {dtype!r} is not one of: {', '.join(_DTYPES)}")
+    return _DTYPES[str(dtype)]
+
+
+def _pick_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def _check_out(out: Path, adapters: Sequence[Adapter], force: bool) -> None:
+    check_output(out, force=force)
+    for source in (Path(adapter.source) for adapter in adapters):
+        if out.exists() and source.exists() and _holds(out, source):
+            raise GamMergeError(f"{out}: is a source of this merge; choose another output")
+
+
+def _holds(out: Path, source: Path) -> bool:
+    """Whether ``out`` is the source's directory, or holds it."""
+    return out.resolve() in (source.resolve(), *source.resolve().parents)

@@ -1,0 +1,245 @@
+"""The command line, through real processes: what it prints where, what it imports, how it fails."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import random_factors, write_adapter
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+import gam_merge as gm
+from gam_cli._present import Name, console, printable, shorten
+
+HEAVY = {"torch", "peft", "transformers", "numpy", "gam_merge"}
+ESCAPE = "\x1b"
+
+# What the console script runs, and then the names of heavy modules that this took.
+LIGHT = f"""
+import sys
+from gam_cli import main
+try:
+    main()
+finally:
+    print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def run(args: Sequence[str | Path], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """``python -m gam_merge`` in a pipe."""
+    command = [sys.executable, "-m", "gam_merge", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    return {**kept, "TERM": "xterm-256color", **more}
+
+
+def run_in_terminal(args: Sequence[str | Path], cwd: Path, **env: str) -> tuple[int, str]:
+    """The exit code, and all that a terminal of 80 columns was sent."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "gam_merge", *map(str, args)]
+    process = subprocess.Popen(command, cwd=cwd, env=environment(**env), stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    sent = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            sent += chunk
+    except OSError:  # EIO: the other end is closed
+        pass
+    os.close(terminal)
+    return process.wait(timeout=120), sent.decode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters ``a``, ``b`` and one with a long name, of six modules that agree in part; ``b`` lacks one."""
+    folder = tmp_path_factory.mktemp("cli")
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{i}.self_attn.{name}" for i in range(3) for name in ("q_proj", "v_proj")]
+    common = {name: random_factors(generator, 32, 24, 4) for name in names}
+    for adapter in ("a", "b", LONG):
+        factors = {}
+        for name, (b, a) in common.items():
+            own_b, own_a = random_factors(generator, 32, 24, 4)
+            factors[name] = ((b + own_b / 2).float(), (a + own_a / 2).float())
+        if adapter == "b":
+            del factors[names[-1]]
+        write_adapter(folder / adapter, factors, lora_alpha=8)
+    return folder
+
+
+LONG = "checkpoints-of-a-run-with-a-name-that-nobody-would-type/checkpoint-20000/adapter"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "expected"),
+    [
+        (["--help"], 0, "Usage: gam-merge [merge]"),
+        (["-h"], 0, "--allow-base-mismatch"),
+        (["merge", "--help"], 0, "--weights"),
+        (["--version"], 0, f"gam-merge {gm.__version__}"),
+        ([], 2, "--weights"),
+        (["a", "b"], 2, "--out"),
+        (["-o", "out"], 2, "SOURCES"),
+        (["a", "-o", "out", "--rank", "many"], 2, "--rank"),
+        (["a", "-o", "out", "-p", "lam"], 2, "NAME=VALUE"),
+        (["--nonsense", "a"], 2, "--nonsense"),
+    ],
+)
+def test_help_version_and_usage_errors_come_without_torch(args, code, expected, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *args], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert expected in (done.stdout if code == 0 or not args else done.stderr)
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_library_takes_neither_peft_nor_the_command_line():
+    code = "import gam_merge, sys; print(sorted({'peft', 'transformers', 'typer', 'rich'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_merge_in_a_pipe(folder, tmp_path):
+    done = run(["a", "b", LONG, "-o", tmp_path / "out", "-v"], folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert ESCAPE not in done.stdout
+    assert all(cell_len(line) <= 80 for line in lines if str(tmp_path) not in line)
+    assert lines[0] == "gam: 3 adapters, 6 modules -> rank 4, float32"
+    report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert rows["a"][:3] == ["0.3333", "6", "4"]
+    assert rows["b"][:3] == ["0.3333", "5", "4"]
+    assert float(rows["a"][3]) == pytest.approx(report["norms"][0], rel=1e-3)
+    assert float(rows["a"][4]) == pytest.approx(100 * report["survival"][0], abs=0.05)
+    assert any("..." in line and line.split()[0].endswith("checkpoint-20000/adapter") for line in lines)
+    assert f"norm is {100 * report['norm_ratio']:.1f} %" in done.stdout
+    assert "model.layers" in done.stdout  # once, above the modules
+    assert [name for name in rows if name.endswith("_proj")] == sorted(
+        m["name"].removeprefix("model.layers.") for m in report["modules"]
+    )
+    assert lines[-1].startswith(f"wrote {tmp_path / 'out'}: ")
+
+
+def test_json_is_alone_on_stdout(folder, tmp_path):
+    options = ["-o", tmp_path / "out", "--json", "--method", "mean", "-w", "3", "-w", "1", "--anchor", "b"]
+    done = run([*options, "--rank", "2", "--dtype", "bf16", "a", "b"], folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "out" / "merge_report.json").read_text())
+    assert (report["method"], report["weights"], report["anchor"]) == ("mean", [0.75, 0.25], 1)
+    assert (report["rank"], report["dtype"]) == (2, "bfloat16")
+    assert gm.load(tmp_path / "out").rank == 2
+
+
+def test_quiet_prints_nothing_and_force_replaces(folder, tmp_path):
+    gm.merge([folder / "a"], out=tmp_path / "out")
+    done = run(["merge", "a", "b", "-o", tmp_path / "out", "-q", "--force"], folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(json.loads((tmp_path / "out" / "merge_report.json").read_text())["sources"]) == 2
+
+
+def test_a_terminal_gets_a_progress_bar_and_colour(folder, tmp_path):
+    code, sent = run_in_terminal(["a", "b", "-o", tmp_path / "out"], folder)
+    assert code == 0
+    assert "merging" in sent
+    assert f"{ESCAPE}[1m" in sent  # bold
+    before, _, after = sent.rpartition(f"{ESCAPE}[2K")  # the bar is erased, then comes the result
+    assert "modules" in before
+    assert "gam:" in after
+
+
+def test_no_color(folder, tmp_path):
+    code, sent = run_in_terminal(["nowhere", "-o", tmp_path / "out"], folder, NO_COLOR="1")
+    assert code == 1
+    assert "nowhere: no such file" in sent
+    assert not re.search(r"\x1b\[[\d;]*3\dm", sent)
+
+
+def test_dry_run_reads_no_tensor_and_writes_nothing(folder, tmp_path):
+    """Of adapters full of NaN, which a merge refuses."""
+    factors = {"w": (torch.full((8, 2), torch.nan), torch.ones(2, 6)), "v": (torch.ones(5, 2), torch.ones(2, 6))}
+    for name in ("x", "y"):
+        write_adapter(tmp_path / name, factors)
+    planned = run(["x", "y", "-o", "out", "--dry-run"], tmp_path)
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert planned.stdout.splitlines()[0] == "gam: 2 adapters, 2 modules -> rank 2, float32"
+    assert "to write: 200 bytes of tensors" in planned.stdout
+    refused = run(["x", "y", "-o", "out"], tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch(r"error: x: module w has NaN or Inf in lora_B.*\n", refused.stderr)
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "y"}
+
+
+def test_names_from_files_are_harmless(tmp_path):
+    hostile = f"w{ESCAPE}[31m[red]:boom:"
+    shown = r"w\x1b[31m[red]:boom:"
+    generator = torch.Generator().manual_seed(0)
+    for name, rows in (("x", 8), ("[bold]y", 8), ("z", 9)):
+        write_adapter(tmp_path / name, {hostile: random_factors(generator, rows, 6, 2)})
+    done = run(["x", "[bold]y", "-o", "[red]out", "-v"], tmp_path)
+    assert done.returncode == 0
+    assert ESCAPE not in done.stdout
+    assert shown in done.stdout
+    assert "\n[bold]y " in done.stdout
+    assert "wrote [red]out" in done.stdout
+    failed = run(["x", "z", "-o", "out"], tmp_path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith(f"error: module {shown} is (8, 6) in x and (9, 6) in z")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_interrupt(tmp_path):
+    """Ctrl-C once the output has been begun: exit code 130, one line, nothing left."""
+    generator = torch.Generator().manual_seed(0)
+    b, a = random_factors(generator, 512, 512, 16, torch.float32)
+    write_adapter(tmp_path / "x", {f"layers.{i}.w": (b.clone(), a.clone()) for i in range(400)})
+    command = [sys.executable, "-m", "gam_merge", "x", "x", "x", "-o", "out"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@given(st.text())
+def test_printable_is_one_line_without_controls(text):
+    assert all(c.isprintable() for c in printable(text))
+
+
+@given(st.text(), st.integers(3, 40))
+def test_shorten_keeps_the_width_and_the_ends(text, width):
+    text = printable(text)
+    short = shorten(text, width)
+    assert cell_len(short) <= width
+    assert short == text or "..." in short
+
+
+def test_a_name_is_inert():
+    with (terminal := console()).capture() as capture:
+        terminal.print(Name("[red]:boom:"))
+    assert capture.get().strip() == "[red]:boom:"

@@ -1,0 +1,62 @@
+"""A plan: what a merge would do, by the checks of the merge itself."""
+
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import random_factors, write_adapter
+
+import gam_merge as gm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters ``a`` and ``b``, the second of another rank and without one module, and ``other`` of another base."""
+    folder = tmp_path_factory.mktemp("plan")
+    generator = torch.Generator().manual_seed(0)
+    for name, rank, modules in (("a", 2, "qkv"), ("b", 3, "qk"), ("other", 2, "qkv")):
+        factors = {
+            module: random_factors(generator, 6 + i, 9, rank, torch.bfloat16) for i, module in enumerate(modules)
+        }
+        write_adapter(folder / name, factors, base_model_name_or_path="other" if name == "other" else "base")
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank": 5, "dtype": "fp32"}])
+def test_a_plan_knows_what_the_merge_makes(folder, settings):
+    sources = [folder / "a", folder / "b"]
+    planned = gm.plan(sources, **settings).to_dict()
+    result = gm.merge(sources, **settings)
+    factors = [t for module in result.adapter.modules.values() for t in (module.a, module.b)]
+    assert planned["nbytes"] == sum(prod(t.shape) * t.dtype.itemsize for t in factors)
+    report = result.report.to_dict()
+    assert all(planned[name] == report[name] for name in ("method", "anchor", "rank", "dtype"))
+    assert tuple(planned["weights"]) == report["weights"]
+    assert sorted(name for bucket in planned["buckets"] for name in bucket["modules"]) == sorted(result.adapter.modules)
+
+
+@pytest.mark.parametrize(
+    ("sources", "settings", "message"),
+    [
+        (["a", "b"], {"method": "gum"}, "no method is called 'gum'; there are: gam"),
+        (["a", "b"], {"params": {"lam": 1.0}}, "method gam has no parameter 'lam'"),
+        (["a", "b"], {"weights": [1.0]}, "1 weights for 2 adapters"),
+        (["a", "b"], {"weights": [1.0, float("nan")]}, "not finite"),
+        (["a", "b"], {"anchor": "c"}, "anchor 'c' is none of the adapters"),
+        (["a", "b"], {"rank": 0}, "rank 0 is not positive"),
+        (["a", "b"], {"dtype": "int8"}, "dtype 'int8' is not one of"),
+        (["a", "b"], {"device": "nowhere"}, "device 'nowhere' cannot be used here"),
+        (["a", "b"], {"out": "a", "force": True}, "a: is"),
+        (["a", "b"], {"out": "b"}, "b: exists already"),
+        (["a", "other"], {}, "a was trained on base and other on other"),
+        (["a", "c"], {}, "c: no such file or directory"),
+    ],
+)
+def test_plan_and_merge_refuse_alike(folder, sources, settings, message, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    for function in (gm.plan, gm.merge):
+        with pytest.raises(gm.GamMergeError, match=message):
+            function(sources, **settings)
+    assert sorted(folder.rglob("*")) == before
