@@ -4,11 +4,11 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 of the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from gam_merge._formats.peft import factor_keys
 from gam_merge._methods import Method
 from gam_merge._plan import Plan
 from gam_merge._report import ModuleReport
+from gam_merge._settings import Settings
 from gam_merge._walk import walk
 
 Progress = Callable[[int, int], None]  # modules done, modules in all
@@ -35,16 +36,22 @@ class Sink(Protocol):
 class Job:
     """How to carry out a plan. Small, and picklable: it travels to every worker.
 
-    ``weights``: one an adapter, not zero; ``anchor``: position of an adapter; ``rank``, ``dtype``: of the output.
+    ``anchor``: position of an adapter; ``rank``, ``dtype``: of the output.
     """
 
-    weights: tuple[float, ...]
+    settings: Settings
     method: Method
     anchor: int
     rank: int
     dtype: torch.dtype
     device: torch.device
-    params: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the method
+
+    def mean_weights(self, modules: Sequence[str]) -> tuple[float, ...]:
+        """The weight of each adapter on average over the modules, as a share of one where the method takes a mean."""
+        weights = torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)  # (L, N)
+        if self.method.normalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return tuple(weights.mean(0).tolist())
 
 
 class _Done(NamedTuple):
@@ -91,12 +98,16 @@ def combine(job: Job, bucket: Bucket) -> Merged:
     An adapter without a delta here counts as zero: in a weighted mean the others share its weight, and the result is
     scaled by the part of all weight that is theirs.
     """
-    weights = torch.tensor([job.weights[i] for i in bucket.adapters], dtype=torch.float64, device=job.device)
-    present, share = float(weights.sum()), 1.0
+    everyone = torch.tensor([job.settings.weights_of(name) for name in bucket.names], dtype=torch.float64)
+    weights = everyone[:, bucket.adapters]  # (L, N)
+    share = torch.ones(())
     if job.method.normalize:
-        weights, share = weights / present, (present / sum(job.weights)) ** 0.5
-    merged = job.method.merge(bucket, weights.expand(len(bucket.names), -1), **job.params)
-    return merged if share == 1.0 else replace(merged, left=merged.left * share, right=merged.right * share)
+        present = weights.sum(-1, keepdim=True)
+        weights, share = weights / present, (present / everyone.sum(-1, keepdim=True)).sqrt().unsqueeze(-1)  # (L, 1, 1)
+    share = share.to(job.device)
+    params = job.settings.params_of(bucket.names[0])  # the same in all of a bucket
+    merged = job.method.merge(bucket, weights.to(job.device), **params)
+    return merged if (share == 1).all() else replace(merged, left=merged.left * share, right=merged.right * share)
 
 
 def _merge(job: Job, bucket: Bucket) -> _Lifted:
@@ -152,7 +163,7 @@ def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     """What happened to each module, measured on the merged factors before they are rounded to the output dtype."""
     merged, kept = product_norm(lifted.b, lifted.a).tolist(), lifted.energy_kept.tolist()
     nothing = [0.0] * len(bucket.names)
-    ranks, norms, inners = ([nothing] * len(job.weights) for _ in range(3))  # (N, L)
+    ranks, norms, inners = ([nothing] * len(job.settings.weights) for _ in range(3))  # (N, L)
     for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):
         ranks[i], norms[i] = delta.rank.tolist(), norm(delta).tolist()
         inners[i] = inner(delta, lifted.b, lifted.a).tolist()

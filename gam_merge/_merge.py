@@ -18,6 +18,7 @@ from gam_merge._plan import Plan
 from gam_merge._report import MergeReport, ModuleReport
 from gam_merge._request import plan
 from gam_merge._safetensors import TensorSpec
+from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
 from gam_merge._tensors import LazyTensor, MemoryTensor, read
 
@@ -48,7 +49,7 @@ def merge(
     sources: Sequence[Source],
     *,
     method: str = "gam",
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Setting] | None = None,
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
     rank: int | None = None,
@@ -57,7 +58,7 @@ def merge(
     base_model: str | None = None,
     alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Setting] | None = None,
     force: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -65,11 +66,12 @@ def merge(
     """Merge LoRA adapters into one.
 
     sources: what ``load`` takes, at least one. weights: one a source, not negative, normalised here; equal by
-    default. anchor: the source that ``gam`` aligns the others to, by position or as given in ``sources``. rank, dtype:
-    of the output, by default the largest rank and the narrowest dtype that holds all sources. base_model, alpha: for
-    bare files without a config; alpha one for all or one a source. params: of the method, by name. executor: any
-    concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of this process by
-    default; same bytes with any. progress: called with (modules done, in all).
+    default. params: of the method, by name. A weight or a parameter is one value, or a list of numbers that is spread
+    over the depth of the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. anchor: the source that ``gam``
+    aligns the others to, by position or as given in ``sources``. rank, dtype: of the output, by default the largest
+    rank and the narrowest dtype that holds all sources. base_model, alpha: for bare files without a config; alpha one
+    for all or one a source. executor: any concurrent.futures.Executor runs the chunks, for instance that of a Dask
+    client; threads of this process by default; same bytes with any. progress: called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.
     ``force`` replaces an ``out`` that is empty or an earlier merge.
@@ -141,7 +143,7 @@ def _report(plan: Plan, job: Job, modules: tuple[ModuleReport, ...]) -> MergeRep
     return MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),
-        weights=job.weights,
+        weights=job.mean_weights(plan.names),
         anchor=job.anchor,
         rank=job.rank,
         dtype=str(job.dtype).removeprefix("torch."),

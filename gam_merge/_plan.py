@@ -7,11 +7,12 @@ import torch
 
 from gam_merge._adapter import Adapter, LoraModule
 from gam_merge._errors import GamMergeError
+from gam_merge._settings import Settings
 
 
 @dataclass(frozen=True)
 class PlannedBucket:
-    """Modules of one shape: the same (out, in), present in the same adapters with the same ranks.
+    """Modules of one shape: the same (out, in), in the same adapters with the same ranks, and the same parameters.
 
     ``members[j][i]`` is module ``names[j]`` of adapter ``adapters[i]``.
     """
@@ -48,24 +49,31 @@ class Plan:
 def make_plan(
     adapters: Sequence[Adapter],
     *,
+    settings: Settings | None = None,
     rank: int | None = None,
     dtype: torch.dtype | None = None,
     allow_base_mismatch: bool = False,
 ) -> Plan:
     """Line up the modules of the adapters. Reads no tensor; raises GamMergeError if they do not belong together.
 
-    rank: of the output, by default the largest rank of any module. dtype: of the output, by default the narrowest
-    that holds all sources.
+    settings: an adapter takes part in a module where its weight is not zero; without them everywhere. rank: of the
+    output, by default the largest rank of any module. dtype: of the output, by default the narrowest that holds all
+    sources.
     """
     base = _base_model(adapters, allow_base_mismatch)
-    groups: dict[tuple[object, ...], list[str]] = {}
-    names = sorted({name for adapter in adapters for name in adapter.modules})
-    for name in names:
-        holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules)
+    groups: dict[tuple[tuple[int, int], tuple[int, ...], tuple[int, ...], str], list[str]] = {}
+    for name in sorted({name for adapter in adapters for name in adapter.modules}):
+        weights = settings.weights_of(name) if settings else (1.0,) * len(adapters)
+        holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules and weights[i])
+        if not holders:
+            continue
         members = [adapters[i].modules[name] for i in holders]
         shape = _common_shape(name, [adapters[i] for i in holders], members)
-        groups.setdefault((shape, holders, tuple(m.rank for m in members)), []).append(name)
-    buckets = [_bucket(adapters, group) for group in groups.values()]
+        params = repr(settings.params_of(name)) if settings else ""
+        groups.setdefault((shape, holders, tuple(m.rank for m in members), params), []).append(name)
+    if not groups:
+        raise GamMergeError("every module has weight zero in every adapter; there is nothing to merge")
+    buckets = [_bucket(adapters, holders, names) for (_, holders, *_), names in groups.items()]
     source_dtype = adapters[0].dtype
     for adapter in adapters:
         source_dtype = torch.promote_types(source_dtype, adapter.dtype)
@@ -79,8 +87,7 @@ def make_plan(
     )
 
 
-def _bucket(adapters: Sequence[Adapter], names: list[str]) -> PlannedBucket:
-    holders = tuple(i for i, adapter in enumerate(adapters) if names[0] in adapter.modules)
+def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]) -> PlannedBucket:
     members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
     return PlannedBucket(tuple(names), members[0][0].shape, holders, tuple(m.rank for m in members[0]), members)
 

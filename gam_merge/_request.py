@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from gam_merge._adapter import Adapter
 from gam_merge._engine import Job
 from gam_merge._errors import GamMergeError
 from gam_merge._export import check_output
-from gam_merge._methods import get_method
+from gam_merge._methods import Method, get_method
 from gam_merge._plan import Plan, make_plan
+from gam_merge._settings import Setting, Settings, make_settings
 from gam_merge._sources import Source, load
 
 _DTYPES = {
@@ -40,9 +40,9 @@ class MergePlan:
         """Plain data for JSON."""
         return {
             "method": self.job.method.name,
-            "params": dict(self.job.params),
+            "params": dict(self.job.settings.params),
             "sources": [adapter.source for adapter in self.plan.adapters],
-            "weights": list(self.job.weights),
+            "weights": list(self.job.mean_weights(self.plan.names)),
             "anchor": self.job.anchor,
             "base_model": self.plan.base_model,
             "device": str(self.job.device),
@@ -60,7 +60,7 @@ def plan(
     sources: Sequence[Source],
     *,
     method: str = "gam",
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Setting] | None = None,
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
     rank: int | None = None,
@@ -69,7 +69,7 @@ def plan(
     base_model: str | None = None,
     alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Setting] | None = None,
     force: bool = False,
 ) -> MergePlan:
     """What ``merge`` would do with the same arguments, from headers alone: no tensor is read, nothing is written.
@@ -77,25 +77,25 @@ def plan(
     Raises GamMergeError wherever ``merge`` would before it reads the first tensor.
     """
     chosen = get_method(method)
-    checked = chosen.check_params(params or {})
     adapters = _load_all(sources, base_model, alpha)
-    shares = _check_weights(weights, len(adapters))
-    position = _anchor_position(anchor, sources, shares)
-    kept = [i for i, share in enumerate(shares) if share > 0]
+    given = _check_weights(weights, len(adapters))
+    position = _anchor_position(anchor, sources, given)
+    kept = [i for i, weight in enumerate(given) if weight != 0]
+    settings = _settings(chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {})
     lined_up = make_plan(
         [adapters[i] for i in kept],
+        settings=settings,
         rank=_check_rank(rank),
         dtype=parse_dtype(dtype),
         allow_base_mismatch=allow_base_mismatch,
     )
     job = Job(
-        weights=tuple(shares[i] for i in kept),
+        settings=settings,
         method=chosen,
         anchor=kept.index(position),
         rank=lined_up.rank,
         dtype=lined_up.dtype,
         device=_pick_device(device),
-        params=checked,
     )
     if out is not None:
         _check_out(Path(out), adapters, force)
@@ -117,17 +117,30 @@ def _load_all(
     return [load(source, base_model=base_model, alpha=a) for source, a in zip(sources, alphas, strict=True)]
 
 
-def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
     if weights is None:
-        return [1.0 / count] * count
+        return [1.0] * count
     if len(weights) != count:
         raise GamMergeError(f"{len(weights)} weights for {count} adapters; give one for each")
-    if not all(isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
-        raise GamMergeError(f"weights {list(weights)} are not finite, not negative, and not all zero")
-    return [w / sum(weights) for w in weights]
+    if all(weight == 0 for weight in weights):
+        raise GamMergeError(f"all {count} weights are zero; there is nothing to merge")
+    return list(weights)
 
 
-def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequence[float]) -> int:
+def _settings(
+    method: Method, adapters: Sequence[Adapter], weights: Sequence[Setting], params: Mapping[str, Setting]
+) -> Settings:
+    """Checked in every module."""
+    modules = sorted({name for adapter in adapters for name in adapter.modules})
+    settings = make_settings(weights, params, modules)
+    for module in modules:
+        method.check_params(settings.params_of(module))
+        if method.normalize and min(values := settings.weights_of(module)) < 0:
+            raise GamMergeError(f"weights {list(values)} of module {module} are negative; {method.name} takes a mean")
+    return settings
+
+
+def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]) -> int:
     names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
     if isinstance(anchor, str) and anchor in names:
         anchor = names.index(anchor)
@@ -137,7 +150,7 @@ def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequ
         raise GamMergeError(f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}")
     if weights[anchor] == 0:
         if len(weights) > 1 and anchor == 0:  # the default: the first that takes part
-            return next(i for i, weight in enumerate(weights) if weight > 0)
+            return next(i for i, weight in enumerate(weights) if weight != 0)
         raise GamMergeError(f"anchor {names[anchor]} has weight zero; choose another")
     return anchor
 

@@ -42,7 +42,7 @@ def test_a_plan_knows_what_the_merge_makes(folder, settings):
         (["a", "b"], {"method": "gum"}, "no method is called 'gum'; there are: gam"),
         (["a", "b"], {"params": {"lam": 1.0}}, "method gam has no parameter 'lam'"),
         (["a", "b"], {"weights": [1.0]}, "1 weights for 2 adapters"),
-        (["a", "b"], {"weights": [1.0, float("nan")]}, "not finite"),
+        (["a", "b"], {"weights": [1.0, float("nan")]}, "not a finite number"),
         (["a", "b"], {"anchor": "c"}, "anchor 'c' is none of the adapters"),
         (["a", "b"], {"rank": 0}, "rank 0 is not positive"),
         (["a", "b"], {"dtype": "int8"}, "dtype 'int8' is not one of"),

@@ -21,7 +21,7 @@ def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
     yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
     yield ""
     rows = table("adapter", "weight", "modules", "rank", "dtype")
-    for adapter, weight in zip(plan.adapters, job.weights, strict=True):
+    for adapter, weight in zip(plan.adapters, job.mean_weights(plan.names), strict=True):
         ranks = [module.rank for module in adapter.modules.values()]
         held = str(adapter.dtype).removeprefix("torch.")
         rows.add_row(Name(adapter.source), number(weight), str(len(ranks)), span(ranks), held)

@@ -1,0 +1,128 @@
+"""Weights and parameters that differ from module to module: by filter, and over depth."""
+
+import dense
+import pytest
+import torch
+from helpers import adapter, delta, random_factors, relative
+
+import gam_merge as gm
+from gam_merge._plan import make_plan
+from gam_merge._settings import make_settings
+
+LAYERS = [f"model.layers.{i}.{part}" for i in range(3) for part in ("attn.q", "mlp.up")]
+
+
+def adapters(names: list[str] = LAYERS, count: int = 2) -> list[gm.Adapter]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        adapter({name: random_factors(generator, 10, 8, 2) for name in names}, source=f"adapter-{i}")
+        for i in range(count)
+    ]
+
+
+def weight(setting: object, module: str, names: list[str] = LAYERS) -> float:
+    return make_settings([setting], {}, names).weights_of(module)[0]
+
+
+def test_one_value():
+    assert weight(0.3, LAYERS[0]) == 0.3
+
+
+@pytest.mark.parametrize(("layer", "expected"), [(0, 1.0), (1, 2.0), (2, 5.0)])
+def test_a_list_is_spread_over_depth(layer, expected):
+    assert weight([1.0, 2.0, 5.0], f"model.layers.{layer}.mlp.up") == expected
+
+
+def test_between_its_numbers_a_list_is_interpolated():
+    assert weight([1, 2], "model.layers.1.attn.q") == 1.5
+    assert weight([0, 1, 0], "model.layers.1.attn.q", [f"model.layers.{i}.attn.q" for i in range(4)]) == pytest.approx(
+        2 / 3
+    )
+
+
+def test_depth_is_counted_in_each_stack_of_layers():
+    names = [f"{stack}.layers.{i}.q" for stack, n in (("vision", 2), ("text", 5)) for i in range(n)]
+    assert weight([0, 1], "vision.layers.1.q", names) == weight([0, 1], "text.layers.4.q", names) == 1.0
+
+
+def test_one_layer_is_the_first():
+    assert weight([3, 4], "layers.0.q", ["layers.0.q"]) == 3.0
+
+
+def test_the_first_filter_that_fits_holds():
+    setting = [
+        {"filter": "*.mlp.*", "value": 0.1},
+        {"filter": "layers.0.", "value": [7, 8]},
+        {"filter": "*", "value": 0.5},
+    ]
+    values = [weight(setting, name) for name in LAYERS]
+    assert values == [7.0, 0.1, 0.5, 0.1, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("half", "weight is 'half', not a finite number"),
+        (float("nan"), "not a finite number"),
+        (True, "not a finite number"),
+        ([], "neither a list of numbers"),
+        ([1, "2"], "neither a list of numbers"),
+        ([{"filter": "*"}], "where it should have"),
+        ([{"filter": "*", "value": 1, "weight": 2}], "where it should have"),
+        ([{"filter": 3, "value": 1}], "where it should have"),
+        ([{"filter": "mlp.*", "value": 1}], "filter 'mlp.*' fits no module, for instance not model.layers.0.attn.q"),
+        ([{"filter": "*.mlp.*", "value": 1}], "no filter of weight fits module model.layers.0.attn.q"),
+        ([{"filter": "*", "value": ["x"]}], "neither a list of numbers"),
+        ([-1, 1], r"weights \[-1.0, 1\] of module model.layers.0.attn.q are negative; gam"),
+    ],
+)
+def test_what_is_malformed_is_an_error(setting, expected):
+    with pytest.raises(gm.GamMergeError, match=expected):
+        gm.merge(adapters(), weights=[setting, 1])
+
+
+def test_depth_needs_a_layer_number():
+    names = [*LAYERS, "lm_head"]
+    with pytest.raises(gm.GamMergeError, match="module lm_head has no layer number"):
+        gm.merge(adapters(names), weights=[[0, 1], 1])
+    gm.merge(adapters(names), weights=[[{"filter": "lm_head", "value": 1}, {"filter": "*", "value": [0, 1]}], 1])
+
+
+def test_every_module_is_merged_with_its_own_weights():
+    sources = adapters(count=3)
+    weights = [[1, 0.5], 1.0, [{"filter": "mlp", "value": 3}, {"filter": "*", "value": 1}]]
+    result = gm.merge(sources, weights=weights)
+    for name in LAYERS:
+        own = torch.tensor([weight(setting, name) for setting in weights], dtype=torch.float64)
+        expected = dense.gam([a.modules[name].delta() for a in sources], (own / own.sum()).tolist())
+        assert relative(delta(result.adapter, name), expected) < 1e-9
+
+
+def test_weight_zero_in_a_module_means_not_there():
+    sources = adapters(count=3)
+    result = gm.merge(sources, weights=[[{"filter": "mlp", "value": 0}, {"filter": "*", "value": 1}], 1, 1])
+    without = gm.merge(sources[1:])
+    assert torch.equal(delta(result.adapter, "model.layers.1.mlp.up"), delta(without.adapter, "model.layers.1.mlp.up"))
+    assert [m.ranks[0] > 0 for m in result.report.modules] == ["attn" in m.name for m in result.report.modules]
+
+
+def test_a_module_of_weight_zero_everywhere_is_left_out():
+    off = [{"filter": "mlp", "value": 0}, {"filter": "*", "value": 1}]
+    result = gm.merge(adapters(), weights=[off, off])
+    assert set(result.adapter.modules) == {name for name in LAYERS if "attn" in name}
+    with pytest.raises(gm.GamMergeError, match="every module has weight zero"):
+        gm.merge(adapters(), weights=[[0, 0], [0, 0]])
+
+
+def test_report_tells_the_mean_weights():
+    assert gm.merge(adapters(), weights=[[0, 2], 1]).report.weights == pytest.approx((7 / 18, 11 / 18))
+
+
+def test_modules_of_other_parameters_are_in_other_buckets():
+    sources = adapters()
+    settings = make_settings(
+        [1, 1], {"density": [{"filter": "mlp", "value": 0.5}, {"filter": "*", "value": 1}]}, LAYERS
+    )
+    buckets = make_plan(sources, settings=settings).buckets
+    assert [set(b.names) for b in buckets] == [{n for n in LAYERS if part in n} for part in ("attn", "mlp")]
+    assert [settings.params_of(b.names[0]) for b in buckets] == [{"density": 1}, {"density": 0.5}]
