@@ -23,7 +23,7 @@ def main() -> None:
 
     from dask.distributed import Client
 
-    with Client(n_workers=arguments.workers, threads_per_worker=1, dashboard_address=None) as client:
+    with Client(n_workers=arguments.workers, threads_per_worker=1, dashboard_address=":0") as client:
         for method, weight in product(("gam", "mean"), (0.25, 0.5, 0.75)):
             out = arguments.out / f"{method}-{weight}"
             result = gm.merge(

@@ -44,7 +44,7 @@ def test_processes_of_a_dask_cluster(sources, tmp_path):
     distributed = pytest.importorskip("distributed")
     gm.merge(sources, out=tmp_path / "here")
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     )
     with cluster, distributed.Client(cluster) as client:
         gm.merge(sources, out=tmp_path / "there", executor=client.get_executor())
