@@ -7,6 +7,9 @@ from gam_merge._adapter import LoraModule as LoraModule
 from gam_merge._errors import GamMergeError as GamMergeError
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
+from gam_merge._methods import Method as Method
+from gam_merge._methods import get_method as get_method
+from gam_merge._methods import methods as methods
 from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport
 from gam_merge._request import MergePlan as MergePlan

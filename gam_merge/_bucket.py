@@ -3,14 +3,23 @@
 Tensor legend: ``N`` adapters, ``L`` modules in the bucket, ``m`` out, ``n`` in, ``r`` rank, ``R`` sum of ranks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, gram
+from gam_kernels import Delta, Span, gram, norm
+
+
+class Factors(NamedTuple):
+    """The factors of one adapter as they were read: delta = scale * b a^T."""
+
+    b: Tensor  # (L, m, r)
+    a: Tensor  # (L, n, r)
+    scale: Tensor  # (L,) float64
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Bucket:
     adapters: tuple[int, ...]
     deltas: tuple[Delta, ...]
     anchor: int = 0  # position in the merge of the adapter that the user wants the others aligned to
+    labels: tuple[str, ...] = ()  # of the adapters, whatever their order: what random methods are seeded with
+    factors: tuple[Factors, ...] = ()  # as read, for methods that ask for them
+    spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -41,6 +53,11 @@ class Bucket:
             return position
         return self.ranks.index(highest)
 
+    @cached_property
+    def norms(self) -> Tensor:
+        """|delta_i|: (L, N) float64."""
+        return torch.stack([norm(delta) for delta in self.deltas], -1)
+
     def cross(self, i: int, j: int) -> tuple[Tensor, Tensor]:
         """U_i^T U_j and V_i^T V_j: (L, k_i, k_j) float64, from the factors as they were read."""
         x, y = self.deltas[i], self.deltas[j]
@@ -52,14 +69,75 @@ class Bucket:
         b, a = torch.cat([x.b64 for x in self.deltas], -1), torch.cat([x.a64 for x in self.deltas], -1)
         return gram(b, b), gram(a, a)
 
+    @cached_property
+    def basis_grams(self) -> tuple[Tensor, Tensor]:
+        """Gram matrices of [U_1 ... U_N] and of [V_1 ... V_N]: (L, sum k, sum k) float64."""
+        u, v = block_diagonal([x.u for x in self.deltas]), block_diagonal([x.v for x in self.deltas])
+        b, a = self.stacked_grams
+        return u.mT @ b @ u, v.mT @ a @ v
+
+    def select(self, index: Tensor, *, wide: bool) -> "Bucket":
+        """The modules of ``index`` (sorted); if ``wide``, products of full size are formed in float64."""
+        deltas = (x.select(index, rank=x.core.shape[-1], wide=wide) for x in self.deltas)
+        return replace(
+            self,
+            names=tuple(self.names[j] for j in index.tolist()),
+            deltas=tuple(deltas),
+            factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
+        )
+
 
 @dataclass(frozen=True)
 class Merged:
-    """A merged bucket in coefficients of the stacked factors: merged = [b_1 ... b_N] left right^T [a_1 ... a_N]^T.
+    """A merged bucket as coefficients of tall factors: merged = b left right^T a^T.
 
-    ``left`` and ``right`` are (L, R, k) float64. ``warnings`` says in words what was doubtful, for which modules.
+    ``left`` and ``right`` are (L, R, k) float64. The factors are the stacks [b_1 ... b_N] and [a_1 ... a_N] of the
+    bucket, unless the result left their span: then the method brings its own ``b`` (L, m, R) or ``a`` (L, n, R).
+    ``warnings`` says in words what was doubtful, for which modules.
     """
 
     left: Tensor
     right: Tensor
     warnings: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # text -> (L,) bool
+    s: Tensor | None = None  # (L, k) falling, if column j of either side is the j-th singular pair, each sqrt(s_j) long
+    b: Tensor | None = None
+    a: Tensor | None = None
+    kept: Tensor | None = None  # (L,) share of energy that is left, where the method itself had to cut
+
+    def sides(self, bucket: Bucket) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The tall factors, in pieces whose columns add up to R."""
+        b = [x.b for x in bucket.deltas] if self.b is None else [self.b]
+        a = [x.a for x in bucket.deltas] if self.a is None else [self.a]
+        return b, a
+
+    def grams(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        """b^T b and a^T a: (L, R, R) float64."""
+        b = bucket.stacked_grams[0] if self.b is None else gram(self.b, self.b)
+        return b, bucket.stacked_grams[1] if self.a is None else gram(self.a, self.a)
+
+    def norm(self, bucket: Bucket) -> Tensor:
+        """|merged|: (L,) float64."""
+        if self.s is not None:
+            return self.s.norm(dim=-1)
+        b, a = self.grams(bucket)
+        square = (self.left.mT @ b @ self.left) * (self.right.mT @ a @ self.right)  # (L, k, k)
+        return square.sum((-2, -1)).clamp(min=0.0).sqrt()
+
+    def scaled(self, c: Tensor | float) -> "Merged":
+        """The result times c, a number or (L,)."""
+        c = torch.as_tensor(c, dtype=self.left.dtype, device=self.left.device).reshape(-1, 1)  # (L or 1, 1)
+        half = c.abs().sqrt().unsqueeze(-1)
+        s = None if self.s is None else self.s * c.abs()
+        return replace(self, left=self.left * half * c.sign().unsqueeze(-1), right=self.right * half, s=s)
+
+
+def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """(L, r_i, k_i) each -> (L, sum r, sum k)."""
+    modules = blocks[0].shape[0]
+    rows, columns = (sum(block.shape[side] for block in blocks) for side in (-2, -1))
+    out, row, column = blocks[0].new_zeros(modules, rows, columns), 0, 0
+    for block in blocks:
+        r, k = block.shape[-2:]
+        out[:, row : row + r, column : column + k] = block
+        row, column = row + r, column + k
+    return out

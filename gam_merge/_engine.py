@@ -6,9 +6,10 @@ of the output.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from gam_merge._report import ModuleReport
 from gam_merge._settings import Settings
 from gam_merge._walk import walk
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # modules done, modules in all
 
 
@@ -45,6 +47,10 @@ class Job:
     rank: int
     dtype: torch.dtype
     device: torch.device
+
+    def params_of(self, module: str) -> dict[str, Any]:
+        """The parameters of the method in a module, all of them."""
+        return self.method.validate(self.settings.params_of(module))
 
     def mean_weights(self, modules: Sequence[str]) -> tuple[float, ...]:
         """The weight of each adapter on average over the modules, as a share of one where the method takes a mean."""
@@ -76,8 +82,8 @@ def run(
     """Merge every bucket of the plan into the sink, in the order of the plan. Raises GamMergeError."""
     reports: list[ModuleReport] = []
     total = len(plan.names)
-    visit = partial(_merge_bucket, job)
-    for done in walk(plan, visit, device=job.device, anchor=job.anchor, executor=executor):
+    visit = partial(_merge_bucket, job, survey(plan, job, executor))
+    for done in _walk(plan, job, visit, executor):
         for key, value in done.tensors:
             sink.write(key, value)
         reports += done.reports
@@ -86,41 +92,72 @@ def run(
     return tuple(sorted(reports, key=lambda report: report.name))
 
 
-def _merge_bucket(job: Job, bucket: Bucket) -> _Done:
+def survey(plan: Plan, job: Job, executor: Executor | None = None) -> Any:
+    """What a method that looks at all modules at once must know of them, from a pass of its own; else None."""
+    if not any(job.method.survey(job.params_of(bucket.names[0])) for bucket in plan.buckets):
+        return None
+    seen = [part for part in _walk(plan, job, partial(_survey_bucket, job), executor) if part is not None]
+    return reduce(add, seen) if seen else None
+
+
+def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Iterator[T]:
+    factors = job.method.reads_factors
+    return walk(plan, visit, device=job.device, anchor=job.anchor, factors=factors, executor=executor)
+
+
+def _survey_bucket(job: Job, bucket: Bucket) -> Any:
     """Runs on a worker."""
-    lifted = _merge(job, bucket)
-    return _Done(list(_output(job, bucket.names, lifted)), _report(job, bucket, lifted))
+    look = job.method.survey(job.params_of(bucket.names[0]))
+    if look is None or not bucket.deltas:
+        return None
+    return reduce(add, [look(part, _weights(job, part)[0]) for part in job.method.parts(bucket)])
 
 
-def combine(job: Job, bucket: Bucket) -> Merged:
+def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> _Done:
+    """Runs on a worker."""
+    done = _Done([], [])
+    for part in job.method.parts(bucket):
+        lifted = _merge(job, part, summary)
+        done.tensors.extend(_output(job, part.names, lifted))
+        done.reports.extend(_report(job, part, lifted))
+    return done
+
+
+def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
+    """The user's weights of the adapters of a bucket (L, N), and the sums of the weights of all adapters (L, 1)."""
+    everyone = torch.tensor([job.settings.weights_of(name) for name in bucket.names], dtype=torch.float64)
+    everyone = everyone.to(job.device)
+    return everyone[:, bucket.adapters], everyone.sum(-1, keepdim=True)
+
+
+def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
     """What the method makes of a bucket that has deltas, before the cut to the output rank.
 
     An adapter without a delta here counts as zero: in a weighted mean the others share its weight, and the result is
     scaled by the part of all weight that is theirs.
     """
-    everyone = torch.tensor([job.settings.weights_of(name) for name in bucket.names], dtype=torch.float64)
-    weights = everyone[:, bucket.adapters]  # (L, N)
-    share = torch.ones(())
-    if job.method.normalize:
-        present = weights.sum(-1, keepdim=True)
-        weights, share = weights / present, (present / everyone.sum(-1, keepdim=True)).sqrt().unsqueeze(-1)  # (L, 1, 1)
-    share = share.to(job.device)
-    params = job.settings.params_of(bucket.names[0])  # the same in all of a bucket
-    merged = job.method.merge(bucket, weights.to(job.device), **params)
-    return merged if (share == 1).all() else replace(merged, left=merged.left * share, right=merged.right * share)
+    weights, total = _weights(job, bucket)
+    params = job.params_of(bucket.names[0])  # the same in all of a bucket
+    more = {} if job.method.survey(params) is None else {"summary": summary}
+    if not job.method.normalize:
+        return job.method.merge(bucket, weights, **more, **params)
+    present = weights.sum(-1, keepdim=True)
+    merged = job.method.merge(bucket, weights / present, **more, **params)
+    share = present / total  # (L, 1)
+    return merged if (share == 1).all() else merged.scaled(share)
 
 
-def _merge(job: Job, bucket: Bucket) -> _Lifted:
+def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:
     """The merged factors of a bucket, cut to the rank of the output."""
     if not bucket.deltas:
         b, a = (torch.zeros(len(bucket.names), size, 1, device=job.device) for size in bucket.shape)
         everywhere = torch.ones(len(bucket.names), dtype=torch.bool, device=job.device)
         return _Lifted(b, a, everywhere.double(), {"zero in every adapter": everywhere})
-    merged = combine(job, bucket)
+    merged = combine(job, bucket, summary)
     left, right, kept = _cut(bucket, merged, job.rank)
-    b = sum_of_products([delta.b for delta in bucket.deltas], left)  # (L, m, k)
-    a = sum_of_products([delta.a for delta in bucket.deltas], right)  # (L, n, k)
-    return _Lifted(b, a, kept, dict(merged.warnings))
+    tall_b, tall_a = merged.sides(bucket)
+    b, a = sum_of_products(tall_b, left), sum_of_products(tall_a, right)  # (L, m, k), (L, n, k)
+    return _Lifted(b, a, kept if merged.kept is None else kept * merged.kept, dict(merged.warnings))
 
 
 def _cut(bucket: Bucket, merged: Merged, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +165,9 @@ def _cut(bucket: Bucket, merged: Merged, rank: int) -> tuple[Tensor, Tensor, Ten
     left, right = merged.left, merged.right
     if left.shape[-1] <= rank:
         return left, right, left.new_ones(len(left))
-    left, right, s = compress(left, right, *bucket.stacked_grams)
+    s = merged.s
+    if s is None:
+        left, right, s = compress(left, right, *merged.grams(bucket))
     energy = s.square()
     kept = energy[:, :rank].sum(-1) / energy.sum(-1).clamp(min=torch.finfo(s.dtype).tiny)
     return left[..., :rank], right[..., :rank], torch.where(energy.sum(-1) > 0, kept, 1.0)

@@ -148,6 +148,8 @@ def _report(plan: Plan, job: Job, modules: tuple[ModuleReport, ...]) -> MergeRep
         rank=job.rank,
         dtype=str(job.dtype).removeprefix("torch."),
         modules=modules,
+        params=job.method.validate({}) | dict(job.settings.params),
+        notes=plan.notes,
     )
 
 

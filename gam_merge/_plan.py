@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
 
 import torch
 
 from gam_merge._adapter import Adapter, LoraModule
 from gam_merge._errors import GamMergeError
 from gam_merge._settings import Settings
+
+_SERVED_RANK = 512  # the largest max_lora_rank of vLLM
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,20 @@ class Plan:
         return sorted(name for bucket in self.buckets for name in bucket.names)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the adapters: the last part of their paths, numbered where several are alike. Wherever they lie and in
+        whatever order they come, a label stays with its adapter."""
+        names = [PurePath(adapter.source).name for adapter in self.adapters]
+        return tuple(f"{name}#{names[:i].count(name)}" for i, name in enumerate(names))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know beforehand."""
+        if self.rank <= _SERVED_RANK:
+            return ()
+        return (f"rank {self.rank} is more than the {_SERVED_RANK} that servers of LoRA take; cut it with --rank",)
+
+    @property
     def nbytes(self) -> int:
         """Of all tensors of the output."""
         numbers = sum(len(bucket.names) * self.rank * sum(bucket.shape) for bucket in self.buckets)
@@ -51,14 +69,15 @@ def make_plan(
     *,
     settings: Settings | None = None,
     rank: int | None = None,
+    native: Literal["largest", "sum"] = "largest",
     dtype: torch.dtype | None = None,
     allow_base_mismatch: bool = False,
 ) -> Plan:
     """Line up the modules of the adapters. Reads no tensor; raises GamMergeError if they do not belong together.
 
     settings: an adapter takes part in a module where its weight is not zero; without them everywhere. rank: of the
-    output, by default the largest rank of any module. dtype: of the output, by default the narrowest that holds all
-    sources.
+    output, by default the largest rank of any module, or with native="sum" the largest sum of ranks over the adapters
+    that hold a module. dtype: of the output, by default the narrowest that holds all sources.
     """
     base = _base_model(adapters, allow_base_mismatch)
     groups: dict[tuple[tuple[int, int], tuple[int, ...], tuple[int, ...], str], list[str]] = {}
@@ -81,7 +100,7 @@ def make_plan(
         adapters=tuple(adapters),
         buckets=tuple(sorted(buckets, key=lambda bucket: bucket.names)),
         base_model=base,
-        rank=rank if rank is not None else max(adapter.rank for adapter in adapters),
+        rank=rank if rank is not None else max(_native_rank(bucket, native) for bucket in buckets),
         dtype=dtype or source_dtype,
         compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
     )
@@ -90,6 +109,11 @@ def make_plan(
 def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]) -> PlannedBucket:
     members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
     return PlannedBucket(tuple(names), members[0][0].shape, holders, tuple(m.rank for m in members[0]), members)
+
+
+def _native_rank(bucket: PlannedBucket, kind: Literal["largest", "sum"]) -> int:
+    """No module has more than its sides hold."""
+    return max(bucket.ranks) if kind == "largest" else min(sum(bucket.ranks), *bucket.shape)
 
 
 def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None:

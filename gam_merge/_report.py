@@ -1,6 +1,7 @@
 """What a merge did: norms, the share of each adapter that survives, what was cut off, what was doubtful."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from typing import Any
 
@@ -31,6 +32,8 @@ class MergeReport:
     rank: int
     dtype: str
     modules: tuple[ModuleReport, ...]
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the method
+    notes: tuple[str, ...] = ()  # on the merge as a whole
 
     @property
     def norms(self) -> tuple[float, ...]:
@@ -45,7 +48,8 @@ class MergeReport:
     @property
     def norm_ratio(self) -> float:
         """|merged| / weighted mean of |delta_i|: 1 if the adapters agree."""
-        mean = sum(w * n for w, n in zip(self.weights, self.norms, strict=True)) / sum(self.weights)
+        weights = [abs(w) for w in self.weights]
+        mean = sum(w * n for w, n in zip(weights, self.norms, strict=True)) / sum(weights)
         return self.merged_norm / mean if mean else 0.0
 
     @property

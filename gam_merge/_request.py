@@ -49,6 +49,7 @@ class MergePlan:
             "rank": self.job.rank,
             "dtype": str(self.job.dtype).removeprefix("torch."),
             "nbytes": self.plan.nbytes,
+            "notes": list(self.plan.notes),
             "buckets": [
                 {"shape": bucket.shape, "adapters": bucket.adapters, "ranks": bucket.ranks, "modules": bucket.names}
                 for bucket in self.plan.buckets
@@ -86,6 +87,7 @@ def plan(
         [adapters[i] for i in kept],
         settings=settings,
         rank=_check_rank(rank),
+        native=chosen.rank,
         dtype=parse_dtype(dtype),
         allow_base_mismatch=allow_base_mismatch,
     )
@@ -134,7 +136,7 @@ def _settings(
     modules = sorted({name for adapter in adapters for name in adapter.modules})
     settings = make_settings(weights, params, modules)
     for module in modules:
-        method.check_params(settings.params_of(module))
+        method.validate(settings.params_of(module))
         if method.normalize and min(values := settings.weights_of(module)) < 0:
             raise GamMergeError(f"weights {list(values)} of module {module} are negative; {method.name} takes a mean")
     return settings

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gam_kernels import Delta, factored_delta
 from gam_merge._adapter import LoraModule
-from gam_merge._bucket import Bucket
+from gam_merge._bucket import Bucket, Factors
 from gam_merge._errors import GamMergeError
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
@@ -35,6 +35,8 @@ class Reader:
     compute_dtype: torch.dtype
     device: torch.device
     anchor: int = 0  # passed on to the buckets
+    labels: tuple[str, ...] = ()  # likewise
+    factors: bool = False  # whether buckets keep the factors as read
 
 
 def walk(
@@ -43,18 +45,20 @@ def walk(
     *,
     device: torch.device,
     anchor: int = 0,
+    factors: bool = False,
     executor: Executor | None = None,
 ) -> Iterator[T]:
     """``visit`` every module of the plan once, bucket by bucket: its results, in the order of the plan.
 
     Chunks are read and visited on the executor while the caller deals with finished ones, so reads, arithmetic and
     writes overlap. At most a few are in flight: memory does not grow with the model. ``visit`` should give back
-    little, and must be picklable if the executor crosses processes.
+    little, and must be picklable if the executor crosses processes. With ``factors`` buckets keep them as read.
 
     Raises GamMergeError for a file that cannot be read and for NaN or Inf.
     """
     sources = tuple(adapter.source for adapter in plan.adapters)
-    task = partial(_visit_chunk, Reader(sources, plan.compute_dtype, device, anchor), visit)
+    reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors)
+    task = partial(_visit_chunk, reader, visit)
     tasks = (chunk for bucket in plan.buckets for chunk in chunks(bucket))
     with _executor(executor) as (pool, window):
         for results in _ordered(pool, window, task, tasks):
@@ -64,7 +68,7 @@ def walk(
 @torch.no_grad()
 def _visit_chunk(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
     """Runs on a worker."""
-    return [visit(bucket) for bucket in _by_rank(chunk, _read_all(reader, chunk), reader.anchor)]
+    return [visit(bucket) for bucket in _by_rank(reader, chunk, _read_all(reader, chunk))]
 
 
 @contextmanager
@@ -137,7 +141,7 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
     return deltas
 
 
-def _by_rank(chunk: PlannedBucket, deltas: Sequence[Delta], anchor: int) -> Iterator[Bucket]:
+def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> Iterator[Bucket]:
     """Split a chunk into buckets of equal numerical ranks, without the adapters whose delta is zero there."""
     ranks = torch.stack([delta.rank for delta in deltas], -1).tolist()  # (L, N)
     wide = torch.stack([delta.wide for delta in deltas], -1).any(-1).tolist()  # (L,)
@@ -152,5 +156,13 @@ def _by_rank(chunk: PlannedBucket, deltas: Sequence[Delta], anchor: int) -> Iter
             shape=chunk.shape,
             adapters=tuple(chunk.adapters[i] for i in present),
             deltas=tuple(deltas[i].select(index, rank=group[i], wide=is_wide) for i in present),
-            anchor=anchor,
+            anchor=reader.anchor,
+            labels=tuple(reader.labels[chunk.adapters[i]] for i in present),
+            factors=tuple(_factors(chunk, i, deltas[i], members) for i in present) if reader.factors else (),
         )
+
+
+def _factors(chunk: PlannedBucket, i: int, delta: Delta, members: list[int]) -> Factors:
+    """The factors of one adapter as they were read, of some modules of the chunk."""
+    scale = torch.tensor([chunk.members[j][i].scale for j in members], dtype=torch.float64, device=delta.core.device)
+    return Factors(delta.b[members], delta.a[members], scale)

@@ -26,7 +26,7 @@ def gam(deltas: Sequence[Tensor], weights: Sequence[float], anchor: int = 0) -> 
     u_ref, _, v_ref = bases[reference]
     u_mean = s_mean = v_mean = 0
     for w, (u, s, v) in zip(weights, bases, strict=True):
-        ru, rv = _polar(u.T @ u_ref), _polar(v.T @ v_ref)  # equation 2
+        ru, rv = polar(u.T @ u_ref), polar(v.T @ v_ref)  # equation 2
         u_mean = u_mean + w * u @ ru  # equations 3 and 4
         s_mean = s_mean + w * ru.T @ s @ rv
         v_mean = v_mean + w * v @ rv
@@ -40,6 +40,6 @@ def mean(deltas: Sequence[Tensor], weights: Sequence[float], rank: int | None = 
     return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
-def _polar(x: Tensor) -> Tensor:
+def polar(x: Tensor) -> Tensor:
     p, _, qt = torch.linalg.svd(x, full_matrices=False)
     return p @ qt

@@ -8,8 +8,8 @@ from helpers import adapter, delta, random_factors, relative, stack
 from torch import Tensor
 
 import gam_merge as gm
-from gam_merge._methods import METHODS
 
+METHODS = ("gam", "mean")
 Pair = tuple[Tensor, Tensor]
 DTYPES = {torch.float64: 1e-9, torch.float32: 1e-5}
 

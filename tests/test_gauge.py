@@ -11,7 +11,8 @@ from strategies import Problem, generators, problems, well_posed
 from torch import Tensor
 
 import gam_merge as gm
-from gam_merge._methods import METHODS
+
+METHODS = ("gam", "mean")
 
 
 def invertible(generator: torch.Generator, r: int, condition: float) -> Tensor:

@@ -9,7 +9,8 @@ from helpers import relative
 from real import forward, forward_with_deltas, save_adapter
 
 import gam_merge as gm
-from gam_merge._methods import METHODS
+
+METHODS = ("gam", "mean")
 
 # Every reading of the scale that a linear LoRA can ask for. The patterns are chosen so that PEFT's rules matter: the
 # first match wins (in the order of the file: PEFT sorts keys when it saves), a dot is a wildcard, a key matches a whole

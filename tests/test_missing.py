@@ -7,8 +7,8 @@ from helpers import adapter, delta, random_factors, relative
 from torch import Tensor
 
 import gam_merge as gm
-from gam_merge._methods import METHODS
 
+METHODS = ("gam", "mean")
 Pair = tuple[Tensor, Tensor]
 
 

@@ -56,6 +56,7 @@ def of_merge(result: MergeResult, seconds: float, *, verbose: bool) -> Iterator[
         f"merged norm is {percent(report.norm_ratio)} of the adapters' mean; "
         f"rank {report.rank} keeps {percent(report.energy_kept)} of the energy"
     )
+    yield from map(warning, report.notes)
     for text, names in report.warnings.items():
         yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
     if result.path is not None:

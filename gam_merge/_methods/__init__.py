@@ -1,51 +1,82 @@
-"""The merge methods, one a file: pure functions of a bucket. To add one, write it and register it here."""
+"""The merge methods: rules, one a file, and the spaces and plug-ins that they are composed with.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from inspect import signature
-from typing import Any
+A method is named ``[pre+...]rule[@space][+post...]``: ``gam``, ``ties@knots``, ``pico+tsvm``, ``iso_c+svc``. To add
+one, write a rule and list it here; from another package, name it under the entry-point group ``gam_merge.methods``.
+"""
 
-from gam_merge._bucket import Merged
+from functools import cache
+from importlib.metadata import entry_points
+
 from gam_merge._errors import GamMergeError
+from gam_merge._methods import linear
+from gam_merge._methods._method import Method as Method
+from gam_merge._methods._rule import Card, Plugin, Rule, Space
 from gam_merge._methods.gam import gam
-from gam_merge._methods.linear import mean
+
+_CARDS: tuple[Card, ...] = (gam, linear.mean, linear.total, linear.cat, linear.svd_k)
+_ALIASES = {"ctm": "mean@ctm", "knots": "ties@knots"}
+_SPACE = "core"  # of rules that look at entries, if none is named
+_SIDES = {"pre": "before", "post": "after"}
+_GROUP = "gam_merge.methods"
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method and what the engine must know to call it.
-
-    ``merge(bucket, weights, **params)`` gets weights (L, N) over the adapters of the bucket. With ``normalize`` they
-    are not negative and sum to one (the engine scales the result by the part of all weight that is present in the
-    bucket); without it they are the user's own.
-    """
-
-    name: str
-    summary: str
-    merge: Callable[..., Merged]
-    normalize: bool = True
-
-    def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters, if the method has them all. Raises GamMergeError."""
-        known = list(signature(self.merge).parameters)[2:]  # after the bucket and the weights
-        for name in params:
-            if name not in known:
-                has = f"it has: {', '.join(known)}" if known else "it has none"
-                raise GamMergeError(f"method {self.name} has no parameter {name!r}; {has}")
-        return dict(params)
+@cache
+def cards() -> dict[str, Card]:
+    """Every rule, space and plug-in by name: ours first, then those of installed packages. Raises GamMergeError."""
+    found = {card.name: card for card in _CARDS}
+    for point in entry_points(group=_GROUP):
+        try:
+            card = point.load()
+        except Exception as error:
+            raise GamMergeError(f"method {point.name} of {point.value} cannot be loaded: {error}") from error
+        if not isinstance(card, Card):
+            raise GamMergeError(f"method {point.name} of {point.value} is no rule, space or plug-in")
+        if card.name in found:
+            raise GamMergeError(f"two methods are called {card.name!r}; uninstall one of them ({point.value})")
+        found[card.name] = card
+    return found
 
 
-METHODS = {
-    method.name: method
-    for method in (
-        Method("gam", "align singular subspaces to an anchor by orthogonal Procrustes, then average", gam),
-        Method("mean", "exact weighted mean of the deltas, cut to the output rank", mean),
-    )
-}
+def methods() -> tuple[Method, ...]:
+    """One method a rule, in its own space. ``get_method`` knows their compositions too. Raises GamMergeError."""
+    return tuple(get_method(card.name) for card in cards().values() if isinstance(card, Rule))
 
 
 def get_method(name: str) -> Method:
     """The method of that name. Raises GamMergeError."""
-    if name not in METHODS:
-        raise GamMergeError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
-    return METHODS[name]
+    words = _ALIASES.get(name, name).split("+")
+    found = [_card(name, *word.partition("@")[::2]) for word in words]
+    position = [isinstance(card, Rule) for card, _ in found]
+    if sum(position) != 1:
+        raise GamMergeError(f"method {name!r} has {sum(position)} rules; write [pre+...]rule[@space][+post...]")
+    middle = position.index(True)
+    rule, where = found[middle]
+    assert isinstance(rule, Rule)
+    plugins = []
+    for i, (card, _) in enumerate(found):
+        if i == middle:
+            continue
+        if not isinstance(card, Plugin) or card.side != ("pre" if i < middle else "post"):
+            raise GamMergeError(
+                f"{card.name!r} cannot stand {'before' if i < middle else 'after'} the rule in {name!r}"
+            )
+        plugins.append(card)
+    if where is not None and plugins and not (where.takes == where.gives == "core"):
+        raise GamMergeError(f"{name!r}: {plugins[0].name} works in core space, which @{where.name} leaves")
+    return Method("+".join(words), rule, where, tuple(plugins))
+
+
+def _card(method: str, name: str, where: str) -> tuple[Card, Space | None]:
+    """The card of a word ``name[@where]`` of a method's name, and its space."""
+    known = cards()
+    card, space = known.get(name), known.get(where or _SPACE)
+    if card is None or isinstance(card, Space):
+        there = ", ".join([*(c.name for c in known.values() if isinstance(c, Rule)), *_ALIASES])
+        raise GamMergeError(f"no method is called {name!r}; there are: {there}")
+    takes_space = isinstance(card, Rule) and card.entries is not None
+    if where and not (takes_space and isinstance(space, Space)):
+        spaces = ", ".join(c.name for c in known.values() if isinstance(c, Space))
+        why = f"the spaces are: {spaces}" if takes_space else f"{name} takes no space"
+        raise GamMergeError(f"method {method!r}: {why}")
+    named = where or (isinstance(card, Rule) and card.kind == "entries")
+    return card, space if named and isinstance(space, Space) else None

@@ -6,42 +6,132 @@
 
 The result depends on the subspaces and the products alone, so any orthonormal bases with a full core serve in place
 of singular vectors. It is a consensus filter: what all adapters share survives, private directions shrink.
+
+Around the paper's rule: ``anchor=mean`` aligns to the running mean of the aligned bases in place of one adapter
+(generalised Procrustes; Gower, Psychometrika 40, 1975), ``orthonormalize=polar`` brings the two mean bases back to
+orthonormal ones (the reading of the paper's appendix C), so that nothing shrinks but the core.
 """
+
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gam_kernels import procrustes
 from gam_merge._bucket import Bucket, Merged
+from gam_merge._methods._rule import rule
+from gam_merge._methods._schema import Range
 
 _SINGULAR = 1e-6  # a smaller principal cosine leaves the rotation to rounding
+_CONVERGED = 1e-12  # relative change of the running mean
 
 
-def gam(bucket: Bucket, weights: Tensor) -> Merged:
-    """Align every adapter to the reference, then average bases and cores. Rank of the result: that of the reference."""
-    reference = bucket.reference
-    lefts, rights, core = [], [], torch.zeros((), dtype=torch.float64, device=weights.device)
-    doubtful = torch.zeros(len(bucket.names), dtype=torch.bool, device=weights.device)
+class _Aligned(NamedTuple):
+    """Rotations of each adapter's bases (L, k_i, k), and where one is left to rounding."""
+
+    u: list[Tensor]
+    v: list[Tensor]
+    warnings: dict[str, Tensor]
+
+
+@rule(
+    "bucket",
+    "gam",
+    summary="align singular subspaces by orthogonal Procrustes, then average bases and cores",
+    reference="arXiv 2606.00357, equations 1 to 5",
+    use="for adapters that repeat one goal: what they share survives, what only one says is filtered out",
+    avoid="for specialists and separate initialisations: where subspaces do not overlap little is left",
+    rank="largest",
+    breaks={"permutation": "the anchor is one of the adapters (anchor=mean has none)"},
+)
+def gam(
+    bucket: Bucket,
+    weights: Tensor,
+    *,
+    anchor: Annotated[Literal["adapter", "mean"], "align to one adapter, or to the running mean of all"] = "adapter",
+    orthonormalize: Annotated[Literal["none", "polar"], "polar: make the mean bases orthonormal"] = "none",
+    iterations: Annotated[int, Range(1), "at most, of anchor=mean"] = 200,
+) -> Merged:
+    aligned = _to_adapter(bucket) if anchor == "adapter" else _to_mean(bucket, weights, iterations)
+    core = torch.zeros((), dtype=torch.float64, device=weights.device)
+    lefts, rights = [], []
     for i, delta in enumerate(bucket.deltas):
         w = weights[:, i, None, None]  # (L, 1, 1)
-        if i == reference:
-            left, right, aligned = delta.u, delta.v, delta.core  # (L, r, k), (L, r, k), (L, k, k)
-        else:
-            cross_u, cross_v = bucket.cross(i, reference)  # (L, k_i, k)
-            (rotate_u, cosines_u), (rotate_v, cosines_v) = procrustes(cross_u), procrustes(cross_v)
-            left, right = delta.u @ rotate_u, delta.v @ rotate_v  # (L, r_i, k)
-            aligned = rotate_u.mT @ delta.core @ rotate_v  # (L, k, k)
-            doubtful |= torch.minimum(cosines_u[:, -1], cosines_v[:, -1]) < _SINGULAR
-        lefts.append(w * left)
-        rights.append(w * right)
-        core = core + w * aligned
+        lefts.append(w * delta.u @ aligned.u[i])  # (L, r_i, k)
+        rights.append(w * delta.v @ aligned.v[i])
+        core = core + w * aligned.u[i].mT @ delta.core @ aligned.v[i]  # (L, k, k)
+    left, right = torch.cat(lefts, -2), torch.cat(rights, -2)  # (L, R, k)
+    if orthonormalize == "polar":
+        left, right = (_orthonormal(x, g) for x, g in zip((left, right), bucket.stacked_grams, strict=True))
     p, s, qt = torch.linalg.svd(core)
     balance = s.sqrt().unsqueeze(-2)  # (L, 1, k): the core goes half to each side
-    left, right = torch.cat(lefts, -2) @ (p * balance), torch.cat(rights, -2) @ (qt.mT * balance)  # (L, R, k)
+    return Merged(left @ (p * balance), right @ (qt.mT * balance), aligned.warnings)
+
+
+def _to_adapter(bucket: Bucket) -> _Aligned:
+    """Align to the reference adapter, in one step."""
+    reference = bucket.reference
+    us, vs = [], []
+    doubtful = torch.zeros(len(bucket.names), dtype=torch.bool, device=bucket.norms.device)
+    for i, delta in enumerate(bucket.deltas):
+        if i == reference:
+            eye = torch.eye(delta.core.shape[-1], dtype=torch.float64, device=doubtful.device)
+            us.append(eye)
+            vs.append(eye)
+            continue
+        (u, cosines_u), (v, cosines_v) = (procrustes(cross) for cross in bucket.cross(i, reference))
+        doubtful |= torch.minimum(cosines_u[:, -1], cosines_v[:, -1]) < _SINGULAR
+        us.append(u)
+        vs.append(v)
     warnings = {"a subspace is orthogonal to the anchor's: the alignment is arbitrary": doubtful}
     if len(bucket.deltas) > 1 and bucket.adapters[reference] != bucket.anchor:
         text = (
             f"aligned to adapter {bucket.adapters[reference]}: the anchor's delta has a lower rank here, or is missing"
         )
         warnings[text] = torch.ones_like(doubtful)
-    return Merged(left, right, warnings)
+    return _Aligned(us, vs, warnings)
+
+
+def _to_mean(bucket: Bucket, weights: Tensor, iterations: int) -> _Aligned:
+    """Align to the running mean of both sides, which do not depend on each other."""
+    (us, doubts_u), (vs, doubts_v) = (
+        _procrustes_mean(bucket.ranks, g, weights, iterations) for g in bucket.basis_grams
+    )
+    return _Aligned(us, vs, {text: doubts_u[text] | doubts_v[text] for text in doubts_u})
+
+
+def _procrustes_mean(
+    ranks: tuple[int, ...], g: Tensor, weights: Tensor, iterations: int
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Rotations (L, k_i, k) that bring bases close to their own mean, from the Gram matrix g of [U_1 ... U_N].
+
+    The mean is X c with X = [U_1 ... U_N]. It starts at the leading eigenvectors of sum w_i U_i U_i^T, which no order
+    of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
+    """
+    k, sizes = max(ranks), list(ranks)
+    w = torch.repeat_interleave(weights, torch.tensor(sizes, device=weights.device), -1)  # (L, sum k)
+    root = w.sqrt().unsqueeze(-1)
+    values, z = torch.linalg.eigh(root * g * root.mT)
+    mean = root * z[..., -k:] * values[:, None, -k:].rsqrt()  # (L, sum k, k)
+    moving = torch.ones(len(g), dtype=torch.bool, device=g.device)
+    for _ in range(iterations):
+        steps = [procrustes(cross) for cross in (g @ mean).split(sizes, -2)]
+        new = torch.where(moving[:, None, None], w.unsqueeze(-1) * torch.cat([r for r, _ in steps], -2), mean)
+        moving &= ~((new - mean).norm(dim=(-2, -1)) <= _CONVERGED * new.norm(dim=(-2, -1)))
+        mean = new
+        if not moving.any():
+            break
+    steps = [procrustes(cross) for cross in (g @ mean).split(sizes, -2)]
+    gap = values[:, -k] - values[:, -k - 1] if g.shape[-1] > k else torch.ones_like(values[:, 0])
+    smallest = torch.stack([cosines[:, -1] for _, cosines in steps]).amin(0)
+    return [r for r, _ in steps], {
+        "the running mean did not converge": moving,
+        "the adapters share too little: their mean is arbitrary": (gap < _SINGULAR) | (smallest < _SINGULAR),
+    }
+
+
+def _orthonormal(x: Tensor, g: Tensor) -> Tensor:
+    """Coefficients of the orthonormal basis nearest to that of x: (L, R, k), g (L, R, R) the Gram of the factors."""
+    values, vectors = torch.linalg.eigh(x.mT @ g @ x)
+    floor = torch.finfo(values.dtype).eps * values[:, -1:]
+    return x @ (vectors * torch.where(values > floor, values.rsqrt(), 0.0).unsqueeze(-2)) @ vectors.mT

@@ -1,24 +1,56 @@
-"""Weighted mean of the deltas, exact before the cut to the output rank (task arithmetic, arXiv 2212.04089)."""
+"""Linear combinations of the deltas, exact before the cut to the output rank.
+
+    sum w_i delta_i
+
+One rule under four names. ``mean``: weights are shares, cut to the largest source rank. ``sum`` (task arithmetic,
+arXiv 2212.04089) and ``cat`` (PEFT's word for it): weights as given, one each by default, rank the sum of ranks.
+``svd_k`` (PEFT's ``svd``): the sum, cut to the largest source rank.
+"""
+
+from dataclasses import replace
 
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged
+from gam_merge._bucket import Bucket, Merged, block_diagonal
+from gam_merge._methods._rule import rule
 
 
+def combination(bucket: Bucket, c: Tensor) -> Merged:
+    """sum c_i delta_i, as a product of the stacked bases: c (L, N) -> rank the sum of ranks."""
+    lefts = [c[:, i, None, None] * delta.u @ delta.core for i, delta in enumerate(bucket.deltas)]
+    return Merged(block_diagonal(lefts), block_diagonal([delta.v for delta in bucket.deltas]))  # (L, R, sum of k)
+
+
+@rule(
+    "bucket",
+    "mean",
+    summary="weighted mean of the deltas, cut to the largest source rank",
+    reference="PEFT `svd` with weights that sum to one",
+    use="as the reference line: hard to beat for language models, exact at --rank of the sum of ranks",
+    avoid="where every adapter has its own task and must keep its strength: each is divided by N",
+    rank="largest",
+)
 def mean(bucket: Bucket, weights: Tensor) -> Merged:
-    """sum w_i delta_i, as a product of the stacked bases. Rank of the result: the sum of ranks."""
-    lefts = [weights[:, i, None, None] * delta.u @ delta.core for i, delta in enumerate(bucket.deltas)]
-    rights = [delta.v for delta in bucket.deltas]
-    return Merged(_block_diagonal(lefts), _block_diagonal(rights))  # (L, R, sum of k)
+    return combination(bucket, weights)
 
 
-def _block_diagonal(blocks: list[Tensor]) -> Tensor:
-    """(L, r_i, k_i) each -> (L, sum r, sum k)."""
-    modules = blocks[0].shape[0]
-    rows, columns = (sum(block.shape[side] for block in blocks) for side in (-2, -1))
-    out, row, column = blocks[0].new_zeros(modules, rows, columns), 0, 0
-    for block in blocks:
-        r, k = block.shape[-2:]
-        out[:, row : row + r, column : column + k] = block
-        row, column = row + r, column + k
-    return out
+total = replace(
+    mean,
+    name="sum",
+    summary="task arithmetic: the sum of the deltas times their weights, exact",
+    reference="arXiv 2212.04089",
+    use="for adapters of different tasks that should act together; tune `scale` if you can",
+    avoid="for adapters of one task: they agree, and their sum overshoots N-fold",
+    rank="sum",
+    normalize=False,
+    breaks={"equal": "N equal deltas add up to N times one of them"},
+)
+cat = replace(total, name="cat", summary=f"{total.summary}; the name that PEFT gives it", reference="PEFT `cat`")
+svd_k = replace(
+    total,
+    name="svd_k",
+    rank="largest",
+    summary="the sum of the deltas times their weights, cut to the largest source rank",
+    reference="PEFT `svd` at alpha = r",
+    use="as `sum`, where the output may not have the sum of ranks",
+)

@@ -1,0 +1,123 @@
+"""Methods by name: what there is, what may be set, and what is wrong with a request, in one line."""
+
+import json
+import pickle
+from typing import Annotated, Literal
+
+import pytest
+
+import gam_merge as gm
+from gam_merge import GamMergeError, get_method
+from gam_merge._methods._schema import Range, schema, validate
+
+
+def example(
+    bucket: object,
+    *,
+    share: Annotated[float, Range(0, 1), "a share"] = 0.5,
+    steps: Annotated[int, Range(1)] = 10,
+    exact: bool = False,
+    side: Annotated[Literal["left", "right"], "a side"] = "left",
+    free: float = 0.0,
+) -> None: ...
+
+
+PARAMS = schema(example)
+
+
+def test_signature_is_the_schema() -> None:
+    assert [(p.name, p.type, p.default) for p in PARAMS] == [
+        ("share", "float", 0.5),
+        ("steps", "int", 10),
+        ("exact", "bool", False),
+        ("side", "choice", "left"),
+        ("free", "float", 0.0),
+    ]
+    assert PARAMS[0].doc == "a share"
+    assert PARAMS[3].choices == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("share", "0.25", 0.25),
+        ("share", 1, 1.0),
+        ("steps", "3", 3),
+        ("steps", 3.0, 3),
+        ("exact", "true", True),
+        ("exact", False, False),
+        ("side", "right", "right"),
+        ("free", "-1e3", -1000.0),
+    ],
+)
+def test_values_are_read_as_their_type(name: str, value: object, expected: object) -> None:
+    found = validate("example", PARAMS, {name: value})
+    assert (found[name], type(found[name])) == (expected, type(expected))
+    assert set(found) == {param.name for param in PARAMS}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("share", 1.5, "share = 1.5 of method example is not a number of at least 0 and at most 1"),
+        ("share", "nan", "not a number of at least 0"),
+        ("share", True, "not a number"),
+        ("share", None, "not a number"),
+        ("share", [0.5], "not a number"),
+        ("steps", 0, "not a whole number of at least 1"),
+        ("steps", 1.5, "not a whole number"),
+        ("steps", "1e999", "not a whole number"),
+        ("exact", "maybe", "not true or false"),
+        ("side", "up", "not one of left, right"),
+        ("free", "inf", "not a number"),
+        ("shares", 1, "has no parameter 'shares'; it has share, steps, exact, side, free"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(name: str, value: object, words: str) -> None:
+    with pytest.raises(GamMergeError, match=words) as caught:
+        validate("example", PARAMS, {name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gem", "no method is called 'gem'; there are: gam, mean"),
+        ("", "no method is called ''"),
+        ("gam@core", "gam takes no space"),
+        ("gam+mean", "has 2 rules"),
+        ("gam+", "no method is called ''"),
+    ],
+)
+def test_wrong_names_are_refused_in_one_line(name: str, words: str) -> None:
+    with pytest.raises(GamMergeError, match=words) as caught:
+        get_method(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", gm.methods(), ids=lambda method: method.name)
+def test_every_method_says_what_it_is(method: gm.Method) -> None:
+    card = method.to_dict()
+    assert json.loads(json.dumps(card)) == card
+    assert all(card[field] for field in ("name", "summary", "reference", "use", "avoid", "params"))
+    assert all(param["doc"] for param in card["params"])
+    assert pickle.loads(pickle.dumps(method)) == method
+    assert method.validate({}) == {param.name: param.default for param in method.params}
+
+
+def test_params_reach_the_report() -> None:
+    from catalogue import PROBLEMS
+
+    report = gm.merge(PROBLEMS["two"].adapters, params={"orthonormalize": "polar"}).report
+    assert report.params["orthonormalize"] == "polar"
+    assert json.loads(json.dumps(report.to_dict()))["params"] == report.params
+
+
+def test_large_ranks_are_pointed_out() -> None:
+    from catalogue import related
+
+    problem = related(count=3, shape=(700, 600), ranks=(200,))
+    report = gm.merge(problem.adapters, method="cat").report
+    assert report.rank == 600
+    assert any("rank 600" in note and "--rank" in note for note in report.notes)
+    assert not gm.merge(problem.adapters, method="cat", rank=512).report.notes
