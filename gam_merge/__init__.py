@@ -15,5 +15,8 @@ from gam_merge._report import ModuleReport as ModuleReport
 from gam_merge._request import MergePlan as MergePlan
 from gam_merge._request import plan as plan
 from gam_merge._sources import load as load
+from gam_merge._state_dict import from_state_dict as from_state_dict
+from gam_merge._state_dict import merge_state_dicts as merge_state_dicts
+from gam_merge._state_dict import state_dict as state_dict
 
 __version__ = _version("gam-merge")

@@ -13,14 +13,14 @@ from torch import Tensor
 from gam_merge._adapter import Adapter, LoraModule
 from gam_merge._engine import Job, Progress, run
 from gam_merge._export import AdapterWriter
-from gam_merge._formats.peft import factor_keys, merged_config
+from gam_merge._formats.peft import adapter_tensors, factor_keys, merged_config
 from gam_merge._plan import Plan
 from gam_merge._report import MergeReport, ModuleReport
 from gam_merge._request import plan
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
-from gam_merge._tensors import LazyTensor, MemoryTensor, read
+from gam_merge._tensors import MemoryTensor, read
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MergeResult:
 
         An existing ``path`` is an error; ``force`` replaces it if it is empty or an earlier merge.
         """
-        tensors = _tensors(self.adapter)
+        tensors = adapter_tensors(self.adapter)
         specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()]
         with AdapterWriter(Path(path), specs, _metadata(self.report.method), force=force) as writer:
             for key, tensor in tensors.items():
@@ -155,11 +155,3 @@ def _report(plan: Plan, job: Job, modules: tuple[ModuleReport, ...]) -> MergeRep
 
 def _metadata(method: str) -> Mapping[str, str]:
     return {"gam_merge.method": method}
-
-
-def _tensors(adapter: Adapter) -> dict[str, LazyTensor]:
-    tensors: dict[str, LazyTensor] = {}
-    for name, module in adapter.modules.items():
-        key_a, key_b = factor_keys(name)
-        tensors[key_a], tensors[key_b] = module.a, module.b
-    return tensors

@@ -45,6 +45,12 @@ def forward(model: Any, adapter: Path | None = None) -> Tensor:
     model = copy.deepcopy(model)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
+    return forward_adapted(model)
+
+
+@torch.no_grad()
+def forward_adapted(model: Any) -> Tensor:
+    """Logits of the model as it is, with the adapters that are active in it."""
     return model.eval()(_IDS).logits
 
 

@@ -154,6 +154,15 @@ def factor_keys(module: str) -> tuple[str, str]:
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
+def adapter_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
+    """All tensors of an adapter, by the keys under which it is written."""
+    tensors: dict[str, LazyTensor] = {}
+    for name, module in adapter.modules.items():
+        key_a, key_b = factor_keys(name)
+        tensors[key_a], tensors[key_b] = module.a, module.b
+    return tensors
+
+
 def merged_config(adapters: Iterable[Adapter], modules: Iterable[str], rank: int) -> dict[str, Any]:
     """The adapter_config.json of a merge: scale folded in, one rank, lora_alpha = r, so that every reader agrees.
 

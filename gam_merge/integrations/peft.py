@@ -1,0 +1,90 @@
+"""Merges of the adapters of a live ``PeftModel``, in its memory: only factors are read, so any base will do.
+
+from gam_merge.integrations.peft import add_merged_adapter
+add_merged_adapter(model, ["math", "code"], "both", method="gam", weights=[0.6, 0.4])
+model.set_adapter("both")
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+from gam_merge._adapter import Adapter
+from gam_merge._errors import GamMergeError
+from gam_merge._merge import MergeResult, merge
+from gam_merge._report import MergeReport
+from gam_merge._state_dict import from_state_dict, state_dict
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def from_model(model: PeftModel, adapter_name: str = "default") -> Adapter:
+    """One adapter of a model, as a source of merges: it shares the model's tensors and is read when a merge runs.
+
+    Raises GamMergeError if the model has no such adapter, or it cannot be merged.
+    """
+    if not isinstance(model, PeftModel):
+        raise GamMergeError(f"the model is a {type(model).__name__}, not a PeftModel; wrap it with get_peft_model")
+    if adapter_name not in model.peft_config:
+        raise GamMergeError(f"the model has no adapter {adapter_name!r}; it has: {', '.join(model.peft_config)}")
+    config = model.peft_config[adapter_name]
+    # All adapters of the model share its embeddings: PEFT need not find out whether they have grown.
+    tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    return from_state_dict(tensors, config, name=adapter_name)
+
+
+def merge_adapters(model: PeftModel, adapters: Sequence[str], **options: Any) -> Adapter:
+    """Merge adapters of a model into one outside of it: the model is left as it is.
+
+    ``options`` are those of ``gam_merge.merge``; ``anchor`` may name an adapter. Raises GamMergeError.
+    """
+    return _merge(model, adapters, options).adapter
+
+
+def add_merged_adapter(
+    model: PeftModel, adapters: Sequence[str], adapter_name: str, *, method: str = "gam", **options: Any
+) -> MergeReport:
+    """Merge adapters of a model into a new one beside them, as PEFT's ``add_weighted_adapter`` would.
+
+    The new adapter lies where its layers do and is neither active nor trainable until ``set_adapter``. Its dtype is
+    that of the merge (by default the narrowest that holds all sources) or, where that is wider, of the base weights.
+    Base weights, other adapters and the global random state stay as they are. ``options`` are those of
+    ``gam_merge.merge``. Raises GamMergeError, and then the model has not changed.
+    """
+    if isinstance(model, PeftModel):
+        _check_name(model, adapter_name)
+    result = _merge(model, adapters, {"method": method, **options})
+    _add(model, adapter_name, result)
+    return result.report
+
+
+def _merge(model: PeftModel, adapters: Sequence[str], options: dict[str, Any]) -> MergeResult:
+    if isinstance(adapters, str):
+        raise GamMergeError(f"adapters is one name, {adapters!r}; give a list of names")
+    return merge([from_model(model, name) for name in adapters], **options)
+
+
+def _check_name(model: PeftModel, name: str) -> None:
+    """PEFT finds some of these only after it has changed layers."""
+    if name in model.peft_config:
+        raise GamMergeError(f"the model has an adapter {name!r} already; choose another name, or delete_adapter it")
+    try:
+        torch.nn.ModuleDict({name: torch.nn.Identity()})
+    except (KeyError, TypeError) as error:
+        raise GamMergeError(f"{name!r} cannot be the name of a module of torch; choose another") from error
+
+
+def _add(model: PeftModel, name: str, result: MergeResult) -> None:
+    """PEFT makes the layers, of random values: the random state is put back, so that training goes on as ever."""
+    adapter = result.adapter
+    try:
+        with torch.random.fork_rng():
+            model.add_adapter(
+                name, PeftConfig.from_peft_type(**adapter.config), autocast_adapter_dtype=adapter.dtype not in _HALF
+            )
+    except (ValueError, TypeError) as error:
+        raise GamMergeError(f"PEFT does not add the merged adapter {name!r}: {error}") from error
+    loaded: Any = set_peft_model_state_dict(model, state_dict(adapter), adapter_name=name)
+    assert not loaded.unexpected_keys, loaded.unexpected_keys  # the sources are adapters of this very model
