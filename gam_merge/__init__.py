@@ -4,7 +4,14 @@ from importlib.metadata import version as _version
 
 from gam_merge._adapter import Adapter as Adapter
 from gam_merge._adapter import LoraModule as LoraModule
+from gam_merge._compare import compare as compare
+from gam_merge._comparison import Comparison as Comparison
+from gam_merge._comparison import ModuleComparison as ModuleComparison
 from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._inspect import inspect as inspect
+from gam_merge._inspection import Inspection as Inspection
+from gam_merge._inspection import ModuleInspection as ModuleInspection
+from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
 from gam_merge._methods import Method as Method

@@ -61,7 +61,8 @@ class Bucket:
     def cross(self, i: int, j: int) -> tuple[Tensor, Tensor]:
         """U_i^T U_j and V_i^T V_j: (L, k_i, k_j) float64, from the factors as they were read."""
         x, y = self.deltas[i], self.deltas[j]
-        return x.u.mT @ gram(x.b64, y.b64) @ y.u, x.v.mT @ gram(x.a64, y.a64) @ y.v
+        left, right = self._grams(i, j)
+        return x.u.mT @ left @ y.u, x.v.mT @ right @ y.v
 
     @cached_property
     def stacked_grams(self) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,16 @@ class Bucket:
             deltas=tuple(deltas),
             factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
         )
+
+    def _grams(self, i: int, j: int) -> tuple[Tensor, Tensor]:
+        """b_i^T b_j and a_i^T a_j, cut out of the stacked Gram matrices where those are there already."""
+        x, y = self.deltas[i], self.deltas[j]
+        if "stacked_grams" not in vars(self):
+            return gram(x.b64, y.b64), gram(x.a64, y.a64)
+        widths = [delta.b.shape[-1] for delta in self.deltas]
+        rows, columns = (slice(sum(widths[:k]), sum(widths[: k + 1])) for k in (i, j))
+        left, right = (g[:, rows, columns] for g in self.stacked_grams)
+        return left, right
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,13 @@ class Job:
         """The parameters of the method in a module, all of them."""
         return self.method.validate(self.settings.params_of(module))
 
+    def module_weights(self, modules: Sequence[str]) -> Tensor:
+        """The weights as the user gave them: (L, N) float64."""
+        return torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)
+
     def mean_weights(self, modules: Sequence[str]) -> tuple[float, ...]:
         """The weight of each adapter on average over the modules, as a share of one where the method takes a mean."""
-        weights = torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)  # (L, N)
+        weights = self.module_weights(modules)
         if self.method.normalize:
             weights = weights / weights.sum(-1, keepdim=True)
         return tuple(weights.mean(0).tolist())
@@ -125,8 +129,7 @@ def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> _Done:
 
 def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
     """The user's weights of the adapters of a bucket (L, N), and the sums of the weights of all adapters (L, 1)."""
-    everyone = torch.tensor([job.settings.weights_of(name) for name in bucket.names], dtype=torch.float64)
-    everyone = everyone.to(job.device)
+    everyone = job.module_weights(bucket.names).to(job.device)
     return everyone[:, bucket.adapters], everyone.sum(-1, keepdim=True)
 
 

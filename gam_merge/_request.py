@@ -97,7 +97,7 @@ def plan(
         anchor=kept.index(position),
         rank=lined_up.rank,
         dtype=lined_up.dtype,
-        device=_pick_device(device),
+        device=pick_device(device),
     )
     if out is not None:
         _check_out(Path(out), adapters, force)
@@ -172,7 +172,8 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return _DTYPES[str(dtype)]
 
 
-def _pick_device(device: str | torch.device) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name, or the best one for ``auto``. Raises GamMergeError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -58,15 +58,19 @@ def walk(
     """
     sources = tuple(adapter.source for adapter in plan.adapters)
     reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors)
-    task = partial(_visit_chunk, reader, visit)
-    tasks = (chunk for bucket in plan.buckets for chunk in chunks(bucket))
+    for results in walk_chunks(plan, partial(_visit_bucket, reader, visit), executor):
+        yield from results
+
+
+def walk_chunks(plan: Plan, task: Callable[[PlannedBucket], T], executor: Executor | None = None) -> Iterator[T]:
+    """The same for a ``task`` that reads its modules itself: its results, in the order of the plan."""
+    chunks = (chunk for bucket in plan.buckets for chunk in _chunks(bucket))
     with _executor(executor) as (pool, window):
-        for results in _ordered(pool, window, task, tasks):
-            yield from results
+        yield from _ordered(pool, window, task, chunks)
 
 
 @torch.no_grad()
-def _visit_chunk(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
+def _visit_bucket(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
     """Runs on a worker."""
     return [visit(bucket) for bucket in _by_rank(reader, chunk, _read_all(reader, chunk))]
 
@@ -100,7 +104,7 @@ def _ordered(
             future.cancel()
 
 
-def chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
+def _chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
     """Pieces of a bucket that fit into the working memory."""
     size = max(1, _CHUNK_BYTES // (8 * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):
@@ -133,12 +137,17 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
         finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
         if not finite.all():
             j = int(finite.int().argmin())
-            factor = "lora_A" if delta.b[j].isfinite().all() else "lora_B"
             raise GamMergeError(
-                f"{reader.sources[i]}: module {chunk.names[j]} has NaN or Inf in {factor}; leave this adapter out"
+                f"{reader.sources[i]}: module {chunk.names[j]} has NaN or Inf in {broken_factor(delta, j)}; "
+                "leave this adapter out"
             )
         deltas.append(delta)
     return deltas
+
+
+def broken_factor(delta: Delta, j: int) -> str:
+    """The factor of module ``j`` that holds NaN or Inf."""
+    return "lora_A" if delta.b[j].isfinite().all() else "lora_B"
 
 
 def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> Iterator[Bucket]:

@@ -1,0 +1,68 @@
+"""What each pair of adapters in a bucket has in common, from small matrices alone.
+
+Tensor legend: ``p`` adapters in the bucket, ``L`` modules, ``m`` out, ``n`` in, ``r`` rank, ``k`` numerical rank, ``s``
+sampled rows.
+"""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gam_kernels import principal_cosines
+from gam_merge._bucket import Bucket
+
+Pair = tuple[int, int]  # of adapters, the lower position first
+
+
+class Angles(NamedTuple):
+    """Cosines of the principal angles between the column and row spaces of each pair: (L, min(k_i, k_j))."""
+
+    u: dict[Pair, Tensor]
+    v: dict[Pair, Tensor]
+
+
+def pairwise(bucket: Bucket) -> tuple[dict[str, Tensor], Angles]:
+    """Sums of ``Measures``, each (L, p, p) float64, and the principal angles, by positions in the bucket."""
+    _ = bucket.stacked_grams  # all pairs are needed: one product for all
+    ranks = torch.tensor(bucket.ranks, dtype=torch.float64, device=bucket.deltas[0].core.device)
+    energy = bucket.norms.square()  # (L, p)
+    gram, common = torch.diag_embed(energy), torch.diag_embed(energy)  # (L, p, p)
+    squares_u, squares_v = (ranks.diag().expand_as(gram).clone() for _ in "uv")
+    angles = Angles({}, {})
+    for i, j in combinations(range(len(bucket.deltas)), 2):
+        x, y = bucket.deltas[i].core, bucket.deltas[j].core  # (L, k_i, k_i), (L, k_j, k_j)
+        u, v = bucket.cross(i, j)  # (L, k_i, k_j)
+        angles.u[i, j], angles.v[i, j] = principal_cosines(u), principal_cosines(v)
+        squares_u[:, i, j] = squares_u[:, j, i] = _energy(u)
+        squares_v[:, i, j] = squares_v[:, j, i] = _energy(v)
+        gram[:, i, j] = gram[:, j, i] = ((x.mT @ u @ y) * v).sum((-2, -1))
+        common[:, i, j], common[:, j, i] = _energy(u.mT @ x @ v), _energy(u @ y @ v.mT)
+    least = torch.minimum(ranks[:, None], ranks)  # (p, p)
+    products = ranks[:, None] * ranks
+    m, n = bucket.shape
+    held = energy.unsqueeze(-1).expand_as(gram)  # (L, p, p), the energy of i in column j
+    sums = {"gram": gram, "common": common, "squares_u": squares_u, "squares_v": squares_v, "held": held}
+    sums |= {"angles": least, "expected_u": products / m, "expected_v": products / n}
+    sums["expected_common"] = held * ranks.square() / (m * n)
+    return {name: value.expand_as(gram) for name, value in sums.items()}, angles
+
+
+def signs(bucket: Bucket, rows: Tensor) -> dict[str, Tensor]:
+    """Sums of ``Measures`` over the given rows of the deltas: in how many entries signs agree, of how many.
+
+    rows: (s,) -> (L, p, p) float64. This alone looks at entries, and so at s rows of size n.
+    """
+    sign = []
+    for x in bucket.deltas:
+        left = x.b64[:, rows] @ (x.u @ x.core @ x.v.mT)  # (L, s, r)
+        sign.append((left @ x.a64.mT).sign().flatten(1))  # (L, s n)
+    stacked = torch.stack(sign, 1)  # (L, p, s n)
+    known = stacked.abs()
+    sampled, balance = known @ known.mT, stacked @ stacked.mT  # (L, p, p): both not zero; equal less unequal
+    return {"sampled": sampled, "same_sign": (sampled + balance) / 2}
+
+
+def _energy(x: Tensor) -> Tensor:
+    return x.square().sum((-2, -1))
