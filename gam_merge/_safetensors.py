@@ -46,10 +46,14 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     if not isinstance(header, dict):
         raise _broken(path, "its header is not a table")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise _broken(path, "its metadata is not a table")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _broken(path, "its metadata is not a table of texts")
     tensors = {key: _entry(path, key, entry, 8 + length, size) for key, entry in header.items()}
-    end = max((t.offset + prod(t.shape) * t.dtype.itemsize for t in tensors.values()), default=8 + length)
+    end = 8 + length
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != end:
+            raise _broken(path, f"tensor {tensor.key} starts at byte {tensor.offset}, not at {end}")
+        end += tensor.nbytes
     if end != size:
         raise _broken(path, f"its tensors end at byte {end} of {size}")
     return tensors, metadata
@@ -59,15 +63,16 @@ def _entry(path: Path, key: str, entry: Any, start: int, size: int) -> FileTenso
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = (*shape, begin, end)
-        if not all(type(n) is int and n >= 0 for n in numbers):
+        if not (isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):
             raise ValueError
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, f"its entry for {key} is malformed") from error
     if dtype not in _DTYPES:
         raise GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
-    if begin + prod(shape) * _DTYPES[dtype].itemsize != end or start + end > size:
+    tensor = FileTensor(path, key, tuple(shape), _DTYPES[dtype], start + begin)
+    if begin + tensor.nbytes != end or start + end > size:
         raise _broken(path, f"tensor {key} does not fit into it")
-    return FileTensor(path, key, tuple(shape), _DTYPES[dtype], start + begin)
+    return tensor
 
 
 def _broken(path: Path, what: str) -> GamMergeError:
@@ -99,17 +104,19 @@ class SafetensorsWriter:
         raw += b" " * (-len(raw) % 8)  # tensors start at a multiple of 8
         self._start = 8 + len(raw)
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._file.write(len(raw).to_bytes(8, "little") + raw)
-        self._file.truncate(self._start + end)
+        try:
+            self._write(memoryview(len(raw).to_bytes(8, "little") + raw))
+            self._file.truncate(self._start + end)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, key: str, value: Tensor) -> None:
         """Write one tensor, given with the shape and dtype that was announced."""
         spec = self._specs[key]
         assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (value.shape, value.dtype, spec)
-        view = value.cpu().contiguous().flatten().view(torch.uint8).numpy().data
         self._file.seek(self._start + self._offsets.pop(key))
-        while len(view):
-            view = view[self._file.write(view) :]
+        self._write(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
     def finish(self) -> None:
         """Every announced tensor must have been written."""
@@ -119,3 +126,7 @@ class SafetensorsWriter:
     def close(self) -> None:
         """Let go of the file, whole or not."""
         self._file.close()
+
+    def _write(self, data: memoryview) -> None:
+        while len(data):  # a nearly full disk takes a part
+            data = data[self._file.write(data) :]

@@ -1,6 +1,7 @@
 """Tensors that are known before they are read: name, shape and dtype now, bytes when asked for."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,10 @@ class FileTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     offset: int  # from the start of the file, in bytes
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
     def read_into(self, out: Tensor) -> None:
         view = out.flatten().view(torch.uint8).numpy().data
