@@ -55,8 +55,8 @@ class AdapterWriter:
         with _naming(self._out):
             self._weights.finish()
             for name, content in ((REPORT_NAME, report), (CONFIG_NAME, config)):
-                text = json.dumps(content, indent=2, sort_keys=name == CONFIG_NAME, ensure_ascii=False) + "\n"
-                (self._staging.new / name).write_text(text, encoding="utf-8")
+                text = json.dumps(content, indent=2, sort_keys=name == CONFIG_NAME) + "\n"  # ASCII: holds any path
+                (self._staging.new / name).write_text(text, encoding="ascii")
             check_output(self._out, force=self._force)  # it may have changed while we were at work
             self._staging.commit(replace=self._force)
 

@@ -158,8 +158,8 @@ def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequ
 
 
 def _check_rank(rank: int | None) -> int | None:
-    if rank is not None and rank < 1:
-        raise GamMergeError(f"rank {rank} is not positive")
+    if rank is not None and not (isinstance(rank, int) and rank >= 1):
+        raise GamMergeError(f"rank {rank!r} is not a positive whole number")
     return rank
 
 
@@ -178,8 +178,8 @@ def pick_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, dtype=torch.float64, device=chosen).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
 

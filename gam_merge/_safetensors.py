@@ -61,6 +61,7 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
 
 def _entry(path: Path, key: str, entry: Any, start: int, size: int) -> FileTensor:
     try:
+        key.encode()  # raises ValueError for half of a surrogate pair, which could not be written again
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = (*shape, begin, end)
         if not (isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):

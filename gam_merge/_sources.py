@@ -86,4 +86,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise GamMergeError(f"{path}: is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise GamMergeError(f"{path}: is not a table of settings")
+    base = config.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise GamMergeError(f"{path}: base_model_name_or_path is {base!r}, not a name")
     return config

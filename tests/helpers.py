@@ -1,6 +1,7 @@
 """Adapters made by hand, in memory and on disk, and comparisons."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,13 @@ def write_adapter(path: Path, factors: Mapping[str, tuple[Tensor, Tensor]], **co
     }
     (path / "adapter_config.json").write_text(json.dumps(described))
     return path
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """All below a folder: kinds, targets of links, contents of files."""
+    return {
+        str(path.relative_to(folder)): (
+            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        )
+        for path in sorted(folder.rglob("*"))
+    }

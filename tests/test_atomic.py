@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_factors, write_adapter
+from helpers import random_factors, tree, write_adapter
 from safetensors.torch import save_file
 
 import gam_merge as gm
@@ -336,16 +336,6 @@ def test_force_replaces_nothing_else(
         gm.merge(sources, out=tmp_path / "out", force=True)
     assert str(error.value).startswith(f"{tmp_path / 'out'}: ")
     assert tree(tmp_path) == before
-
-
-def tree(folder: Path) -> dict[str, Any]:
-    """All below a folder: kinds, targets of links, contents of files."""
-    return {
-        str(path.relative_to(folder)): (
-            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-        )
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def test_output_that_appears_during_the_merge_is_not_replaced(sources: list[Path], tmp_path: Path) -> None:

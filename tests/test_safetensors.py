@@ -155,6 +155,7 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "metadata_a_list": (spoil(lambda header: header.update(__metadata__=[])), WHOLE),
     "metadata_of_numbers": (spoil(lambda header: header.update(__metadata__={"x": 1})), WHOLE),
     "entry_a_number": (spoil(lambda header: header.update(x=1)), WHOLE),
+    "key_half_a_character": (spoil(lambda header: header.update({"\ud800": header.pop("x")})), WHOLE),
     "no_shape": (spoil(lambda header: header["x"].pop("shape")), WHOLE),
     "shape_negative": (spoil_entry(shape=[-2, -3]), WHOLE),
     "shape_of_floats": (spoil_entry(shape=[2.0, 3.0]), WHOLE),

@@ -6,6 +6,7 @@ rank_pattern r. What is not read here yet is refused by name: nothing in the fil
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from math import sqrt
 from pathlib import PurePath
@@ -128,7 +129,7 @@ def _number(where: str, config: Mapping[str, Any], name: str, pattern: str, fiel
     key = _first_match(where, patterns, name)
     value = config.get(field, default) if key is None else patterns[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value < float("inf")):
+    if value is not None and not (number and 0 <= value <= sys.float_info.max):
         raise GamMergeError(f"{where}: {field} = {value!r} for module {name} is not a number")
     return value
 
