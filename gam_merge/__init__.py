@@ -8,9 +8,11 @@ from gam_merge._compare import compare as compare
 from gam_merge._comparison import Comparison as Comparison
 from gam_merge._comparison import ModuleComparison as ModuleComparison
 from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._grouping import Grid as Grid
 from gam_merge._inspect import inspect as inspect
 from gam_merge._inspection import Inspection as Inspection
 from gam_merge._inspection import ModuleInspection as ModuleInspection
+from gam_merge._inspection import Part as Part
 from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gam_merge._grouping import By, group
+from gam_merge._grouping import By, Grid, grid, group
 from gam_merge._measures import Array, Measures
 from gam_merge._pairwise import Pair
 from gam_merge._verdict import Recommendation, recommend, verdict
@@ -19,8 +19,10 @@ from gam_merge._verdict import Recommendation, recommend, verdict
 _SCALARS = (
     "overlap_u",
     "chance_u",
+    "times_chance_u",
     "overlap_v",
     "chance_v",
+    "times_chance_v",
     "cosine",
     "common_energy",
     "chance_common",
@@ -85,6 +87,11 @@ class Comparison:
         """By layer, type or module, in natural order."""
         groups = group([module.name for module in self.modules], part)
         return {label: self.measures[members].sum() for label, members in groups.items()}
+
+    def grid(self, figure: str) -> Grid:
+        """One of the figures of ``Measures`` that is a number, such as "overlap_u", by layer and type."""
+        names = [module.name for module in self.modules]
+        return grid(names, lambda members: float(getattr(self.measures[members].sum(), figure)))
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:

@@ -5,9 +5,13 @@ the first number; numbers after it (experts, blocks within a block) become ``*``
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 By = Literal["layer", "type", "module"]
 
@@ -31,6 +35,26 @@ def group(names: Sequence[str], by: By) -> dict[str, list[int]]:
     labels = [layer_of(name) if by == "layer" else type_of(name) if by == "type" else name for name in names]
     order = sorted(range(len(names)), key=lambda i: natural(labels[i]))
     return {label: list(members) for label, members in groupby(order, key=labels.__getitem__)}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One figure a layer and type of module: what a heat map shows."""
+
+    layers: tuple[str, ...]
+    types: tuple[str, ...]
+    values: NDArray[np.float64]  # (types, layers), NaN where there is no such module
+
+
+def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
+    """``value`` of the modules of each layer and type, given their positions."""
+    layers, types = group(names, "layer"), group(names, "type")
+    values = np.full((len(types), len(layers)), np.nan)
+    for row, some in enumerate(types.values()):
+        for column, others in enumerate(layers.values()):
+            if both := sorted(set(some).intersection(others)):
+                values[row, column] = value(both)
+    return Grid(tuple(layers), tuple(types), values)
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:

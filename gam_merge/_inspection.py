@@ -6,7 +6,7 @@ from functools import cached_property
 from math import exp, log, sqrt
 from typing import Any
 
-from gam_merge._grouping import By, group
+from gam_merge._grouping import By, Grid, grid, group
 
 _TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks for which the energy of the largest singular values is told
 
@@ -105,6 +105,11 @@ class Inspection:
         """By layer, type or module, in natural order."""
         groups = group([module.name for module in self.modules], part)
         return {label: Part(tuple(self.modules[j] for j in members)) for label, members in groups.items()}
+
+    def grid(self, figure: str) -> Grid:
+        """One of the figures of ``Part`` that is a number, such as "norm", by layer and type."""
+        names = [module.name for module in self.modules]
+        return grid(names, lambda members: getattr(Part(tuple(self.modules[j] for j in members)), figure))
 
     @property
     def ranks(self) -> tuple[int, ...]:

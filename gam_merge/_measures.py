@@ -9,12 +9,14 @@ dimension k has mean k / m times the identity; so the chance level is max(k_i, k
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+_MERGES = ("mean_energy", "gam_energy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,11 @@ class Measures:
     def sum(self) -> "Measures":
         """Of all modules together."""
         return Measures(*(getattr(self, field.name).sum(0) for field in fields(self)))
+
+    def pair(self, i: int, j: int) -> "Measures":
+        """Of two of the adapters alone: (..., 2, 2), without the merges, which are of all adapters."""
+        both = {f.name: getattr(self, f.name)[..., [[i], [j]], [i, j]] for f in fields(self) if f.name not in _MERGES}
+        return replace(self, **both, **{name: np.full_like(getattr(self, name), np.nan) for name in _MERGES})
 
     @property
     def norms(self) -> Array:
@@ -102,6 +109,16 @@ class Measures:
     def chance_v(self) -> Array:
         """The expected value of overlap_v for independent random subspaces."""
         return _ratio(_pairs(self.expected_v), _pairs(self.angles))
+
+    @property
+    def times_chance_u(self) -> Array:
+        """overlap_u / chance_u: what warns, since cosines of real deltas are near zero almost always."""
+        return _ratio(self.overlap_u, self.chance_u)
+
+    @property
+    def times_chance_v(self) -> Array:
+        """overlap_v / chance_v."""
+        return _ratio(self.overlap_v, self.chance_v)
 
     @property
     def above_chance_u(self) -> Array:

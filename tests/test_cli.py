@@ -1,17 +1,11 @@
 """The command line, through real processes: what it prints where, what it imports, how it fails."""
 
-import fcntl
 import json
-import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,12 +14,12 @@ from helpers import random_factors, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from terminal import ESCAPE, environment, run, run_in_terminal
 
 import gam_merge as gm
 from gam_cli._present import Name, console, printable, shorten
 
 HEAVY = {"torch", "peft", "transformers", "numpy", "gam_merge"}
-ESCAPE = "\x1b"
 
 # What the console script runs, and then the names of heavy modules that this took.
 LIGHT = f"""
@@ -36,34 +30,6 @@ try:
 finally:
     print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
 """
-
-
-def run(args: Sequence[str | Path], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """``python -m gam_merge`` in a pipe."""
-    command = [sys.executable, "-m", "gam_merge", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120)
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
-    return {**kept, "TERM": "xterm-256color", **more}
-
-
-def run_in_terminal(args: Sequence[str | Path], cwd: Path, **env: str) -> tuple[int, str]:
-    """The exit code, and all that a terminal of 80 columns was sent."""
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [sys.executable, "-m", "gam_merge", *map(str, args)]
-    process = subprocess.Popen(command, cwd=cwd, env=environment(**env), stdin=end, stdout=end, stderr=end)
-    os.close(end)
-    sent = b""
-    try:
-        while chunk := os.read(terminal, 4096):
-            sent += chunk
-    except OSError:  # EIO: the other end is closed
-        pass
-    os.close(terminal)
-    return process.wait(timeout=120), sent.decode()
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gam_cli._compare import compare
+from gam_cli._inspect import inspect
 from gam_cli._merge import merge
 
-_VERBS = (merge,)
+_VERBS = (merge, inspect, compare)
 _DEFAULT = "merge"
 
 

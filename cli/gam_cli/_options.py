@@ -1,6 +1,8 @@
 """Every option of every verb, declared once, so that verbs spell and explain the same thing alike."""
 
 import json
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -13,6 +15,14 @@ class Param(NamedTuple):
 
     name: str
     value: Any
+
+
+class Part(StrEnum):
+    """What figures are summed over."""
+
+    layer = "layer"
+    type = "type"
+    module = "module"
 
 
 def _parse_param(text: str) -> Param:
@@ -35,6 +45,10 @@ Sources = Annotated[
     typer.Argument(metavar="SOURCES", help="Adapters: directories that PEFT saved, or .safetensors files."),
 ]
 
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="An adapter: a directory that PEFT saved, or a .safetensors file.")
+]
+
 Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
 Params = Annotated[
     list[Param] | None,
@@ -53,6 +67,7 @@ Base = Annotated[
 Alpha = Annotated[
     list[float] | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source.")
 ]
+OneAlpha = Annotated[float | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Its lora_alpha.")]
 AllowBaseMismatch = Annotated[
     bool, _option(_MERGE, "--allow-base-mismatch", help="Merge though base models differ by name.")
 ]
@@ -65,7 +80,16 @@ Dtype = Annotated[
 Force = Annotated[bool, _option(_OUTPUT, "--force", help="Replace an earlier merge.")]
 Json = Annotated[bool, _option(_OUTPUT, "--json", help="Print JSON alone on stdout.")]
 
+Parts = Annotated[Part, _option(_OUTPUT, "--by", help="What the rows of the table are.")]
+Plot = Annotated[
+    Path | None, _option(_OUTPUT, "--plot", metavar="PATH", help="Write a figure: .png, .svg or .pdf (extra: plot).")
+]
+Html = Annotated[
+    Path | None, _option(_OUTPUT, "--html", metavar="PATH", help="Write a report of one HTML file (extra: plot).")
+]
+
 Device = Annotated[str, _option(_RUNNING, "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 DryRun = Annotated[bool, _option(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing.")]
+Seed = Annotated[int, _option(_RUNNING, "--seed", metavar="INT", help="Of the rows on which signs are compared.")]
 Quiet = Annotated[bool, _option(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, _option(_RUNNING, "--verbose", "-v", help="Print more: a row for each module.")]

@@ -99,6 +99,11 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
+def json_line(value: Any) -> str:
+    """A value as it is written in JSON, on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def print_error(error: Exception) -> None:
     """One line on stderr, however long."""
     line = Text.assemble(("error: ", "bold red"), printable(str(error)))
