@@ -16,9 +16,11 @@ from gam_merge._inspection import Part as Part
 from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
+from gam_merge._merge_recipe import merge_recipe as merge_recipe
 from gam_merge._methods import Method as Method
 from gam_merge._methods import get_method as get_method
 from gam_merge._methods import methods as methods
+from gam_merge._recipe import recipe_schema as recipe_schema
 from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport
 from gam_merge._request import MergePlan as MergePlan

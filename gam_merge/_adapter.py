@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gam_merge._tensors import LazyTensor, read
+
+if TYPE_CHECKING:
+    from gam_merge._record import Record
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,19 @@ class Adapter:
     """One LoRA checkpoint.
 
     ``source`` is what the user named, ``base_model`` the model that it was trained on if that is known, ``config``
-    the fields of its adapter_config.json. ``file`` holds its weights unless they are in memory; ``revision`` is the
-    commit that they were fetched from if that was the Hub.
+    the fields of its adapter_config.json, ``given`` those of them that the user had to tell. ``file`` holds its
+    weights unless they are in memory; ``revision`` is the commit that they were fetched from if that was the Hub;
+    ``made_by`` is the merge that it came out of, if that was in this process and from files.
     """
 
     source: str
     modules: Mapping[str, LoraModule]
     base_model: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: Path | None = None
     revision: str | None = None
+    made_by: "Record | None" = None
 
     @property
     def rank(self) -> int:

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,12 +38,14 @@ class Sink(Protocol):
 class Job:
     """How to carry out a plan. Small, and picklable: it travels to every worker.
 
-    ``anchor``: position of an adapter; ``rank``, ``dtype``: of the output.
+    ``anchor``: position of an adapter; ``missing``: whether a delta that is not there counts as "zero" or is left out
+    of the mean, "skip"; ``rank``, ``dtype``: of the output.
     """
 
     settings: Settings
     method: Method
     anchor: int
+    missing: Literal["zero", "skip"]
     rank: int
     dtype: torch.dtype
     device: torch.device
@@ -136,8 +138,8 @@ def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
 def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
     """What the method makes of a bucket that has deltas, before the cut to the output rank.
 
-    An adapter without a delta here counts as zero: in a weighted mean the others share its weight, and the result is
-    scaled by the part of all weight that is theirs.
+    In a weighted mean the others share the weight of an adapter without a delta here. Where that is to count as zero
+    the result is scaled by the part of all weight that is theirs.
     """
     weights, total = _weights(job, bucket)
     params = job.params_of(bucket.names[0])  # the same in all of a bucket
@@ -147,7 +149,7 @@ def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
     present = weights.sum(-1, keepdim=True)
     merged = job.method.merge(bucket, weights / present, **more, **params)
     share = present / total  # (L, 1)
-    return merged if (share == 1).all() else merged.scaled(share)
+    return merged if job.missing == "skip" or (share == 1).all() else merged.scaled(share)
 
 
 def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:

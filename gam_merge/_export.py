@@ -1,12 +1,10 @@
 """Writes an adapter directory: whole or not at all."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from torch import Tensor
 
@@ -15,8 +13,8 @@ from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec, read_header
 from gam_merge._staging import staged
 
-REPORT_NAME = "merge_report.json"
-_OURS = {CONFIG_NAME, WEIGHTS_NAME, REPORT_NAME}  # the files that a merge writes, and may replace
+REPORT_NAME, RECIPE_NAME = "merge_report.json", "gam_merge_recipe.yaml"
+_OURS = {CONFIG_NAME, WEIGHTS_NAME, REPORT_NAME, RECIPE_NAME}  # the files that a merge writes, and may replace
 _STAMP = "gam_merge.version"  # the metadata by which we know our own weights
 
 
@@ -25,7 +23,7 @@ class AdapterWriter:
 
     with AdapterWriter(out, specs, metadata, force=False) as writer:
         writer.write(key, tensor)  # every announced tensor, in any order
-        writer.commit(config, report)
+        writer.commit(texts)
 
     All of it raises GamMergeError: for an output that exists, a disk that takes no more.
     """
@@ -50,13 +48,15 @@ class AdapterWriter:
         with _naming(self._out):
             self._weights.write(key, value)
 
-    def commit(self, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """From here on the adapter is there. The config comes last: without it no reader takes the rest for whole."""
+    def commit(self, texts: Mapping[str, str]) -> None:
+        """From here on the adapter is there, with the files ``texts`` (name -> content) beside the weights.
+
+        The config should be the last of them: without it no reader takes the rest for whole.
+        """
         with _naming(self._out):
             self._weights.finish()
-            for name, content in ((REPORT_NAME, report), (CONFIG_NAME, config)):
-                text = json.dumps(content, indent=2, sort_keys=name == CONFIG_NAME) + "\n"  # ASCII: holds any path
-                (self._staging.new / name).write_text(text, encoding="ascii")
+            for name, text in texts.items():
+                (self._staging.new / name).write_text(text, encoding="utf-8")
             check_output(self._out, force=self._force)  # it may have changed while we were at work
             self._staging.commit(replace=self._force)
 

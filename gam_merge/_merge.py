@@ -1,7 +1,8 @@
 """``merge``: the one function that does the whole job."""
 
+import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._engine import Job, Progress, run
-from gam_merge._export import AdapterWriter
-from gam_merge._formats.peft import adapter_tensors, factor_keys, merged_config
+from gam_merge._engine import Progress, run
+from gam_merge._export import RECIPE_NAME, REPORT_NAME, AdapterWriter
+from gam_merge._formats.peft import CONFIG_NAME, adapter_tensors, factor_keys, merged_config
 from gam_merge._plan import Plan
+from gam_merge._record import Record, recipe_text, record
 from gam_merge._report import MergeReport, ModuleReport
-from gam_merge._request import plan
+from gam_merge._request import MergePlan, plan
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
@@ -29,10 +31,11 @@ class MergeResult:
 
     adapter: Adapter
     report: MergeReport
+    record: Record
     path: Path | None = None
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Path:
-        """Write the adapter directory that PEFT loads: whole or not at all.
+        """Write the adapter directory that PEFT loads, with the report and the recipe: whole or not at all.
 
         An existing ``path`` is an error; ``force`` replaces it if it is empty or an earlier merge.
         """
@@ -41,7 +44,8 @@ class MergeResult:
         with AdapterWriter(Path(path), specs, _metadata(self.report.method), force=force) as writer:
             for key, tensor in tensors.items():
                 writer.write(key, read(tensor))
-            writer.commit(self.adapter.config, self.report.to_dict())
+            recipe = recipe_text(self.record, Path(path))
+            writer.commit(_texts(self.adapter.config, self.report, recipe))
         return Path(path)
 
 
@@ -52,6 +56,7 @@ def merge(
     weights: Sequence[Setting] | None = None,
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
+    missing: str = "zero",
     rank: int | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
@@ -68,10 +73,11 @@ def merge(
     sources: what ``load`` takes, at least one. weights: one a source, not negative, normalised here; equal by
     default. params: of the method, by name. A weight or a parameter is one value, or a list of numbers that is spread
     over the depth of the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. anchor: the source that ``gam``
-    aligns the others to, by position or as given in ``sources``. rank, dtype: of the output, by default the largest
-    rank and the narrowest dtype that holds all sources. base_model, alpha: for bare files without a config; alpha one
-    for all or one a source. executor: any concurrent.futures.Executor runs the chunks, for instance that of a Dask
-    client; threads of this process by default; same bytes with any. progress: called with (modules done, in all).
+    aligns the others to, by position or as given in ``sources``. missing: what a module counts as that an adapter
+    lacks, "zero", or not at all, "skip". rank, dtype: of the output, by default the largest rank and the narrowest
+    dtype that holds all sources. base_model, alpha: for bare files without a config; alpha one for all or one a
+    source. executor: any concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of
+    this process by default; same bytes with any. progress: called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.
     ``force`` replaces an ``out`` that is empty or an earlier merge.
@@ -84,6 +90,7 @@ def merge(
         weights=weights,
         out=out,
         anchor=anchor,
+        missing=missing,
         rank=rank,
         dtype=dtype,
         device=device,
@@ -94,8 +101,8 @@ def merge(
         force=force,
     )
     if out is None:
-        return _merge_in_memory(planned.plan, planned.job, executor, progress)
-    return _merge_to_disk(planned.plan, planned.job, Path(out), force, executor, progress)
+        return _merge_in_memory(planned, executor, progress)
+    return _merge_to_disk(planned, Path(out), force, executor, progress)
 
 
 class _Memory(dict[str, Tensor]):
@@ -105,23 +112,39 @@ class _Memory(dict[str, Tensor]):
         self[key] = value.clone()
 
 
-def _merge_in_memory(plan: Plan, job: Job, executor: Executor | None, progress: Progress | None) -> MergeResult:
-    memory = _Memory()
-    report = _report(plan, job, run(plan, job, memory, executor=executor, progress=progress))
+def _merge_in_memory(planned: MergePlan, executor: Executor | None, progress: Progress | None) -> MergeResult:
+    plan, memory, made_by = planned.plan, _Memory(), record(planned)
+    report = _report(planned, run(plan, planned.job, memory, executor=executor, progress=progress))
     modules: dict[str, LoraModule] = {}
     for name in plan.names:
         a, b = (MemoryTensor(memory[key]) for key in factor_keys(name))
         modules[name] = LoraModule(name, a, b, 1.0)
-    return MergeResult(Adapter("merged", modules, plan.base_model, _config(plan)), report)
+    origin = made_by if made_by.repeatable else None
+    adapter = Adapter("merged", modules, plan.base_model, _config(plan), made_by=origin)
+    return MergeResult(adapter, report, made_by)
 
 
 def _merge_to_disk(
-    plan: Plan, job: Job, out: Path, force: bool, executor: Executor | None, progress: Progress | None
+    planned: MergePlan, out: Path, force: bool, executor: Executor | None, progress: Progress | None
 ) -> MergeResult:
-    with AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer:
-        report = _report(plan, job, run(plan, job, writer, executor=executor, progress=progress))
-        writer.commit(_config(plan), report.to_dict())
-    return MergeResult(load(out), report, out)
+    plan, job, made_by = planned.plan, planned.job, record(planned)
+    with (
+        AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer,
+        ThreadPoolExecutor(1, "gam-merge-sha256") as aside,
+    ):
+        recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
+        report = _report(planned, run(plan, job, writer, executor=executor, progress=progress))
+        writer.commit(_texts(_config(plan), report, recipe.result()))
+    return MergeResult(load(out), report, made_by, out)
+
+
+def _texts(config: Mapping[str, Any], report: MergeReport, recipe: str) -> dict[str, str]:
+    """What stands beside the weights, the config last. JSON in ASCII: it holds any path."""
+    return {
+        REPORT_NAME: json.dumps(report.to_dict(), indent=2) + "\n",
+        RECIPE_NAME: recipe,
+        CONFIG_NAME: json.dumps(config, indent=2, sort_keys=True) + "\n",
+    }
 
 
 def _specs(plan: Plan) -> list[TensorSpec]:
@@ -139,7 +162,8 @@ def _config(plan: Plan) -> dict[str, Any]:
     return merged_config(plan.adapters, plan.names, plan.rank)
 
 
-def _report(plan: Plan, job: Job, modules: tuple[ModuleReport, ...]) -> MergeReport:
+def _report(planned: MergePlan, modules: tuple[ModuleReport, ...]) -> MergeReport:
+    plan, job = planned.plan, planned.job
     return MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,6 +44,7 @@ class MergePlan:
             "sources": [adapter.source for adapter in self.plan.adapters],
             "weights": list(self.job.mean_weights(self.plan.names)),
             "anchor": self.job.anchor,
+            "missing": self.job.missing,
             "base_model": self.plan.base_model,
             "device": str(self.job.device),
             "rank": self.job.rank,
@@ -64,6 +65,7 @@ def plan(
     weights: Sequence[Setting] | None = None,
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
+    missing: str = "zero",
     rank: int | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
@@ -95,6 +97,7 @@ def plan(
         settings=settings,
         method=chosen,
         anchor=kept.index(position),
+        missing=_check_missing(missing),
         rank=lined_up.rank,
         dtype=lined_up.dtype,
         device=pick_device(device),
@@ -155,6 +158,14 @@ def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequ
             return next(i for i, weight in enumerate(weights) if weight != 0)
         raise GamMergeError(f"anchor {names[anchor]} has weight zero; choose another")
     return anchor
+
+
+def _check_missing(missing: str) -> Literal["zero", "skip"]:
+    if missing not in ("zero", "skip"):
+        raise GamMergeError(
+            f"missing = {missing!r}: a module that an adapter lacks counts as 'zero' or is left out, 'skip'"
+        )
+    return missing  # type: ignore[return-value]
 
 
 def _check_rank(rank: int | None) -> int | None:

@@ -6,7 +6,7 @@ A pattern with ``*``, ``?`` or ``[`` must fit the whole name, one without is loo
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -64,9 +64,13 @@ def make_settings(weights: Sequence[Setting], params: Mapping[str, Setting], mod
     """Settings for these modules. Raises GamMergeError if one is malformed or a filter fits no module."""
     names = list(modules)
     for weight in weights:
-        _check("weight", weight, names, number=True)
+        check_setting("weight", weight, number=True)
     for name, setting in params.items():
-        _check(name, setting, names, number=False)
+        check_setting(name, setting)
+    for what, setting in (*(("weight", weight) for weight in weights), *params.items()):
+        for pattern in _patterns(setting):
+            if not any(fits(pattern, name) for name in names):
+                raise GamMergeError(f"{what}: filter {pattern!r} fits no module, for instance not {names[0]}")
     layers: dict[str, int] = {}
     for match in filter(None, map(_LAYER.match, names)):
         layers[match["stack"]] = max(int(match["number"]), layers.get(match["stack"], 0))
@@ -78,23 +82,31 @@ def fits(pattern: str, module: str) -> bool:
     return fnmatchcase(module, pattern) if re.search(r"[*?[]", pattern) else pattern in module
 
 
-def _check(what: str, setting: Setting, modules: Sequence[str], *, number: bool) -> None:
+def check_setting(what: str, setting: Setting, *, number: bool = False) -> None:
+    """Raises GamMergeError if a setting is malformed; with ``number`` also if its values are no finite numbers."""
     if not isinstance(setting, list | tuple):
         if number and not _is_number(setting):
             raise GamMergeError(f"{what} is {setting!r}, not a finite number")
     elif setting and all(isinstance(entry, Mapping) for entry in setting):
         for entry in setting:
-            _check_filter(what, entry, modules, number=number)
+            if set(entry) != {"filter", "value"} or not isinstance(entry["filter"], str):
+                raise GamMergeError(f"{what} has {dict(entry)!r} where it should have {{filter: pattern, value: ...}}")
+            check_setting(what, entry["value"], number=number)
     elif not setting or not all(map(_is_number, setting)):
         raise GamMergeError(f"{what} is {setting!r}, neither a list of numbers nor one of {{filter: ..., value: ...}}")
 
 
-def _check_filter(what: str, entry: Mapping[str, Any], modules: Sequence[str], *, number: bool) -> None:
-    if set(entry) != {"filter", "value"} or not isinstance(entry["filter"], str):
-        raise GamMergeError(f"{what} has {dict(entry)!r} where it should have {{filter: pattern, value: ...}}")
-    if not any(fits(entry["filter"], module) for module in modules):
-        raise GamMergeError(f"{what}: filter {entry['filter']!r} fits no module, for instance not {modules[0]}")
-    _check(what, entry["value"], modules, number=number)
+def values(setting: Setting) -> Iterator[Any]:
+    """Every value that a setting names."""
+    for entry in setting if isinstance(setting, list | tuple) else (setting,):
+        yield from values(entry["value"]) if isinstance(entry, Mapping) else (entry,)
+
+
+def _patterns(setting: Setting) -> Iterator[str]:
+    for entry in setting if isinstance(setting, list | tuple) else ():
+        if isinstance(entry, Mapping):
+            yield entry["filter"]
+            yield from _patterns(entry["value"])
 
 
 def _is_number(value: Any) -> bool:

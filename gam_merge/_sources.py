@@ -54,10 +54,10 @@ def load(
         )
     else:
         config = {}
-    given = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
-    config = {**{name: value for name, value in given.items() if value is not None}, **config}
-    adapter = peft.parse_adapter(str(source), config, tensors, path=str(weights), problems=problems)
-    return replace(adapter, file=weights, revision=revision)
+    told = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
+    given = {name: value for name, value in told.items() if value is not None and name not in config}
+    adapter = peft.parse_adapter(str(source), {**config, **given}, tensors, path=str(weights), problems=problems)
+    return replace(adapter, given=given, file=weights.absolute(), revision=revision)
 
 
 def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
@@ -70,6 +70,13 @@ def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
         if hub is not None:
             return _hub.fetch(hub)
     return path, None
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it could be one, if there is no such path."""
+    from gam_merge import _hub
+
+    return _hub.parse_hub_id(source) is not None
 
 
 def _config_beside(path: Path) -> Path | None:

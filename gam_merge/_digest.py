@@ -1,0 +1,22 @@
+"""What a file is known by."""
+
+from functools import lru_cache
+from hashlib import file_digest
+from pathlib import Path
+
+from gam_merge._errors import GamMergeError
+
+
+def sha256(path: Path) -> str:
+    """Of the content, in hexadecimal; computed once while size and time of the file stay. Raises GamMergeError."""
+    try:
+        stat = path.stat()
+        return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *version: int) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,134 @@
+"""What a merge was made of, written as a recipe from which the same bytes come again."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gam_merge import _yaml
+from gam_merge._adapter import Adapter
+from gam_merge._digest import sha256
+from gam_merge._export import RECIPE_NAME
+from gam_merge._recipe import Recipe
+from gam_merge._request import MergePlan
+from gam_merge._settings import Setting
+
+
+@dataclass(frozen=True)
+class RecordedSource:
+    """One adapter of a merge, without its tensors: it may be kept for long."""
+
+    source: str
+    weight: Setting
+    given: Mapping[str, Any]
+    file: Path | None
+    revision: str | None
+    made_by: "Record | None"
+
+    def name(self, home: Path | None) -> str:
+        """A Hub id at its commit; or a path, relative to ``home``, and the last part of it without one."""
+        if self.revision is not None:
+            from gam_merge._hub import parse_hub_id
+
+            hub = parse_hub_id(self.source)
+            assert hub is not None, self.source
+            return str(replace(hub, revision=self.revision))
+        if self.file is None:
+            return self.source
+        path = self.file if Path(self.source).name == self.file.name else self.file.parent
+        if home is None:
+            return path.name
+        relative = Path(os.path.relpath(path, home.absolute())).as_posix()
+        return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id
+
+
+@dataclass(frozen=True)
+class Record:
+    """A merge as it was done, every default filled in."""
+
+    method: str
+    params: Mapping[str, Setting]
+    sources: tuple[RecordedSource, ...]
+    anchor: int
+    missing: str
+    allow_base_mismatch: bool
+    rank: int
+    dtype: str
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all of it began with files."""
+        return all(s.file is not None or s.made_by is not None for s in self.sources)
+
+
+def record(planned: MergePlan) -> Record:
+    """What a planned merge will have been made of."""
+    job, plan = planned.job, planned.plan
+    return Record(
+        method=job.method.name,
+        params=job.method.validate({}) | dict(job.settings.params),
+        sources=tuple(map(_recorded, plan.adapters, job.settings.weights)),
+        anchor=job.anchor,
+        missing=job.missing,
+        allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
+        rank=job.rank,
+        dtype=str(job.dtype).removeprefix("torch."),
+    )
+
+
+def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
+    return RecordedSource(adapter.source, weight, adapter.given, adapter.file, adapter.revision, adapter.made_by)
+
+
+def recipe_text(record: Record, home: Path | None) -> str:
+    """The recipe as it stands in the directory ``home``; without one it is for others, and tells no path of this
+    machine but its last part. Merges that were sources of this one come before it, each a document. Raises
+    GamMergeError if a source can no longer be read."""
+    documents: list[dict[str, Any]] = []
+    _add("merged", record, home, documents)
+    if len(documents) == 1:
+        del documents[0]["name"]
+    comment = f"# gam-merge {version('gam-merge')}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
+    return comment + _yaml.dump(documents)
+
+
+def _add(wanted: str, record: Record, home: Path | None, documents: list[dict[str, Any]]) -> str:
+    """Add the document of a merge after those of its sources, unless it is there; its name."""
+    sources = []
+    for source in record.sources:
+        name = _add(source.source, source.made_by, home, documents) if source.made_by else source.name(home)
+        given = {"base_model": source.given.get("base_model_name_or_path"), "alpha": source.given.get("lora_alpha")}
+        digest = sha256(source.file) if source.file else None
+        sources.append({"path": name, "weight": source.weight, **given, "sha256": digest})
+    document = {
+        "method": record.method,
+        "params": dict(record.params),
+        "sources": sources,
+        "anchor": record.anchor,
+        "missing": record.missing,
+        **({"allow_base_mismatch": True} if record.allow_base_mismatch else {}),
+        "output": {"rank": record.rank, "dtype": record.dtype},
+    }
+    plain = _plain(document)
+    for known in documents:
+        if {**plain, "name": known["name"]} == known:
+            return str(known["name"])
+    document = {"name": _free(wanted, [known["name"] for known in documents]), **plain}
+    documents.append(document)
+    return str(document["name"])
+
+
+def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked, and in the types of YAML."""
+    checked = Recipe.model_validate(json.loads(json.dumps(document)))
+    return checked.model_dump(exclude_none=True, exclude_unset=True)
+
+
+def _free(wanted: str, taken: Sequence[str]) -> str:
+    """A name of a merge that no other has."""
+    word = re.sub(r"[^\w.-]+", "-", wanted)
+    return next(name for i in range(1, len(taken) + 2) if (name := word if i == 1 else f"{word}-{i}") not in taken)
