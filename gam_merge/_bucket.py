@@ -85,6 +85,7 @@ class Bucket:
             names=tuple(self.names[j] for j in index.tolist()),
             deltas=tuple(deltas),
             factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
+            spans=self.spans and (self.spans[0].select(index), self.spans[1].select(index)),
         )
 
     def _grams(self, i: int, j: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, Span, span
+from gam_kernels import Delta, span
 from gam_merge._bucket import Bucket, Merged
 
 _EPS = torch.finfo(torch.float64).eps
@@ -32,7 +32,7 @@ class InCore(NamedTuple):
 class Core:
     """delta_i = Q_u m_i Q_v^T with m_i = left_i core_i right_i^T and orthonormal left_i, right_i, Q_u, Q_v.
 
-    Q_u = [b_1 ... b_N] u and Q_v = [a_1 ... a_N] v are never formed.
+    Q_u = [b_1 ... b_N] u and Q_v = [a_1 ... a_N] v are not formed.
     """
 
     bucket: Bucket
@@ -61,6 +61,18 @@ class Core:
             p, s, qt = torch.linalg.svd(core)
             svds.append((left @ p, s, right @ qt.mT))
         return tuple(svds)
+
+    def right_basis(self) -> Tensor:
+        """Q_v itself: (L, n, J) float64."""
+        parts = self.v.split([x.a64.shape[-1] for x in self.bucket.deltas], -2)
+        return sum((x.a64 @ part for x, part in zip(self.bucket.deltas, parts, strict=True)), torch.zeros(()).double())
+
+    def orient(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Singular vectors in core space, each with the sign that makes the entries of Q_u u or Q_v v add up to more
+        than zero: (L, K, k), (L, J, k). For rules that see signs, whatever the machine made of them."""
+        b = torch.cat([x.b64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)  # (L, 1, R)
+        a = torch.cat([x.a64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)
+        return u * torch.where(b @ self.u @ u < 0, -1.0, 1.0), v * torch.where(a @ self.v @ v < 0, -1.0, 1.0)
 
     def scaled(self, c: Tensor) -> "Core":
         """Delta i times c_i: (L, N)."""
@@ -99,7 +111,7 @@ def by_span(bucket: Bucket) -> Iterator[Bucket]:
     for (rank_u, rank_v, wide), members in groups.items():
         index = torch.tensor(members, device=left.coef.device)
         part = bucket.select(index, wide=bool(wide))
-        yield replace(part, spans=(_part(left, index, rank_u), _part(right, index, rank_v)))
+        yield replace(part, spans=(left.select(index, rank_u), right.select(index, rank_v)))
 
 
 def core_of(bucket: Bucket) -> Core:
@@ -118,11 +130,12 @@ def significant(s: Tensor, size: int) -> Tensor:
     return s > _EPS * size * s[..., :1]
 
 
+def isometry(x: Tensor, size: int) -> Tensor:
+    """The nearest matrices that keep lengths on the row space of x and drop the rest: (L, K, d) -> (L, K, d)."""
+    p, s, qt = torch.linalg.svd(x, full_matrices=False)
+    return p * significant(s, size).unsqueeze(-2) @ qt
+
+
 def _stack(bases: Sequence[tuple[Tensor, Tensor]], index: Tensor) -> Tensor:
     """The orthonormal bases x u of the modules of ``index`` side by side: (L', m, sum k)."""
     return torch.cat([x[index] @ u[index] for x, u in bases], -1)
-
-
-def _part(x: Span, index: Tensor, rank: int) -> Span:
-    """The modules of ``index``, all of that rank."""
-    return Span(x.coef[index, :, :rank], x.coords[index, :rank], x.rank[index], x.wide[index])

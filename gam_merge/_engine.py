@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
-from operator import add
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -102,8 +101,11 @@ def survey(plan: Plan, job: Job, executor: Executor | None = None) -> Any:
     """What a method that looks at all modules at once must know of them, from a pass of its own; else None."""
     if not any(job.method.survey(job.params_of(bucket.names[0])) for bucket in plan.buckets):
         return None
-    seen = [part for part in _walk(plan, job, partial(_survey_bucket, job), executor) if part is not None]
-    return reduce(add, seen) if seen else None
+    return reduce(_add, _walk(plan, job, partial(_survey_bucket, job), executor), None)
+
+
+def _add(x: Any, y: Any) -> Any:
+    return y if x is None else x if y is None else x + y
 
 
 def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Iterator[T]:
@@ -116,7 +118,7 @@ def _survey_bucket(job: Job, bucket: Bucket) -> Any:
     look = job.method.survey(job.params_of(bucket.names[0]))
     if look is None or not bucket.deltas:
         return None
-    return reduce(add, [look(part, _weights(job, part)[0]) for part in job.method.parts(bucket)])
+    return reduce(_add, (look(part, _weights(job, part)[0]) for part in job.method.parts(bucket)), None)
 
 
 def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> _Done:

@@ -55,3 +55,52 @@ def gam(deltas: Deltas, weights: Weights, *, anchor: int | None = 0, orthonormal
     parts = zip(us_aligned, deltas, vs_aligned, strict=True)
     core = weighted([torch.linalg.pinv(u) @ delta @ torch.linalg.pinv(v).T for u, delta, v in parts], weights)
     return u_mean @ core @ v_mean.T
+
+
+def power(p: Tensor, exponent: float, floor: float) -> Tensor:
+    """A symmetric matrix's function max(l, floor)^exponent on its range, zero off it."""
+    values, vectors = torch.linalg.eigh(p)
+    real = values > 1e-10
+    return vectors * torch.where(real, values.clamp(min=floor) ** exponent, 0.0) @ vectors.T
+
+
+def flat(x: Tensor, q: float) -> Tensor:
+    """Every non-zero singular value s becomes mean(s)^(1-q) s^q."""
+    u, s, v = thin(x)
+    return u * (s.mean() ** (1 - q) * s**q) @ v.T
+
+
+def consensus(
+    deltas: Deltas, weights: Weights, *, p_u: float, p_v: float, q: float = 1.0, floor: bool = True
+) -> Tensor:
+    us, _, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    floor = 1 / len(deltas) if floor else 1e-300
+    left = power(weighted([u @ u.T for u in us], weights), p_u, floor)
+    right = power(weighted([v @ v.T for v in vs], weights), p_v, floor)
+    return flat(left @ weighted(deltas, weights) @ right, q)
+
+
+def iso_c(deltas: Deltas, weights: Weights) -> Tensor:
+    return flat(weighted(deltas, weights), 0.0)
+
+
+def tsvm(deltas: Deltas, weights: Weights) -> Tensor:
+    us, ss, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    s = torch.cat([w * s for w, s in zip(weights, ss, strict=True)])
+    return isometry(torch.cat(us, 1)) * s @ isometry(torch.cat(vs, 1)).T
+
+
+def isometry(x: Tensor) -> Tensor:
+    """The polar factor on the row space of x."""
+    p, _, q = thin(x)
+    return p @ q.T
+
+
+def iso_cts(deltas: Deltas, weights: Weights, fraction: float = 0.8) -> Tensor:
+    scaled = [w * delta for w, delta in zip(weights, deltas, strict=True)]
+    k = min(numerical_rank(torch.cat(scaled, 1)), numerical_rank(torch.cat(scaled, 0)))
+    own = int((1 - fraction) * k / len(deltas) + 1e-9)
+    u, s, v = (side[..., : k - len(deltas) * own] for side in thin(sum(scaled)))
+    parts = [[side[..., :own] for side in thin(delta - u @ u.T @ delta)] for delta in scaled]
+    u, s, v = (torch.cat(side, -1) for side in zip((u, s, v), *parts, strict=True))
+    return s.mean() * isometry(u) @ isometry(v).T

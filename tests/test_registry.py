@@ -82,7 +82,7 @@ def test_wrong_values_are_refused_in_one_line(name: str, value: object, words: s
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gem", "no method is called 'gem'; there are: gam, mean"),
+        ("gem", "no method is called 'gem'; there are: gam, consensus"),
         ("", "no method is called ''"),
         ("gam@core", "gam takes no space"),
         ("gam+mean", "has 2 rules"),

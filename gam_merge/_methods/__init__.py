@@ -8,12 +8,31 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from gam_merge._errors import GamMergeError
-from gam_merge._methods import linear
+from gam_merge._methods import dare, della, linear
 from gam_merge._methods._method import Method as Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
+from gam_merge._methods.breadcrumbs import breadcrumbs
+from gam_merge._methods.consensus import consensus
 from gam_merge._methods.gam import gam
+from gam_merge._methods.iso_c import iso_c
+from gam_merge._methods.iso_cts import iso_cts
+from gam_merge._methods.magnitude import magnitude
+from gam_merge._methods.spaces.core import core
+from gam_merge._methods.spaces.ctm import ctm
+from gam_merge._methods.spaces.delta import delta
+from gam_merge._methods.spaces.factor import factor
+from gam_merge._methods.spaces.knots import knots
+from gam_merge._methods.ties import ties
+from gam_merge._methods.tsvm import tsvm
 
-_CARDS: tuple[Card, ...] = (gam, linear.mean, linear.total, linear.cat, linear.svd_k)
+_RULES = (
+    *(gam, consensus),
+    *(linear.mean, linear.total, linear.cat, linear.svd_k),
+    *(iso_c, iso_cts, tsvm),
+    *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
+)
+_SPACES = (core, knots, ctm, factor, delta)
+_PLUGINS: tuple[Plugin, ...] = ()
 _ALIASES = {"ctm": "mean@ctm", "knots": "ties@knots"}
 _SPACE = "core"  # of rules that look at entries, if none is named
 _SIDES = {"pre": "before", "post": "after"}
@@ -23,7 +42,7 @@ _GROUP = "gam_merge.methods"
 @cache
 def cards() -> dict[str, Card]:
     """Every rule, space and plug-in by name: ours first, then those of installed packages. Raises GamMergeError."""
-    found = {card.name: card for card in _CARDS}
+    found = {card.name: card for card in (*_RULES, *_SPACES, *_PLUGINS)}
     for point in entry_points(group=_GROUP):
         try:
             card = point.load()

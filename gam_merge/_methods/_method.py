@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._core import Core, InCore, by_span, core_of
+from gam_merge._methods._entries import Histogram, merge_part
 from gam_merge._methods._rule import Coefficients, Plugin, Rank, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate
 from gam_merge._methods._survey import GramSummary, inner_products
@@ -92,7 +93,10 @@ class Method:
 
     def parts(self, bucket: Bucket) -> Iterator[Bucket]:
         """The bucket in pieces that ``merge`` takes."""
-        return by_span(bucket) if self._in_core else iter((bucket,))
+        parts = by_span(bucket) if self._in_core else iter((bucket,))
+        if self.space is None or not self.space.single:
+            return parts
+        return (part.select(torch.tensor([j]), wide=False) for part in parts for j in range(len(part.names)))
 
     def survey(self, params: Mapping[str, Any]) -> Callable[[Bucket, Tensor], Any] | None:
         """A first pass over all buckets, where the method needs one: gives summaries that add up with ``+``."""
@@ -100,7 +104,9 @@ class Method:
             return partial(self.rule.survey, **_own(params, self.rule))
         if params.get("scope") != "global":
             return None
-        return GramSummary.of
+        if self.rule.kind == "coefficients":
+            return GramSummary.of
+        return partial(self._histogram, params)
 
     def merge(self, bucket: Bucket, weights: Tensor, *, summary: Any = None, **params: Any) -> Merged:
         """The merged bucket, before the cut to the output rank. weights: (L, N); params: as ``validate`` gave them."""
@@ -115,7 +121,7 @@ class Method:
     def _run(self, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]) -> Merged:
         if not self._in_core:
             if self.space:
-                return self.space.function(bucket, weights, self._entries_rule(params), **_own(params, self.space))
+                return self._in_space(bucket, bucket, weights, summary, params)
             if self.rule.kind == "coefficients":
                 c, warnings = self._coefficients(bucket, weights, summary, params)
                 return replace(combination(bucket, c), warnings=warnings)
@@ -123,7 +129,7 @@ class Method:
             return self.rule.function(bucket, weights, **more, **_own(params, self.rule))
         core = core_of(bucket)
         if self.space and self.space.gives == "merged":
-            return self.space.function(core, weights, self._entries_rule(params), **_own(params, self.space))
+            return self._in_space(core, bucket, weights, summary, params)
         run: Callable[[Core, Tensor], InCore] = partial(self._run_in_core, summary=summary, params=params)
         for plugin in sorted(self.plugins, key=lambda p: p.side == "post"):
             run = partial(plugin.function, rule=run, **_own(params, plugin, f"{plugin.name}."))
@@ -132,7 +138,7 @@ class Method:
     def _run_in_core(self, core: Core, weights: Tensor, summary: Any, params: Mapping[str, Any]) -> InCore:
         own = _own(params, self.rule)
         if self.space:
-            return self.space.function(core, weights, self._entries_rule(params), **_own(params, self.space))
+            return self._in_space(core, core.bucket, weights, summary, params)
         if self.rule.kind == "core":
             return self.rule.function(core, weights, **own)
         if self.rule.kind == "coefficients":
@@ -142,9 +148,23 @@ class Method:
         left = torch.cat(core.lefts, -1) @ merged.left  # (L, K, k)
         return InCore(left @ (torch.cat(core.rights, -1) @ merged.right).mT, merged.warnings)
 
-    def _entries_rule(self, params: Mapping[str, Any]) -> Callable[..., Tensor]:
+    def _in_space(
+        self, what: Core | Bucket, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]
+    ) -> Any:
+        assert self.space is not None
         assert self.rule.entries is not None
-        return partial(self.rule.entries, **_own(params, self.rule))
+        view = self.space.function(what, weights, **_own(params, self.space))
+        rule = partial(self.rule.entries, **_own(params, self.rule))
+        merged = []
+        for part in view.parts:
+            w = weights if self.normalize else part.weights(weights)
+            merged.append(merge_part(part, bucket, rule, w, summary))
+        return view.lift(merged)
+
+    def _histogram(self, params: Mapping[str, Any], bucket: Bucket, weights: Tensor) -> Histogram:
+        assert self.space is not None
+        what = core_of(bucket) if self._in_core else bucket
+        return Histogram.of(self.space.function(what, weights, **_own(params, self.space)), bucket)
 
     def _coefficients(
         self, bucket: Bucket, weights: Tensor, summary: GramSummary | None, params: Mapping[str, Any]

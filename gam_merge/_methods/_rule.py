@@ -55,12 +55,13 @@ class Rule(Card):
 
 @dataclass(frozen=True)
 class Space(Card):
-    """Where an ``entries`` rule looks: ``function(core or bucket, weights, rule, **params)``."""
+    """Where an ``entries`` rule looks: ``function(core or bucket, weights, **params) -> View``."""
 
     takes: Literal["core", "bucket"] = "core"
     gives: Literal["core", "merged"] = "core"
     rank: Rank = "sum"
     reads_factors: bool = False
+    single: bool = False  # takes one module at a time, since its matrices are large
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
     def ties(entries, weights, *, density: Annotated[float, Range(0, 1), "share of entries kept"] = 0.2): ...
 
-Types are float, int, bool and Literal of strings.
+Types are float, int, bool and Literal of strings, each also ``| None``.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from gam_merge._errors import GamMergeError
@@ -32,6 +33,7 @@ class Param:
     doc: str
     range: Range | None = None
     choices: tuple[str, ...] = ()
+    optional: bool = False  # null, the default, leaves it to the method
 
     @property
     def allowed(self) -> str:
@@ -60,6 +62,8 @@ class Param:
 
     def parse(self, value: Any) -> Any:
         """The value as this parameter's type, given as that or as text. Raises ValueError."""
+        if value is None and self.optional:
+            return None
         if self.type == "choice":
             if value not in self.choices:
                 raise ValueError
@@ -85,12 +89,16 @@ def schema(function: Callable[..., Any], *, prefix: str = "") -> tuple[Param, ..
 
 def _param(name: str, hint: Any, default: Any) -> Param:
     kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    optional = get_origin(kind) is UnionType
+    if optional:
+        kind = next(arg for arg in get_args(kind) if arg is not NoneType)
     doc = next((extra for extra in extras if isinstance(extra, str)), "")
     if get_origin(kind) is Literal:
-        return Param(name, "choice", default, doc, choices=get_args(kind))
+        return Param(name, "choice", default, doc, choices=get_args(kind), optional=optional)
     if kind not in (float, int, bool):
         raise TypeError(f"parameter {name} of a method is neither float, int, bool nor Literal")
-    return Param(name, kind.__name__, default, doc, next((e for e in extras if isinstance(e, Range)), None))
+    limits = next((extra for extra in extras if isinstance(extra, Range)), None)
+    return Param(name, kind.__name__, default, doc, limits, optional=optional)
 
 
 def validate(method: str, params: Sequence[Param], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ arXiv 2212.04089) and ``cat`` (PEFT's word for it): weights as given, one each b
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from gam_merge._bucket import Bucket, Merged, block_diagonal
+from gam_merge._methods._entries import Entries
 from gam_merge._methods._rule import rule
 
 
@@ -19,6 +21,11 @@ def combination(bucket: Bucket, c: Tensor) -> Merged:
     """sum c_i delta_i, as a product of the stacked bases: c (L, N) -> rank the sum of ranks."""
     lefts = [c[:, i, None, None] * delta.u @ delta.core for i, delta in enumerate(bucket.deltas)]
     return Merged(block_diagonal(lefts), block_diagonal([delta.v for delta in bucket.deltas]))  # (L, R, sum of k)
+
+
+def entrywise(entries: Entries, weights: Tensor) -> Tensor:
+    """sum w_i x_i in any space."""
+    return torch.einsum("ln,lnpq->lpq", weights, entries.x)
 
 
 @rule(
@@ -29,6 +36,7 @@ def combination(bucket: Bucket, c: Tensor) -> Merged:
     use="as the reference line: hard to beat for language models, exact at --rank of the sum of ranks",
     avoid="where every adapter has its own task and must keep its strength: each is divided by N",
     rank="largest",
+    entries=entrywise,
 )
 def mean(bucket: Bucket, weights: Tensor) -> Merged:
     return combination(bucket, weights)

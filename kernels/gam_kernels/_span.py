@@ -28,6 +28,10 @@ class Span(NamedTuple):
     rank: Tensor  # (L,) int64
     wide: Tensor  # (L,) bool, x @ coef must be formed in float64
 
+    def select(self, index: Tensor, rank: int | None = None) -> "Span":
+        """The modules of ``index``, cut to a rank that they all have."""
+        return Span(self.coef[index, :, :rank], self.coords[index, :rank], self.rank[index], self.wide[index])
+
 
 def span(g: Tensor, x: Callable[[Tensor], Tensor], *, rows: int, eps: float) -> Span:
     """Joint orthonormal bases from Gram matrices, and from the stack itself where those do not suffice.

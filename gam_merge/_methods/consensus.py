@@ -1,0 +1,68 @@
+"""Consensus filters: one family that holds the mean, TSV-M and Iso-C, without an anchor.
+
+    P_U = sum w_i U_i U_i^T,    P_V = sum w_i V_i V_i^T
+    merged = f(P_U) (sum w_i delta_i) f(P_V),    f(l) = max(l, 1/N)^p
+    s_j <- mean(s)^(1 - q) s_j^q    over the non-zero singular values of the result
+
+An eigenvalue of P is 1 in a direction that all adapters share and 1/N in one that a single adapter has to itself: p > 0
+keeps what they agree on, p < 0 lifts what each has alone, p = 0 is the mean. q = 0 makes the spectrum flat. Below 1/N
+lies only the disagreement of nearly shared directions; the floor makes the result continuous there.
+
+Without the floor p = -1/2 is TSV-M: polar([U_1 ... U_N]) = (N P_U)^(-1/2) [U_1 ... U_N]. With p = 0 and q = 0 it
+is Iso-C / N.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gam_merge._core import Core, InCore, significant
+from gam_merge._methods._rule import rule
+from gam_merge._methods._schema import Range
+
+Exponent = Annotated[float | None, Range(-2, 2), "p of one side, if not the same on both"]
+
+
+@rule(
+    "core",
+    "consensus",
+    summary="the mean, its directions weighed by how many adapters share them; p < 0 lifts private ones",
+    reference="this project",
+    use="p around -0.25 for adapters of any kind; further down, with q below 1, for specialists",
+    avoid="p > 0 for specialists: it keeps only what they share",
+    breaks={},
+)
+def consensus(
+    core: Core,
+    weights: Tensor,
+    *,
+    p: Annotated[float, Range(-2, 2), "exponent of the share of adapters that have a direction"] = -0.25,
+    q: Annotated[float, Range(0, 1), "exponent of the singular values: 1 leaves them, 0 makes them equal"] = 1.0,
+    p_u: Exponent = None,
+    p_v: Exponent = None,
+    floor: Annotated[bool, "count eigenvalues below 1/N as 1/N"] = True,
+) -> InCore:
+    mean = torch.einsum("ln,lnkj->lkj", weights, core.m)
+    left = _filter(core.lefts, weights, p if p_u is None else p_u, floor)
+    right = _filter(core.rights, weights, p if p_v is None else p_v, floor)
+    return InCore(_flatten(left @ mean @ right, q, max(core.bucket.shape)))
+
+
+def _filter(bases: tuple[Tensor, ...], weights: Tensor, p: float, floor: bool) -> Tensor:
+    """f(P): (L, K, K), from bases (L, K, k_i)."""
+    projector = sum(weights[:, i, None, None] * x @ x.mT for i, x in enumerate(bases))
+    shares, directions = torch.linalg.eigh(projector)  # (L, K), (L, K, K)
+    shares = shares.clamp(min=1 / len(bases) if floor else torch.finfo(shares.dtype).tiny)
+    return directions * shares.pow(p).unsqueeze(-2) @ directions.mT
+
+
+def _flatten(x: Tensor, q: float, size: int) -> Tensor:
+    """The singular values drawn to their mean by q."""
+    if q == 1.0:
+        return x
+    left, s, right = torch.linalg.svd(x, full_matrices=False)
+    real = significant(s, size)  # (L, k)
+    mean = (s * real).sum(-1, keepdim=True) / real.sum(-1, keepdim=True)
+    s = torch.where(real, mean.pow(1 - q) * s.pow(q), 0.0)
+    return left * s.unsqueeze(-2) @ right

@@ -1,0 +1,47 @@
+"""DARE (arXiv 2311.03099): drop entries at random, rescale the rest so that their mean stays, then sum or elect.
+
+x_i <- m_i * x_i / density,    m_i = 1 with probability ``density``
+"""
+
+import torch
+from torch import Tensor
+
+from gam_merge._methods._entries import Density, Entries, Seed
+from gam_merge._methods._rule import rule
+from gam_merge._methods.ties import Election, elect
+
+_WHY = {"identity": "entries of a single adapter are dropped at random", "equal": "each adapter is dropped on its own"}
+
+
+@rule(
+    "entries",
+    "dare",
+    summary="drop entries at random and rescale the rest, then sum: task arithmetic plus noise",
+    reference="arXiv 2311.03099 (ICML 2024)",
+    use="as a control: on average it is the sum of the deltas; try several seeds",
+    avoid="where one good merge is wanted: nothing but noise sets it apart from `sum`",
+    normalize=False,
+    breaks=_WHY,
+)
+def dare(entries: Entries, weights: Tensor, *, density: Density = 0.9, seed: Seed = 0) -> Tensor:
+    return torch.einsum("ln,lnpq->lpq", weights, _dropped(entries, density, seed))
+
+
+@rule(
+    "entries",
+    "dare_ties",
+    summary="drop entries at random and rescale the rest, then elect signs and average as `ties` does",
+    reference="arXiv 2311.03099 (ICML 2024) with the election of arXiv 2306.01708",
+    use="at the rank of one adapter, in the space @ctm; try several seeds",
+    avoid="where results must not depend on a seed",
+    breaks=_WHY,
+)
+def dare_ties(
+    entries: Entries, weights: Tensor, *, density: Density = 0.9, sign: Election = "weighted", seed: Seed = 0
+) -> Tensor:
+    return elect(_dropped(entries, density, seed), weights, sign)
+
+
+def _dropped(entries: Entries, density: float, seed: int) -> Tensor:
+    """(L, N, p, q), all zero at density 0."""
+    return entries.x * (entries.uniform(seed) < density) / max(density, torch.finfo(torch.float64).tiny)

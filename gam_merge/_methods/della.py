@@ -1,0 +1,64 @@
+"""DELLA (arXiv 2406.11617): drop entries at random, small ones of a row more often than large ones.
+
+Within each row the probability to stay rises with the rank of |x| from density - epsilon to density + epsilon; what
+stays is divided by its probability. Then sum (``della_linear``) or elect and average (``della``).
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gam_merge._methods._entries import Density, Entries, Seed
+from gam_merge._methods._rule import rule
+from gam_merge._methods._schema import Range
+from gam_merge._methods.ties import Election, elect
+
+Spread = Annotated[float, Range(0, 1), "how far the probability of the largest and smallest entry is from density"]
+_WHY = {"identity": "entries of a single adapter are dropped at random", "equal": "each adapter is dropped on its own"}
+
+
+@rule(
+    "entries",
+    "della",
+    summary="drop entries at random, small ones more often, then elect signs and average as `ties` does",
+    reference="arXiv 2406.11617",
+    use="as a control for `dare_ties`; try several seeds",
+    avoid="for LoRA in general: no published gain over task arithmetic",
+    breaks=_WHY,
+)
+def della(
+    entries: Entries,
+    weights: Tensor,
+    *,
+    density: Density = 0.7,
+    epsilon: Spread = 0.15,
+    sign: Election = "weighted",
+    seed: Seed = 0,
+) -> Tensor:
+    return elect(_dropped(entries, density, epsilon, seed), weights, sign)
+
+
+@rule(
+    "entries",
+    "della_linear",
+    summary="drop entries at random, small ones more often, and rescale, then sum",
+    reference="arXiv 2406.11617",
+    use="as a control for `dare`; try several seeds",
+    avoid="for LoRA in general: no published gain over task arithmetic",
+    normalize=False,
+    breaks=_WHY,
+)
+def della_linear(
+    entries: Entries, weights: Tensor, *, density: Density = 0.7, epsilon: Spread = 0.15, seed: Seed = 0
+) -> Tensor:
+    return torch.einsum("ln,lnpq->lpq", weights, _dropped(entries, density, epsilon, seed))
+
+
+def _dropped(entries: Entries, density: float, epsilon: float, seed: int) -> Tensor:
+    """(L, N, p, q)"""
+    x = entries.x
+    rank = x.abs().argsort(dim=-1, stable=True).argsort(-1)  # 0 for the smallest of its row
+    place = rank.double() / max(1, x.shape[-1] - 1)  # from 0 to 1
+    stays = (density - epsilon + 2 * epsilon * place).clamp(0.0, 1.0)
+    return torch.where(entries.uniform(seed) < stays, x / stays, 0.0)

@@ -1,0 +1,25 @@
+"""Magnitude pruning (PEFT's ``magnitude_prune``): the largest entries of each adapter, summed."""
+
+import torch
+from torch import Tensor
+
+from gam_merge._methods._entries import Density, Entries, Scope
+from gam_merge._methods._rule import rule
+
+
+@rule(
+    "entries",
+    "magnitude",
+    summary="keep the largest entries of each adapter, then sum",
+    reference="PEFT `magnitude_prune`",
+    use="as a control for `ties`: the same trimming without the election of signs",
+    avoid="otherwise",
+    normalize=False,
+    breaks={
+        "identity": "small entries of a single adapter are dropped too",
+        "equal": "N equal deltas add up to N times one of them",
+    },
+)
+def magnitude(entries: Entries, weights: Tensor, *, density: Density = 0.5, scope: Scope = "module") -> Tensor:
+    kept = entries.x.abs() >= entries.threshold(density, scope, 1)
+    return torch.einsum("ln,lnpq->lpq", weights, entries.x * kept)

@@ -1,0 +1,1 @@
+"""Where rules that look at entries look, one a file."""

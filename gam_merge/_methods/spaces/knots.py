@@ -1,0 +1,39 @@
+"""KnOTS (arXiv 2410.19735): one left singular basis for all deltas, entries of what is left of each.
+
+    [delta_1 ... delta_N] = U S [V_1^T ... V_N^T],    delta_i is seen as P_i = S V_i^T    (K x n)
+
+The result is U times the merged P. A sum or mean in this space is the sum or mean of the deltas.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gam_merge._bucket import Merged
+from gam_merge._core import Core
+from gam_merge._methods._entries import Blocks, Part, View
+from gam_merge._methods._rule import space
+
+
+@space(
+    "knots",
+    summary="the deltas in one left singular basis: R x in matrices",
+    reference="arXiv 2410.19735 (ICLR 2025)",
+    rank="sum",
+    gives="merged",
+    single=True,
+)
+def knots(core: Core, weights: Tensor) -> View:
+    p = torch.linalg.svd(torch.cat(core.m.unbind(1), -1), full_matrices=False)[0]  # (L, K, K)
+    p, _ = core.orient(p, p.new_zeros(len(p), core.v.shape[-1], 0))
+    v = core.right_basis()  # (L, n, J)
+
+    def lift(merged: Sequence[Blocks]) -> Merged:
+        (x,) = merged[0]()  # (L, K, n)
+        a, t = torch.linalg.qr(x.mT)  # (L, n, k), (L, k, K): x = t^T a^T
+        left, s, right = torch.linalg.svd(p @ t.mT, full_matrices=False)
+        root = s.sqrt().unsqueeze(-2)
+        return Merged(core.u @ (left * root), right.mT * root, s=s, a=a)
+
+    return View([Part.of("knots", (p.unsqueeze(1).mT @ core.m) @ v.unsqueeze(1).mT)], lift)

@@ -1,0 +1,48 @@
+"""TIES (arXiv 2306.01708): trim small entries, elect a sign for each, average those that agree.
+
+x_i <- x_i where |x_i| is among its largest ``density``
+s = sign of sum w_i x_i
+merged = (sum of w_i x_i where sign x_i = s) / (sum of w_i there)
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from gam_merge._methods._entries import Density, Entries, Scope
+from gam_merge._methods._rule import rule
+
+Election = Annotated[
+    Literal["weighted", "total", "frequency"],
+    "sign of the weighted sum (mergekit), of the plain sum, or of the majority of signs (PEFT)",
+]
+
+
+@rule(
+    "entries",
+    "ties",
+    summary="trim small entries, elect a sign for each entry, average those that agree with it",
+    reference="arXiv 2306.01708 (NeurIPS 2023)",
+    use="for adapters of several tasks, in the space @knots or @ctm; tune `density` and `scale`",
+    avoid="for language models without tuning: plain task arithmetic is more reliable there",
+    breaks={"identity": "small entries of a single adapter are trimmed too", "equal": "as for a single adapter"},
+)
+def ties(
+    entries: Entries,
+    weights: Tensor,
+    *,
+    density: Density = 0.2,
+    sign: Election = "weighted",
+    scope: Scope = "module",
+) -> Tensor:
+    kept = entries.x.abs() >= entries.threshold(density, scope, 1)
+    return elect(entries.x * kept, weights, sign)
+
+
+def elect(x: Tensor, weights: Tensor, sign: str) -> Tensor:
+    """Disjoint weighted mean of the entries whose sign wins: x (L, N, p, q), weights (L, N) -> (L, p, q)."""
+    w = weights[..., None, None]
+    votes = {"weighted": w * x, "total": x, "frequency": x.sign()}[sign].sum(1, keepdim=True)
+    agree = x.sign() == torch.where(votes >= 0, 1.0, -1.0)
+    return (w * x * agree).sum(1) / (w * agree).sum(1).clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,0 +1,216 @@
+"""Rules that look at entries against dense float64, in every space, and what makes them trustworthy: the same bytes
+however the work is cut up, thresholds that are exact, and parity with PEFT where PEFT is right."""
+
+from pathlib import Path
+from typing import Any
+
+import dense_entries as oracle
+import pytest
+import torch
+from catalogue import PROBLEMS, full, merged, related
+from helpers import adapter, delta, random_factors, relative
+from peft import PeftModel
+from real import save_adapter
+from torch import Tensor
+
+import gam_merge as gm
+from gam_merge import GamMergeError
+from gam_merge._methods import spaces
+from gam_merge._methods._entries import generator
+
+RULES: dict[str, list[dict[str, Any]]] = {
+    "mean": [{}],
+    "sum": [{}],
+    "ties": [{}, {"density": 0.6, "sign": "total"}, {"density": 1.0, "sign": "frequency"}],
+    "magnitude": [{}, {"density": 0.2}],
+    "breadcrumbs": [{}, {"density": 0.5, "gamma": 0.1}, {"density": 0.95, "gamma": 0.05}],
+    "dare": [{}, {"density": 0.4}],
+    "dare_ties": [{}, {"density": 0.4, "sign": "frequency"}],
+    "della": [{}, {"density": 0.5, "epsilon": 0.5}],
+    "della_linear": [{}, {"density": 0.3, "epsilon": 0.3}],
+}
+CASES = [(rule, params) for rule, sets in RULES.items() for params in sets]
+SPACES = {"core": oracle.in_core, "knots": oracle.in_knots, "delta": oracle.in_delta}
+
+
+def expected(
+    rule: str, xs: list[Tensor], weights: list[float], params: dict[str, Any], part: str, seed: int = 0
+) -> Tensor:
+    if rule in ("mean", "sum"):
+        return oracle.linear(xs, weights)
+    if rule in ("dare", "dare_ties", "della", "della_linear"):
+        draws = [generator(seed, f"adapter-{i}#0", "w", part) for i in range(len(xs))]
+        uniforms = [torch.rand(x.shape, generator=g, dtype=torch.float64) for x, g in zip(xs, draws, strict=True)]
+        return getattr(oracle, rule)(xs, weights, uniforms, **params)
+    return getattr(oracle, rule)(xs, weights, **params)
+
+
+@pytest.mark.parametrize("name", ["three", "mixed ranks", "full"])
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(("rule", "params"), CASES)
+def test_equals_the_equations(name: str, space: str, rule: str, params: dict[str, Any]) -> None:
+    problem = PROBLEMS[name]
+    xs, back = SPACES[space](problem.deltas)
+    wanted = back(expected(rule, xs, list(problem.weights), params, space))
+    more = {"columns": full(problem)} if space == "delta" else {}
+    assert relative(merged(problem, f"{rule}@{space}", **params, **more), wanted) < 1e-9
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": 0.5}, {"k": 2}, {"k": 5, "beta": 1.0}])
+@pytest.mark.parametrize(("rule", "params"), CASES)
+def test_equals_the_equations_in_ctm(options: dict[str, Any], rule: str, params: dict[str, Any]) -> None:
+    problem = related(count=3, seed=12, ranks=(3, 2))
+    xs, back = oracle.in_ctm(problem.deltas, options.get("k", 3), options.get("beta", 0.0))
+    wanted = back(expected(rule, xs, list(problem.weights), params, "ctm"))
+    assert relative(merged(problem, f"{rule}@ctm", **params, **options), wanted) < 1e-9
+
+
+@pytest.mark.parametrize(("rule", "params"), CASES)
+def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> None:
+    problem = related(count=3, seed=13)
+    weights = list(problem.weights)
+    sums = rule in ("sum", "magnitude", "breadcrumbs", "dare", "della_linear")
+    scale = 2.0
+    adapters = [adapter({"w": pair}, scale=scale, source=f"adapter-{i}") for i, pair in enumerate(problem.pairs)]
+    found = delta(gm.merge(adapters, method=f"{rule}@factor", weights=weights, params=params).adapter)
+    w = [x**0.5 for x in weights] if sums else weights
+    b = expected(rule, [scale**0.5 * b for b, _ in problem.pairs], w, params, "B")
+    a = expected(rule, [scale**0.5 * a for _, a in problem.pairs], w, params, "A")
+    assert relative(found, b @ a) < 1e-9
+
+
+def test_factors_of_unlike_rank_are_refused() -> None:
+    with pytest.raises(GamMergeError, match=r"module w has ranks \(4, 2, 1, 3\): @factor adds factors"):
+        gm.merge(PROBLEMS["mixed ranks"].adapters, method="ties@factor")
+
+
+THEIRS = {
+    "sum@factor": ("linear", {}),
+    "ties@factor": ("ties", {"density": 0.5}),
+    "ties@factor frequency": ("ties", {"density": 0.5, "majority_sign_method": "frequency"}),
+    "magnitude@factor": ("magnitude_prune", {"density": 0.25}),
+    "ties@delta": ("ties_svd", {"density": 0.5, "svd_rank": 12}),
+    "magnitude@delta": ("magnitude_prune_svd", {"density": 0.5, "svd_rank": 12}),
+}
+
+
+@pytest.mark.parametrize(("method", "theirs", "options"), [(m, *t) for m, t in THEIRS.items()], ids=list(THEIRS))
+def test_equals_peft(llama: Any, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]) -> None:
+    """At alpha = r, where PEFT counts the scale once, with weights of one: its ties does not divide by them."""
+    paths = [save_adapter(llama, tmp_path / str(i), seed=i, r=4, lora_alpha=4) for i in range(3)]
+    signed = theirs in ("linear", "magnitude_prune", "magnitude_prune_svd")
+    weights = [0.5, 1.0, -0.25] if signed else [1.0, 1.0, 1.0]
+    model = PeftModel.from_pretrained(llama, paths[0], "0")
+    for i in (1, 2):
+        model.load_adapter(paths[i], str(i))
+    model.add_weighted_adapter(["0", "1", "2"], weights, "merged", combination_type=theirs, **options)
+    method, _, sign = method.partition(" ")
+    params = {"density": options["density"]} if "density" in options else {}
+    params |= {"sign": sign or "total"} if "ties" in method else {}
+    params |= {"columns": 24} if "delta" in method else {}
+    rank = 12 if "delta" in method else None
+    result = gm.merge(paths, method=method, weights=weights, params=params, rank=rank, dtype="fp32").adapter
+    for name, module in result.modules.items():
+        wanted = model.get_submodule(f"base_model.model.{name}").get_delta_weight("merged")
+        assert relative(module.delta(), wanted) < 1e-5
+    model.unload()
+
+
+RANDOM = ["dare@core", "dare_ties@knots", "della@ctm", "dare@factor", "della_linear@delta"]
+
+
+def many(count: int = 3, modules: int = 4) -> list[gm.Adapter]:
+    generator = torch.Generator().manual_seed(20)
+    shapes = {f"layers.{i}.q": (12, 9, 3) for i in range(modules)}
+    return [
+        adapter({name: random_factors(generator, *shape) for name, shape in shapes.items()}, source=f"run/{i}")
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_the_same_bytes_whatever_comes_along(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the size of the buckets, nor other modules, nor where an adapter lies moves a random number."""
+    import gam_merge._walk as walking
+
+    adapters = many()
+    together = gm.merge(adapters, method=method).adapter
+    monkeypatch.setattr(walking, "_CHUNK_BYTES", 1)
+    apart = gm.merge(adapters, method=method).adapter
+    moved = [gm.Adapter(f"/elsewhere/{x.source}", {n: x.modules[n] for n in list(x.modules)[:1]}) for x in adapters]
+    alone = gm.merge(moved, method=method).adapter
+    for name in together.modules:
+        assert relative(delta(apart, name), delta(together, name)) < 1e-12
+    first = next(iter(together.modules))
+    assert torch.equal(delta(alone, first), delta(apart, first))
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_order_of_the_adapters_moves_no_random_number(method: str) -> None:
+    adapters = many()
+    one, other = gm.merge(adapters, method=method).adapter, gm.merge(adapters[::-1], method=method).adapter
+    for name in one.modules:
+        assert relative(delta(one, name), delta(other, name)) < 1e-9
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_seed_moves_all_random_numbers(method: str) -> None:
+    adapters = many()
+    one, other = (gm.merge(adapters, method=method, params={"seed": seed, "density": 0.5}).adapter for seed in (0, 1))
+    assert all(relative(delta(one, name), delta(other, name)) > 1e-3 for name in one.modules)
+
+
+@pytest.mark.parametrize("rule", ["ties", "magnitude", "breadcrumbs", "dare_ties", "della"])
+def test_blocks_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds found by counting over blocks are those found by sorting, random numbers come in the same order."""
+    problem = PROBLEMS["three"]
+    whole = merged(problem, f"{rule}@delta", columns=full(problem))
+    monkeypatch.setattr(spaces.delta, "_BLOCK", 70)
+    monkeypatch.setattr(spaces.delta, "_HELD", 0)
+    assert relative(merged(problem, f"{rule}@delta", columns=full(problem)), whole) < 1e-12
+
+
+def test_delta_says_what_compression_lost() -> None:
+    problem = related(count=3, seed=14, shape=(40, 35), ranks=(3,))
+    whole = merged(problem, "ties@delta", columns=35)
+    for columns, rank in ((0, 9), (12, 12), (12, 5)):
+        result = gm.merge(
+            problem.adapters, method="ties@delta", weights=problem.weights, rank=rank, params={"columns": columns}
+        )
+        best = float(torch.linalg.svdvals(whole)[:rank].square().sum() / whole.square().sum())
+        assert result.report.energy_kept == pytest.approx(best, rel=1e-4)
+        assert relative(delta(result.adapter), whole) == pytest.approx((1 - result.report.energy_kept) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["ties@core", "ties@factor", "magnitude@delta", "breadcrumbs@knots"])
+def test_global_scope_ranks_entries_over_all_modules(method: str) -> None:
+    """A module a thousand times smaller than the others loses all its entries, where each for itself keeps a share."""
+    generator = torch.Generator().manual_seed(30)
+    pairs = [{n: random_factors(generator, 9, 8, 2) for n in ("large.0", "large.1", "small")} for _ in range(3)]
+    for factors in pairs:
+        factors["small"] = (1e-2 * factors["small"][0], 1e-2 * factors["small"][1])
+    adapters = [adapter(factors, source=str(i)) for i, factors in enumerate(pairs)]
+    params = {"density": 0.5} | ({"gamma": 0.0} if "breadcrumbs" in method else {})
+    local = gm.merge(adapters, method=method, params=params).adapter
+    globally = gm.merge(adapters, method=method, params={**params, "scope": "global"}).adapter
+    assert delta(local, "small").any()
+    assert not delta(globally, "small").any()
+    assert relative(delta(globally, "large.0"), delta(local, "large.0")) > 1e-3
+
+
+def test_global_scope_of_one_module_is_that_module() -> None:
+    problem = PROBLEMS["three"]
+    for method in ("ties@core", "ties@knots", "ties@delta"):
+        assert relative(merged(problem, method, scope="global"), merged(problem, method)) < 1e-9
+
+
+def test_outliers_that_are_less_than_an_entry_are_none() -> None:
+    problem = PROBLEMS["three"]
+    assert relative(merged(problem, "breadcrumbs@core", gamma=0.001, density=1.0), merged(problem, "sum")) < 1e-9
+    assert merged(problem, "breadcrumbs@core", gamma=1e-9, density=0.5).any()
+
+
+def test_dare_is_the_sum_on_average() -> None:
+    problem = related(count=2, seed=15, shape=(6, 5), ranks=(2,))
+    draws = [merged(problem, "dare@core", density=0.8, seed=seed) for seed in range(200)]
+    assert relative(sum(draws) / len(draws), merged(problem, "sum")) < 0.08

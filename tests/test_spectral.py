@@ -1,0 +1,84 @@
+"""Spectral methods against dense float64, and how they hang together."""
+
+import dense_methods as oracle
+import pytest
+import torch
+from catalogue import PROBLEMS, merged, related
+from helpers import relative
+from strategies import Problem
+
+EVERY = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+
+
+@EVERY
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "tsvm"])
+@pytest.mark.parametrize("uniform", [True, False], ids=["ones", "weights"])
+def test_equals_the_equations(problem: Problem, method: str, uniform: bool) -> None:
+    weights = [1.0] * len(problem.pairs) if uniform else list(problem.weights)
+    expected = getattr(oracle, method)(problem.deltas, weights)
+    assert relative(merged(problem, method, weights=weights), expected) < 1e-9
+
+
+@EVERY
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_iso_cts_at_any_fraction(problem: Problem, fraction: float) -> None:
+    expected = oracle.iso_cts(problem.deltas, problem.weights, fraction)
+    assert relative(merged(problem, "iso_cts", fraction=fraction), expected) < 1e-9
+
+
+@EVERY
+@pytest.mark.parametrize(("p", "sides"), [(0.5, {}), (-0.25, {}), (-0.5, {"p_u": 0.0}), (1.0, {"p_v": -1.0})])
+@pytest.mark.parametrize("q", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("floor", [True, False])
+def test_consensus_equals_the_equations(
+    problem: Problem, p: float, sides: dict[str, float], q: float, floor: bool
+) -> None:
+    exponents = {"p_u": p, "p_v": p, **sides}
+    expected = oracle.consensus(problem.deltas, problem.weights, **exponents, q=q, floor=floor)
+    assert relative(merged(problem, "consensus", p=p, q=q, floor=floor, **sides), expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["two", "three", "mixed ranks", "apart", "close"])
+def test_consensus_without_floor_at_minus_a_half_is_tsvm(name: str) -> None:
+    problem = PROBLEMS[name]
+    count = len(problem.pairs)
+    equal, ones = [1 / count] * count, [1.0] * count
+    found = merged(problem, "consensus", weights=equal, p=-0.5, floor=False)
+    assert relative(found, merged(problem, "tsvm", weights=ones)) < 1e-9
+
+
+@EVERY
+def test_consensus_with_a_flat_spectrum_is_iso_c(problem: Problem) -> None:
+    count = len(problem.pairs)
+    found = merged(problem, "consensus", weights=[1 / count] * count, p=0, q=0)
+    assert relative(count * found, merged(problem, "iso_c", weights=[1.0] * count)) < 1e-9
+
+
+@EVERY
+def test_consensus_of_exponent_zero_is_the_mean(problem: Problem) -> None:
+    assert relative(merged(problem, "consensus", p=0), merged(problem, "mean")) < 1e-9
+
+
+@pytest.mark.parametrize("p", [-1.0, -0.25, 0.5])
+def test_consensus_is_continuous_at_equal_deltas(p: float) -> None:
+    """TSV-M is not: it takes nearly equal directions apart however close they are."""
+    base = related(seed=11, count=3, shared=1.0)
+    near = related(seed=11, count=3, shared=1 - 1e-6)
+    assert relative(merged(near, "consensus", p=p), merged(base, "consensus", p=p)) < 1e-4
+    assert relative(merged(near, "tsvm"), merged(base, "tsvm")) > 0.1
+
+
+@pytest.mark.parametrize("p", [-1.0, -0.25, 0.5])
+def test_consensus_amplifies_no_more_than_it_says(p: float) -> None:
+    for problem in PROBLEMS.values():
+        bound = len(problem.pairs) ** (2 * max(-p, 0))
+        mean, found = merged(problem, "mean"), merged(problem, "consensus", p=p)
+        assert torch.linalg.matrix_norm(found, 2) <= bound * torch.linalg.matrix_norm(mean, 2) * (1 + 1e-9)
+
+
+def test_spectra_are_flat_over_the_sum_of_ranks() -> None:
+    problem = related(seed=8, count=3, shape=(20, 18), ranks=(3,))
+    for method in ("iso_c", "iso_cts"):
+        s = torch.linalg.svdvals(merged(problem, method))
+        assert torch.allclose(s[:9], s[0], rtol=1e-9)
+        assert s[9] < 1e-12
