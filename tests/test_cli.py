@@ -92,17 +92,16 @@ def test_a_merge_in_a_pipe(folder, tmp_path):
     assert all(cell_len(line) <= 80 for line in lines if str(tmp_path) not in line)
     assert lines[0] == "gam: 3 adapters, 6 modules -> rank 4, float32"
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
-    assert rows["a"][:3] == ["0.3333", "6", "4"]
-    assert rows["b"][:3] == ["0.3333", "5", "4"]
-    assert float(rows["a"][3]) == pytest.approx(report["norms"][0], rel=1e-3)
-    assert float(rows["a"][4]) == pytest.approx(100 * report["survival"][0], abs=0.05)
-    assert any("..." in line and line.split()[0].endswith("checkpoint-20000/adapter") for line in lines)
-    assert f"norm is {100 * report['norm_ratio']:.1f} %" in done.stdout
-    assert "model.layers" in done.stdout  # once, above the modules
-    assert [name for name in rows if name.endswith("_proj")] == sorted(
-        m["name"].removeprefix("model.layers.") for m in report["modules"]
-    )
+    adapters = [line.split() for line in lines if re.match(r"\d  ", line)]
+    assert [row[:2] for row in adapters[:2]] == [["0", "a"], ["1", "b"]]
+    assert re.fullmatch(r"checkpo.*\.\.\..*checkpoint-20000/adapter", adapters[2][1])
+    assert [row[2:5] for row in adapters] == [["0.3333", str(modules), "4"] for modules in (6, 5, 6)]
+    assert [float(row[5]) for row in adapters] == pytest.approx(report["norms"], rel=1e-3)
+    assert [float(row[6]) for row in adapters] == pytest.approx([100 * x for x in report["survival"]], abs=0.051)
+    assert f"merged norm is {100 * report['norm_ratio']:.1f} %" in done.stdout
+    start = next(i for i, line in enumerate(lines) if line.startswith("module of model.layers "))
+    modules = [line.split()[0] for line in lines[start + 2 : start + 8]]
+    assert modules == [module["name"].removeprefix("model.layers.") for module in report["modules"]]
     assert lines[-1].startswith(f"wrote {tmp_path / 'out'}: ")
 
 
@@ -132,6 +131,15 @@ def test_a_terminal_gets_a_progress_bar_and_colour(folder, tmp_path):
     before, _, after = sent.rpartition(f"{ESCAPE}[2K")  # the bar is erased, then comes the result
     assert "modules" in before
     assert "gam:" in after
+
+
+def test_quiet_silences_downloads_too(hub, folder, tmp_path):
+    """huggingface_hub draws bars and gives hints of its own."""
+    hub.add("org/name", {path.name: path.read_bytes() for path in (folder / "a").iterdir()})
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    code, sent = run_in_terminal(["org/name", "-o", tmp_path / "out", "-q"], folder, **settings, HF_HUB_DISABLE_XET="1")
+    assert (code, sent) == (0, "")
+    assert gm.load(tmp_path / "out").rank == 4
 
 
 def test_no_color(folder, tmp_path):
@@ -166,7 +174,7 @@ def test_names_from_files_are_harmless(tmp_path):
     assert done.returncode == 0
     assert ESCAPE not in done.stdout
     assert shown in done.stdout
-    assert "\n[bold]y " in done.stdout
+    assert "\n1  [bold]y " in done.stdout
     assert "wrote [red]out" in done.stdout
     failed = run(["x", "z", "-o", "out"], tmp_path)
     assert (failed.returncode, failed.stdout) == (1, "")

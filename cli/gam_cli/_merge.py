@@ -50,6 +50,8 @@ def merge(
         "force": force,
         "device": device,
     }
+    if quiet:
+        present.silence_downloads()
     if dry_run:
         planned = gm.plan(sources, **settings)
         data, lines = planned.to_dict(), tables.of_plan(planned, verbose=verbose)

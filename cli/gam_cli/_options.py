@@ -40,10 +40,8 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCES", help="Adapters: directories that PEFT saved, or .safetensors files."),
-]
+_SOURCES = r"Adapters: directories that PEFT saved, .safetensors files, Hub ids org/name\[@revision]\[:subfolder]."
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_SOURCES)]
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="An adapter: a directory that PEFT saved, or a .safetensors file.")

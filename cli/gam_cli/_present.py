@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+_BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")  # rules below the headers and between sections
 _SHORTEST_NAME = 16  # cells that a name keeps in a crowded table
 
 
@@ -58,8 +59,7 @@ class Name:
 
 def table(*headers: str) -> Table:
     """An empty table of the house style: names in the first column, which alone gives way, numbers in the others."""
-    gap = (0, 1, 0, 0)  # to the right of a cell; the box adds another
-    result = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=gap, header_style="bold", border_style="dim")
+    result = Table(box=_BOX, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, border_style="dim")
     result.add_column(headers[0])
     for header in headers[1:]:
         result.add_column(header, justify="right", no_wrap=True)
@@ -112,12 +112,30 @@ def print_error(error: Exception) -> None:
 
 @contextmanager
 def progress_bar(label: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, gone when done; nothing unless stderr is a terminal. Yields the callback (done, in all)."""
+    """A bar on stderr from the first call to the last, then gone; nothing unless stderr is a terminal.
+
+    Yields the callback (done, in all). While it is not called the terminal is left to others, such as downloads.
+    """
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    shown = sys.stderr.isatty() and not quiet
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty())
+    task = bar.add_task("", total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def silence_downloads() -> None:
+    """No bars and no hints from huggingface_hub, for a quiet run."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    disable_progress_bars()
+    logging.set_verbosity_error()
 
 
 def show(data: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: bool) -> None:

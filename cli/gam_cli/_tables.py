@@ -21,10 +21,10 @@ def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
     yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
     yield ""
     rows = table("adapter", "weight", "modules", "rank", "dtype")
-    for adapter, weight in zip(plan.adapters, job.mean_weights(plan.names), strict=True):
+    for i, (adapter, weight) in enumerate(zip(plan.adapters, job.mean_weights(plan.names), strict=True)):
         ranks = [module.rank for module in adapter.modules.values()]
         held = str(adapter.dtype).removeprefix("torch.")
-        rows.add_row(Name(adapter.source), number(weight), str(len(ranks)), span(ranks), held)
+        rows.add_row(Name(f"{i}  {adapter.source}"), number(weight), str(len(ranks)), span(ranks), held)
     yield rows
     yield ""
     buckets = table("bucket, by its first module", "modules", "out", "in", "adapters", "rank")
@@ -75,7 +75,7 @@ def _adapters(report: MergeReport) -> Table:
     for i, source in enumerate(report.sources):
         ranks = [module.ranks[i] for module in report.modules if module.ranks[i]]
         rows.add_row(
-            Name(source),
+            Name(f"{i}  {source}"),  # warnings name adapters by position
             number(report.weights[i]),
             str(len(ranks)),
             span(ranks),
