@@ -4,8 +4,9 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 of the output.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -88,12 +89,13 @@ def run(
     reports: list[ModuleReport] = []
     total = len(plan.names)
     visit = partial(_merge_bucket, job, survey(plan, job, executor))
-    for done in _walk(plan, job, visit, executor):
-        for key, value in done.tensors:
-            sink.write(key, value)
-        reports += done.reports
-        if progress:
-            progress(len(reports), total)
+    with closing(_walk(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
+        for done in results:
+            for key, value in done.tensors:
+                sink.write(key, value)
+            reports += done.reports
+            if progress:
+                progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))
 
 
@@ -108,7 +110,7 @@ def _add(x: Any, y: Any) -> Any:
     return y if x is None else x if y is None else x + y
 
 
-def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Iterator[T]:
+def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Generator[T]:
     factors = job.method.reads_factors
     return walk(plan, visit, device=job.device, anchor=job.anchor, factors=factors, executor=executor)
 

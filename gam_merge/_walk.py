@@ -5,7 +5,7 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ def walk(
     anchor: int = 0,
     factors: bool = False,
     executor: Executor | None = None,
-) -> Iterator[T]:
+) -> Generator[T]:
     """``visit`` every module of the plan once, bucket by bucket: its results, in the order of the plan.
 
     Chunks are read and visited on the executor while the caller deals with finished ones, so reads, arithmetic and

@@ -5,7 +5,11 @@
 come without torch.
 """
 
+import os
 import sys
+from contextlib import suppress
+
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
 
 
 def main() -> None:
@@ -16,4 +20,11 @@ def main() -> None:
             reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot encode
     from gam_cli._app import app
 
-    app(prog_name="gam-merge")
+    try:
+        app(prog_name="gam-merge")
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # a thread that is still inside torch would abort an orderly end
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        raise

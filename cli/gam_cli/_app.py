@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gam_cli import INTERRUPTED
 from gam_cli._compare import compare
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
@@ -38,7 +39,7 @@ class VerbGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if not _is_known(error):
                 raise

@@ -132,7 +132,8 @@ def progress_bar(label: str, unit: str, *, quiet: bool = False) -> Iterator[Call
 
 def silence_downloads() -> None:
     """No bars and no hints from huggingface_hub, for a quiet run."""
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     logging.set_verbosity_error()
