@@ -126,7 +126,7 @@ def _clear(home: Path, target: Path) -> None:
     for name in (_NEW, _OLD):
         shutil.rmtree(home / name, ignore_errors=True)
     with suppress(OSError):
-        (home / _LOCK).unlink()
+        (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
         home.rmdir()
 
 

@@ -38,8 +38,7 @@ class VerbGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            pass  # and with it go its frames, and what they still hold open
         except Exception as error:
             if not _is_known(error):
                 raise
@@ -47,6 +46,8 @@ class VerbGroup(TyperGroup):
 
             print_error(error)
             raise typer.Exit(1) from None
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _is_known(error: Exception) -> bool:
