@@ -7,7 +7,10 @@ from gam_merge._adapter import LoraModule as LoraModule
 from gam_merge._compare import compare as compare
 from gam_merge._comparison import Comparison as Comparison
 from gam_merge._comparison import ModuleComparison as ModuleComparison
+from gam_merge._edit import FusedModule as FusedModule
 from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._fuse import FuseReport as FuseReport
+from gam_merge._fuse import fuse as fuse
 from gam_merge._grouping import Grid as Grid
 from gam_merge._inspect import inspect as inspect
 from gam_merge._inspection import Inspection as Inspection

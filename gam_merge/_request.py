@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._adapter import Adapter
+from gam_merge._directory import check_output
 from gam_merge._engine import Job
 from gam_merge._errors import GamMergeError
-from gam_merge._export import check_output
 from gam_merge._methods import Method, get_method
 from gam_merge._plan import Plan, make_plan
 from gam_merge._settings import Setting, Settings, make_settings
@@ -103,7 +103,8 @@ def plan(
         device=pick_device(device),
     )
     if out is not None:
-        _check_out(Path(out), adapters, force)
+        files = [adapter.file for adapter in adapters if adapter.file is not None]
+        check_output(Path(out), force=force, sources=files)
     return MergePlan(lined_up, job)
 
 
@@ -193,15 +194,3 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
-
-
-def _check_out(out: Path, adapters: Sequence[Adapter], force: bool) -> None:
-    check_output(out, force=force)
-    for source in (Path(adapter.source) for adapter in adapters):
-        if out.exists() and source.exists() and _holds(out, source):
-            raise GamMergeError(f"{out}: is a source of this merge; choose another output")
-
-
-def _holds(out: Path, source: Path) -> bool:
-    """Whether ``out`` is the source's directory, or holds it."""
-    return out.resolve() in (source.resolve(), *source.resolve().parents)

@@ -20,15 +20,22 @@ from torch import Tensor
 from gam_merge._errors import GamMergeError
 from gam_merge._tensors import FileTensor
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    **_FLOATS,
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
 
 
-def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
+def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileTensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file, from its header alone.
 
-    Raises GamMergeError if the file is not whole, or not safetensors, or holds a dtype that no LoRA is stored in.
+    Raises GamMergeError if the file is not whole, or not safetensors, or holds a dtype that no LoRA is stored in,
+    unless it may hold any.
     """
     try:
         size = path.stat().st_size
@@ -48,7 +55,8 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
-    tensors = {key: _entry(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    dtypes = _DTYPES if any_dtype else _FLOATS
+    tensors = {key: _entry(path, key, entry, dtypes, 8 + length, size) for key, entry in header.items()}
     end = 8 + length
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
         if tensor.offset != end:
@@ -59,7 +67,7 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _entry(path: Path, key: str, entry: Any, start: int, size: int) -> FileTensor:
+def _entry(path: Path, key: str, entry: Any, dtypes: Mapping[str, torch.dtype], start: int, size: int) -> FileTensor:
     try:
         key.encode()  # raises ValueError for half of a surrogate pair, which could not be written again
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -68,9 +76,9 @@ def _entry(path: Path, key: str, entry: Any, start: int, size: int) -> FileTenso
             raise ValueError
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, f"its entry for {key} is malformed") from error
-    if dtype not in _DTYPES:
+    if dtype not in dtypes:
         raise GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
-    tensor = FileTensor(path, key, tuple(shape), _DTYPES[dtype], start + begin)
+    tensor = FileTensor(path, key, tuple(shape), dtypes[dtype], start + begin)
     if begin + tensor.nbytes != end or start + end > size:
         raise _broken(path, f"tensor {key} does not fit into it")
     return tensor

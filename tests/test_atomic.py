@@ -175,9 +175,9 @@ def test_killed_at_any_time_leaves_the_old_state_or_the_new(
         restore(out, before)
     unfinished = 0
     for delay in (0.0, 0.02, 0.1, 0.3):
+        left_by_the_dead = _siblings(out)
         process = FORK.Process(target=_merge, args=(large, out, force))
         process.start()
-        left_by_the_dead = _siblings(out)
         while not _siblings(out) - left_by_the_dead and process.is_alive():
             time.sleep(0.002)
         time.sleep(delay)

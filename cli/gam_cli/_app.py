@@ -13,10 +13,11 @@ from typer.core import TyperGroup
 
 from gam_cli import INTERRUPTED
 from gam_cli._compare import compare
+from gam_cli._fuse import fuse
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
 
-_VERBS = (merge, inspect, compare)
+_VERBS = (merge, inspect, compare, fuse)
 _DEFAULT = "merge"
 
 

@@ -47,6 +47,9 @@ Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="An adapter: a directory that PEFT saved, or a .safetensors file.")
 ]
 
+Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="A directory that PEFT saved, or a .safetensors file.")]
+Model = Annotated[str, typer.Argument(metavar="BASE", help="A model: a directory of safetensors files and a config.")]
+
 Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
 Params = Annotated[
     list[Param] | None,
@@ -71,6 +74,7 @@ AllowBaseMismatch = Annotated[
 ]
 
 Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
+RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 Rank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources.")]
 Dtype = Annotated[
     str | None, _option(_OUTPUT, "--dtype", metavar="NAME", help="bf16, fp16, fp32; by default that of the sources.")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -88,6 +89,12 @@ def span(values: Sequence[int]) -> str:
 
 def size(nbytes: int) -> str:
     return decimal(nbytes)
+
+
+def wrote(path: Path, seconds: float) -> str:
+    """The closing line of a verb that wrote a directory."""
+    nbytes = sum(file.stat().st_size for file in path.iterdir())
+    return f"wrote {printable(str(path))}: {size(nbytes)} in {seconds:.1f} s"
 
 
 def warning(text: str) -> Text:

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gam_cli._present import Name, count, number, percent, printable, size, span, table, warning
+from gam_cli._present import Name, count, number, percent, printable, size, span, table, warning, wrote
 from gam_merge import MergePlan, MergeReport, MergeResult, ModuleReport
 
 _BUCKETS = 20  # shown unless all are asked for
@@ -60,8 +60,7 @@ def of_merge(result: MergeResult, seconds: float, *, verbose: bool) -> Iterator[
     for text, names in report.warnings.items():
         yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
     if result.path is not None:
-        nbytes = sum(path.stat().st_size for path in result.path.iterdir())
-        yield f"wrote {printable(str(result.path))}: {size(nbytes)} in {seconds:.1f} s"
+        yield wrote(result.path, seconds)
 
 
 def _headline(method: str, adapters: int, modules: int, rank: int, dtype: str) -> Text:

@@ -1,0 +1,217 @@
+"""Fused models: what PEFT's merge_and_unload computes, and everything else of the base as it was."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_factors, relative, write_adapter
+from peft import PeftModel
+from real import forward_adapted, save_adapter
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_cli import run
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+import gam_merge as gm
+
+Tensors = dict[str, torch.Tensor]
+
+
+def stored(path: Path) -> Tensors:
+    return {key: value for file in path.glob("*.safetensors") for key, value in load_file(file).items()}
+
+
+def save_base(model: Any, path: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Path:
+    copy.deepcopy(model).to(dtype).save_pretrained(path, max_shard_size=shard)
+    (path / "tokenizer.json").write_text("{}")
+    (path / "pytorch_model.bin").write_bytes(b"x")
+    return path
+
+
+def fused_by_peft(base: Path, adapter: Path) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> Any:
+    """Conv1D layers, which keep their weights as (in, out); c_proj of the attention is square."""
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0)
+    ).eval()
+
+
+@pytest.mark.parametrize("shard", ["1GB", "8KB"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_as_merge_and_unload(llama, shard, dtype, tmp_path):
+    base = save_base(llama, tmp_path / "base", dtype, shard)
+    adapter = save_adapter(llama, tmp_path / "adapter", r=4, lora_alpha=10, use_rslora=True)
+    report = gm.fuse(base, adapter, tmp_path / "out")
+    ours, theirs, before = stored(tmp_path / "out"), fused_by_peft(base, adapter).state_dict(), stored(base)
+    assert ours.keys() == before.keys()
+    changed = {f"{module.name}.weight" for module in report.modules}
+    for key, value in ours.items():
+        assert value.dtype == dtype
+        if key in changed:
+            _check_rounded_alike(value, theirs[key], before[key])
+        else:
+            assert torch.equal(value, before[key])
+    assert len(changed) == 6
+    assert relative(
+        forward_adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "out").float()),
+        forward_adapted(fused_by_peft(base, adapter).float()),
+    ) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def _check_rounded_alike(ours: torch.Tensor, theirs: torch.Tensor, before: torch.Tensor) -> None:
+    """To 1e-6 in float32; elsewhere to one unit in the last place of the largest of the three numbers added."""
+    assert not torch.equal(ours, before)
+    if ours.dtype == torch.float32:
+        assert relative(ours, theirs) < 1e-6
+        return
+    largest = torch.stack([ours, theirs, before]).abs().amax(0).double()
+    unit = torch.finfo(ours.dtype).eps * 2.0 ** largest.log2().floor()
+    assert ((ours.double() - theirs.double()).abs() <= unit).all()
+
+
+def test_files(llama, tmp_path):
+    """Shards and index as in the base, its config and tokenizer with them, nothing else."""
+    base = save_base(llama, tmp_path / "base", shard="8KB")
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    seen: list[tuple[int, int]] = []
+    gm.fuse(base, adapter, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {path.name for path in base.iterdir()} - {"pytorch_model.bin"} | {"fuse_report.json"}
+    assert sum(name.endswith(".safetensors") for name in names) > 2
+    for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+    for path in base.glob("*.safetensors"):
+        with safe_open(path, "pt") as theirs, safe_open(tmp_path / "out" / path.name, "pt") as ours:
+            assert set(ours.keys()) == set(theirs.keys())
+            assert ours.metadata()["format"] == "pt"
+    assert seen[-1] == (len(stored(base)), len(stored(base)))
+    report = json.loads((tmp_path / "out" / "fuse_report.json").read_text())
+    module = report["modules"][0]
+    delta = gm.load(adapter).modules[module["name"]].delta()
+    assert module["delta_norm"] == pytest.approx(float(delta.norm()), rel=1e-6)
+    assert module["weight_norm"] == pytest.approx(float(stored(base)[f"{module['name']}.weight"].norm()), rel=1e-6)
+
+
+def test_conv1d(gpt2, tmp_path):
+    """Whatever the adapter's own fan_in_fan_out says: PEFT leaves there what held for the layer that it saw last."""
+    base = save_base(gpt2, tmp_path / "base")
+    adapter = save_adapter(gpt2, tmp_path / "adapter", target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)
+    theirs = fused_by_peft(base, adapter).state_dict()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for said in (True, False):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "fan_in_fan_out": said}))
+        gm.fuse(base, adapter, tmp_path / f"out-{said}")
+        ours = stored(tmp_path / f"out-{said}")
+        assert len(ours) == len(stored(base))
+        assert all((value - theirs[key]).norm() <= 1e-6 * theirs[key].norm() for key, value in ours.items())
+
+
+def test_checkpoint_without_the_head(gpt2, tmp_path):
+    """GPT-2 on the Hub is the bare transformer: its keys lack a prefix that the adapter's names have."""
+    save_base(gpt2.transformer, tmp_path / "base")
+    assert "h.0.attn.c_attn.weight" in stored(tmp_path / "base")
+    adapter = save_adapter(gpt2, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
+    gm.fuse(tmp_path / "base", adapter, tmp_path / "out")
+    save_base(gpt2, tmp_path / "whole")
+    gm.fuse(tmp_path / "whole", adapter, tmp_path / "whole-out")
+    ours, whole = stored(tmp_path / "out"), stored(tmp_path / "whole-out")
+    assert all(torch.equal(value, whole[f"transformer.{key}"]) for key, value in ours.items())
+
+
+def test_tensors_of_any_kind_are_carried_along(llama, tmp_path):
+    base = save_base(llama, tmp_path / "base")
+    more = {
+        "ids": torch.arange(3),
+        "mask": torch.tensor([True, False]),
+        "eight": torch.ones(2, 2).to(torch.float8_e4m3fn),
+        "scalar": torch.tensor(2.0),
+        "none": torch.zeros(0, 4),
+    }
+    save_file({**stored(base), **more}, base / "model.safetensors")
+    gm.fuse(base, save_adapter(llama, tmp_path / "adapter"), tmp_path / "out")
+    after = stored(tmp_path / "out")
+    for key, value in more.items():
+        assert (after[key].dtype, after[key].shape) == (value.dtype, value.shape)
+        assert after[key].flatten().view(torch.uint8).tolist() == value.flatten().view(torch.uint8).tolist()
+
+
+def test_mistakes_write_nothing(llama, tmp_path):
+    base = save_base(llama, tmp_path / "base")
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    generator = torch.Generator().manual_seed(0)
+    wide = write_adapter(tmp_path / "wide", {"model.layers.0.self_attn.q_proj": random_factors(generator, 32, 32, 2)})
+    alien = write_adapter(tmp_path / "alien", {"encoder.block.0.k": random_factors(generator, 24, 24, 2)})
+    quantised = save_base(llama, tmp_path / "quantised")
+    tensors = stored(quantised)
+    tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(24, 12, dtype=torch.uint8)
+    save_file(tensors, quantised / "model.safetensors")
+    (tmp_path / "pickle").mkdir()
+    (tmp_path / "pickle" / "pytorch_model.bin").write_bytes(b"x")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for arguments, message in (
+        ((base, wide), r"q_proj is \(32, 32\) in .*wide and \(24, 24\) in .*base"),
+        ((base, alien), r"has no tensor encoder\.block\.0\.k\.weight; the adapter is of another base model"),
+        ((quantised, adapter), r"q_proj\.weight is stored as uint8; fuse into a base model that is not quantised"),
+        ((tmp_path / "pickle", adapter), r"needs one safetensors file.* has: none"),
+        ((tmp_path / "nowhere", adapter), r"nowhere: no such directory"),
+    ):
+        with pytest.raises(gm.GamMergeError, match=message):
+            gm.fuse(*arguments, tmp_path / "out")
+    for force in (False, True):
+        with pytest.raises(gm.GamMergeError, match=r"base: is a source"):
+            gm.fuse(base, adapter, base, force=force)
+        with pytest.raises(gm.GamMergeError, match=r"adapter: is a source"):
+            gm.fuse(base, adapter, adapter, force=force)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_force_replaces_what_we_wrote(llama, tmp_path):
+    base = save_base(llama, tmp_path / "base", shard="8KB")
+    adapter = save_adapter(llama, tmp_path / "adapter")
+    other = save_base(llama, tmp_path / "other")
+    gm.fuse(base, adapter, tmp_path / "out")
+    with pytest.raises(gm.GamMergeError, match="exists already"):
+        gm.fuse(base, adapter, tmp_path / "out")
+    gm.fuse(base, adapter, tmp_path / "out", force=True)
+    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+        gm.fuse(base, adapter, other, force=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+        gm.fuse(base, adapter, tmp_path / "out", force=True)
+
+
+def test_fusing_twice_is_fusing_the_sum(llama, tmp_path):
+    """A model that we wrote is a base as good as any."""
+    base = save_base(llama, tmp_path / "base")
+    adapters = [save_adapter(llama, tmp_path / f"adapter-{i}", seed=i) for i in range(2)]
+    gm.fuse(base, adapters[0], tmp_path / "once")
+    gm.fuse(tmp_path / "once", adapters[1], tmp_path / "twice")
+    gm.merge(adapters, method="sum", rank=16, out=tmp_path / "sum")
+    gm.fuse(base, tmp_path / "sum", tmp_path / "together")
+    twice, together = stored(tmp_path / "twice"), stored(tmp_path / "together")
+    assert all(relative(value, together[key]) < 1e-6 for key, value in twice.items())
+
+
+def test_command(llama, tmp_path):
+    save_base(llama, tmp_path / "base")
+    save_adapter(llama, tmp_path / "adapter")
+    done = run(["fuse", "base", "adapter", "-o", "out", "-v"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("fuse: 6 modules of base\n")
+    assert "model.layers.0.mlp.down_proj" in done.stdout
+    known = run(["fuse", "base", "adapter", "-o", "out", "--force", "--json"], tmp_path)
+    report = json.loads(known.stdout)
+    assert f"norm is {100 * report['relative_norm']:.1f} %" in done.stdout
+    assert report == json.loads((tmp_path / "out" / "fuse_report.json").read_text())
+    failed = run(["fuse", "adapter", "base", "-o", "other"], tmp_path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.count("\n") == 1
