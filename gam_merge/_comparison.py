@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gam_merge._documents import save_html, save_plot
 from gam_merge._grouping import By, Grid, grid, group
 from gam_merge._measures import Array, Measures
 from gam_merge._pairwise import Pair
@@ -111,6 +114,14 @@ class Comparison:
     def recommendation(self) -> Recommendation:
         """A method for these adapters, and why."""
         return recommend(self.total)
+
+    def save_plot(self, path: str | PathLike[str]) -> Path:
+        """Write all figures on one sheet: .png, .svg or .pdf. Needs matplotlib. Raises GamMergeError."""
+        return save_plot(self, path)
+
+    def save_html(self, path: str | PathLike[str]) -> Path:
+        """Write a report of one HTML file that needs nothing else. Needs matplotlib, jinja2. Raises GamMergeError."""
+        return save_html(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: all modules together, then by layer, by type and one by one."""

@@ -62,12 +62,12 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
 
 
-def shortened(labels: Iterable[str]) -> dict[str, str]:
-    """The shortest tail of each dotted label that no other label shares: ``q_proj`` for ``self_attn.q_proj``."""
-    parts = {label: label.split(".") for label in labels}
+def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:
+    """The shortest tail of each label that no other label shares: ``q_proj`` for ``self_attn.q_proj``."""
+    parts = {label: label.split(separator) for label in labels}
     short: dict[str, str] = {}
     for label, own in parts.items():
         others = [other for name, other in parts.items() if name != label]
         size = next((k for k in range(1, len(own)) if all(other[-k:] != own[-k:] for other in others)), len(own))
-        short[label] = ".".join(own[-size:])
+        short[label] = separator.join(own[-size:])
     return short

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import exp, log, sqrt
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from gam_merge._documents import save_html, save_plot
 from gam_merge._grouping import By, Grid, grid, group
 
 _TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks for which the energy of the largest singular values is told
@@ -130,6 +133,14 @@ class Inspection:
     def broken(self) -> tuple[str, ...]:
         """Modules with NaN or Inf."""
         return tuple(module.name for module in self.modules if module.broken)
+
+    def save_plot(self, path: str | PathLike[str]) -> Path:
+        """Write all figures on one sheet: .png, .svg or .pdf. Needs matplotlib. Raises GamMergeError."""
+        return save_plot(self, path)
+
+    def save_html(self, path: str | PathLike[str]) -> Path:
+        """Write a report of one HTML file that needs nothing else. Needs matplotlib, jinja2. Raises GamMergeError."""
+        return save_html(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the adapter, its layers, its types, its modules."""

@@ -97,6 +97,17 @@ def test_a_terminal_gets_colour_unless_it_has_said_no(folder):
     assert f"{ESCAPE}[38;5;" not in sent
 
 
+def test_figures_and_reports(folder, tmp_path):
+    """Written beside what is printed, named at its end; with --json stdout stays JSON."""
+    html, svg = tmp_path / "report.html", tmp_path / "plot.svg"
+    lines = printed(folder, "compare", "a", LONG, "--html", str(html), "--plot", str(svg)).splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == [f"wrote {svg}", f"wrote {html}"]
+    assert svg.read_text().startswith("<?xml")
+    html.unlink()
+    json.loads(printed(folder, "inspect", "a", "--json", "--html", str(html)))
+    assert "</html>" in html.read_text()
+
+
 def test_ascii_terminals_get_ascii_strips(folder):
     done = run(["inspect", "a"], folder, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.returncode == 0
@@ -109,6 +120,7 @@ def test_ascii_terminals_get_ascii_strips(folder):
     [
         (["compare", "a"], 1, "compare needs two adapters"),
         (["inspect", "nowhere"], 1, "no such file or directory"),
+        (["inspect", "a", "--plot", "plot.jpeg"], 1, "png, svg, pdf"),
         (["inspect", "a", "--by", "colour"], 2, "--by"),
         (["inspect", "a", "b"], 2, "b"),
     ],

@@ -1,5 +1,7 @@
 """``gam-merge compare A B``: what adapters have in common, and what a merge would make of them."""
 
+from itertools import chain
+
 from gam_cli import _options as options
 
 
@@ -12,6 +14,8 @@ def compare(
     allow_base_mismatch: options.AllowBaseMismatch = False,
     by: options.Parts = options.Part.type,
     seed: options.Seed = 0,
+    plot: options.Plot = None,
+    html: options.Html = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -33,4 +37,6 @@ def compare(
             seed=seed,
             progress=progress,
         )
-    present.show(found.to_dict(), tables.of_comparison(found, by.value), as_json=as_json, quiet=quiet)
+    written = present.save_documents(found, plot=plot, html=html)
+    lines = chain(tables.of_comparison(found, by.value), written)
+    present.show(found.to_dict(), lines, as_json=as_json, quiet=quiet)

@@ -1,5 +1,7 @@
 """``gam-merge inspect A``: what one adapter holds."""
 
+from itertools import chain
+
 from gam_cli import _options as options
 
 
@@ -8,6 +10,8 @@ def inspect(
     base: options.Base = None,
     alpha: options.OneAlpha = None,
     by: options.Parts = options.Part.type,
+    plot: options.Plot = None,
+    html: options.Html = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -19,4 +23,6 @@ def inspect(
 
     with present.progress_bar("reading", "modules", quiet=quiet) as progress:
         found = gm.inspect(source, base_model=base, alpha=alpha, device=device, progress=progress)
-    present.show(found.to_dict(), tables.of_inspection(found, by.value), as_json=as_json, quiet=quiet)
+    written = present.save_documents(found, plot=plot, html=html)
+    lines = chain(tables.of_inspection(found, by.value), written)
+    present.show(found.to_dict(), lines, as_json=as_json, quiet=quiet)

@@ -146,6 +146,13 @@ def silence_downloads() -> None:
     logging.set_verbosity_error()
 
 
+def save_documents(found: Any, *, plot: Path | None, html: Path | None) -> list[str]:
+    """Write the figure and the report that were asked for; what to say about it."""
+    saved = [found.save_plot(plot)] if plot else []
+    saved += [found.save_html(html)] if html else []
+    return [f"wrote {printable(str(path))}: {size(path.stat().st_size)}" for path in saved]
+
+
 def show(data: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: bool) -> None:
     """The result of a verb on stdout: as JSON, or in lines and tables, or not at all."""
     if quiet:

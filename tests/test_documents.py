@@ -1,0 +1,163 @@
+"""Figures and HTML reports, looked at by a real browser; hostile names; failures in one line."""
+
+import re
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser
+import helpers
+import numpy as np
+import pytest
+import torch
+from browser import Browser, chromium
+
+import gam_merge as gm
+
+HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">$x^2$&amp;"
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Browser]:
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with chromium() as running:
+        yield running
+
+
+def adapters(count: int) -> list[gm.Adapter]:
+    """Of 30 layers of two types, one of them badly named, each with a bad name of its own."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{i}.{kind}" for i in range(30) for kind in ("q_proj", HOSTILE)]
+    made = []
+    for i in range(count):
+        factors = {name: helpers.random_factors(generator, 24, 16, 3) for name in names}
+        made.append(helpers.adapter(factors, source=f"{HOSTILE}/{i}"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, gm.Comparison | gm.Inspection]:
+    return {"comparison": gm.compare(adapters(3)), "inspection": gm.inspect(adapters(1)[0])}
+
+
+@pytest.fixture(scope="module")
+def pages(found, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    return {name: each.save_html(folder / f"{name}.html") for name, each in found.items()}
+
+
+KINDS = ("comparison", "inspection")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("dark", 390)])
+def test_a_page_in_a_browser(chrome, pages, kind, scheme, width):
+    """It loads nothing and complains of nothing, does not scroll sideways, and follows the colours asked for."""
+    chrome.open(pages[kind], scheme=scheme, width=width)
+    assert chrome.complaints() == []
+    assert chrome.run("performance.getEntriesByType('resource').length") == 0
+    assert chrome.run("document.documentElement.scrollWidth <= innerWidth")
+    assert chrome.run("[...document.querySelectorAll('figure svg')].every(svg => svg.getBBox().width > 100)")
+    ink, paper = (
+        sum(map(int, chrome.run(f"getComputedStyle(document.body).{name}.match(/\\d+/g)")))
+        for name in ("color", "backgroundColor")
+    )
+    assert (ink - paper > 400) if scheme == "dark" else (paper - ink > 400)
+    body = chrome.run("getComputedStyle(document.body).color")
+    labels = chrome.run("[...document.querySelectorAll('svg text')].map(text => getComputedStyle(text).fill)")
+    assert labels.count(body) > 0.8 * len(labels)  # all but numbers within coloured cells
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_from_files_are_text(chrome, pages, kind):
+    chrome.open(pages[kind])
+    assert "owned" not in chrome.run("document.title.slice(0, 5)")
+    assert chrome.run("document.querySelectorAll('script, img, iframe, object, link').length") == 0
+    assert HOSTILE in chrome.run("document.body.textContent")
+    assert "$x^2$&amp;" in chrome.run("[...document.querySelectorAll('svg')].map(svg => svg.textContent).join()")
+
+
+def test_the_policy_is_in_force(chrome, pages):
+    """Whatever got into the page, it could neither run nor load."""
+    chrome.open(pages["comparison"])
+    chrome.run(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=\"data:image/png;base64,AAAA\" onerror=\"1\">')"
+    )
+    (complaint, *_) = chrome.complaints()
+    assert "Content Security Policy" in complaint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_whole(chrome, pages, kind):
+    """Every id is there once, every reference within a figure leads somewhere, folded tables open."""
+    chrome.open(pages[kind])
+    ids = chrome.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    targets = chrome.run("[...document.querySelectorAll('use')].map(u => u.getAttribute('xlink:href').slice(1))")
+    assert set(targets) <= set(ids)
+    assert chrome.run("document.querySelectorAll('details tr').length") > 60
+    chrome.driver.find_elements("css selector", "summary")[-1].click()
+    assert chrome.run("[...document.querySelectorAll('details')].at(-1).open")
+
+
+def test_the_figures_show_the_figures(found):
+    from gam_merge import _figures as figures
+
+    comparison = found["comparison"]
+    drawn = figures.sheet(comparison).axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(drawn, comparison.grid("times_chance_u").values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "magic"),
+    [
+        ("comparison", "png", b"\x89PNG"),
+        ("comparison", "svg", b"<?xml"),
+        ("inspection", "svg", b"<?xml"),
+        ("inspection", "pdf", b"%PDF"),
+    ],
+)
+def test_plots(found, tmp_path, kind, suffix, magic):
+    path = found[kind].save_plot(tmp_path / f"plot.{suffix}")
+    content = path.read_bytes()
+    assert content.startswith(magic)
+    assert found[kind].save_plot(path).read_bytes() == content
+    if suffix == "svg":
+        assert "$x^2$&amp;" in "".join(ET.fromstring(content).itertext())
+
+
+def test_odd_adapters_have_pages_too(tmp_path):
+    """No overlap to speak of, one module, nothing but zeros, no module at all."""
+    generator = torch.Generator().manual_seed(1)
+    apart = [helpers.adapter({name: helpers.random_factors(generator, 8, 6, 2)}, source=name) for name in ("w", "v")]
+    zero = helpers.stack([(torch.zeros(8, 2), torch.ones(2, 6))] * 2)
+    none = gm.Adapter("none", {}, None, {})
+    for i, odd in enumerate((gm.compare(apart), gm.compare(zero), gm.inspect(zero[0]), gm.inspect(none))):
+        page = odd.save_html(tmp_path / f"{i}.html").read_text()
+        assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    with pytest.raises(gm.GamMergeError, match="no figure without LoRA modules"):
+        odd.save_plot(tmp_path / "none.svg")
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_without_the_extra(found, tmp_path, monkeypatch, package):
+    for name in [name for name in sys.modules if name in ("gam_merge._figures", "gam_merge._html")]:
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(gm, name.rpartition(".")[2], raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(gm.GamMergeError, match=rf"{package}; pip install 'gam-merge\[plot\]'"):
+        found["comparison"].save_html(tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written(found, tmp_path):
+    with pytest.raises(gm.GamMergeError, match="png, svg, pdf"):
+        found["comparison"].save_plot(tmp_path / "plot.jpeg")
+    with pytest.raises(gm.GamMergeError, match="cannot be written"):
+        found["comparison"].save_plot(tmp_path / "nowhere" / "plot.png")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(gm.GamMergeError, match="cannot be written"):
+        found["inspection"].save_html(tmp_path / "folder.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
