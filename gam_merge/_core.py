@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, span
+from gam_kernels import Delta, gram, span
 from gam_merge._bucket import Bucket, Merged
 
 _EPS = torch.finfo(torch.float64).eps
@@ -77,6 +77,17 @@ class Core:
     def scaled(self, c: Tensor) -> "Core":
         """Delta i times c_i: (L, N)."""
         return replace(self, cores=tuple(core * c[:, i, None, None] for i, core in enumerate(self.cores)))
+
+    def mapped(self, s: Tensor) -> "Core":
+        """Every delta with a regular s (L, K, K) from the left."""
+        parts = [torch.linalg.qr(s @ left) for left in self.lefts]
+        cores = tuple(r @ core for (_, r), core in zip(parts, self.cores, strict=True))
+        return replace(self, lefts=tuple(q for q, _ in parts), cores=cores)
+
+    def read_lefts(self) -> list[Tensor]:
+        """The factors scale * B as they were read, in the basis Q_u: (L, K, r_i)."""
+        stack = torch.cat([x.b64 for x in self.bucket.deltas], -1)  # (L, m, R)
+        return [self.u.mT @ gram(stack, x.b) * x.scale[:, None, None] for x in self.bucket.factors]
 
     def small(self) -> Bucket:
         """The cores as a bucket of modules of shape (K, J), for rules that are written for buckets."""

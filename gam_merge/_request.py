@@ -84,6 +84,7 @@ def plan(
     given = _check_weights(weights, len(adapters))
     position = _anchor_position(anchor, sources, given)
     kept = [i for i, weight in enumerate(given) if weight != 0]
+    chosen.check_count(len(kept))
     settings = _settings(chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {})
     lined_up = make_plan(
         [adapters[i] for i in kept],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from dense import numerical_rank, polar
+from dense_entries import elect, trim
 from torch import Tensor
 
 Deltas, Weights = Sequence[Tensor], Sequence[float]
@@ -104,3 +105,122 @@ def iso_cts(deltas: Deltas, weights: Weights, fraction: float = 0.8) -> Tensor:
     parts = [[side[..., :own] for side in thin(delta - u @ u.T @ delta)] for delta in scaled]
     u, s, v = (torch.cat(side, -1) for side in zip((u, s, v), *parts, strict=True))
     return s.mean() * isometry(u) @ isometry(v).T
+
+
+def slerp(deltas: Deltas, weights: Weights) -> Tensor:
+    x, y = deltas
+    return _between(x, y, x.flatten() @ y.flatten() / (x.norm() * y.norm()), weights)
+
+
+def slerp_rows(deltas: Deltas, weights: Weights) -> Tensor:
+    return torch.stack([slerp((x, y), weights) for x, y in zip(*deltas, strict=True)])
+
+
+def _between(x: Tensor, y: Tensor, cosine: Tensor, weights: Weights) -> Tensor:
+    if abs(cosine) > 0.9995:
+        return weights[0] * x + weights[1] * y
+    theta = torch.arccos(cosine)
+    return (torch.sin(weights[0] * theta) * x + torch.sin(weights[1] * theta) * y) / torch.sin(theta)
+
+
+def karcher(deltas: Deltas, weights: Weights, steps: int) -> Tensor:
+    """On vectors of all entries."""
+    norms = [delta.norm() for delta in deltas]
+    units = [delta / norm for delta, norm in zip(deltas, norms, strict=True)]
+    p = weighted(units, weights)
+    p = p / p.norm()
+    for _ in range(steps):
+        tangent = torch.zeros_like(p)
+        for w, u in zip(weights, units, strict=True):
+            cos = (p * u).sum().clamp(-1, 1)
+            theta = torch.arccos(cos)
+            if theta > 0:
+                tangent += w * theta / torch.sin(theta) * (u - cos * p)
+        size = tangent.norm()
+        if size > 0:
+            p = torch.cos(size) * p + torch.sin(size) / size * tangent
+        p = p / p.norm()
+    return p * sum(w * norm for w, norm in zip(weights, norms, strict=True))
+
+
+def model_stock(deltas: Deltas, weights: Weights) -> Tensor:
+    n = len(deltas)
+    pairs = [(x * y).sum() / (x.norm() * y.norm()) for i, x in enumerate(deltas) for y in deltas[:i]]
+    cosine = (sum(pairs) / len(pairs)).clamp(0, 1)
+    return n * cosine / (1 + (n - 1) * cosine) * weighted(deltas, weights)
+
+
+def geometric_median(deltas: Deltas, weights: Weights, steps: int = 3000) -> Tensor:
+    x = weighted(deltas, weights)
+    for _ in range(steps):
+        shares = [w / max(float((x - delta).norm()), 1e-12) for w, delta in zip(weights, deltas, strict=True)]
+        x = weighted(deltas, [share / sum(shares) for share in shares])
+    return x
+
+
+def wudi(deltas: Deltas, weights: Weights, *, ridge: float | None = None, time: float | None = None) -> Tensor:
+    grams = [w / delta.norm() ** 2 * delta.T @ delta for w, delta in zip(weights, deltas, strict=True)]
+    c, d = sum(grams), sum(delta @ g for delta, g in zip(deltas, grams, strict=True))
+    largest = torch.linalg.eigvalsh(c)[-1]
+    if ridge is not None:
+        return d @ torch.linalg.pinv(c + ridge * largest * torch.eye(len(c), dtype=c.dtype), hermitian=True, rtol=1e-12)
+    flow = torch.linalg.matrix_exp(-time / largest * c)  # gradient flow of the least squares, from the sum
+    minimiser = d @ torch.linalg.pinv(c, hermitian=True, rtol=1e-12)
+    return minimiser + (weighted(deltas, weights) - minimiser) @ flow
+
+
+def dc_merge(
+    deltas: Deltas, weights: Weights, *, linear: bool = False, ratio: float = 5.0, keep: float | None = None
+) -> Tensor:
+    us, ss, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    u, v = isometry(torch.cat(us, 1)), isometry(torch.cat(vs, 1))
+    cs = []
+    for x, s, y in zip(us, ss, vs, strict=True):
+        line = (
+            torch.linspace(float(min(ratio, s[0] / s[-1])), 1, len(s), dtype=s.dtype) if linear else torch.ones_like(s)
+        )
+        if len(s) == 1:
+            line = torch.ones_like(s)
+        c = u.T @ x @ (s.sum() * line / line.sum()).diag() @ y.T @ v
+        count = len(s) if keep is None else max(1, int(keep * c.numel()))
+        cs.append(trim(c, 0, count))
+    merged, start = elect(cs, weights, "weighted"), 0
+    out = torch.zeros_like(merged)
+    for s in ss:
+        block = slice(start, start + len(s))
+        out[block, block] = merged[block, block]
+        start += len(s)
+    return u @ out @ v.T
+
+
+def frechet(deltas: Deltas, weights: Weights, steps: int = 2000) -> Tensor:
+    us, ss, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    u, v = us[0], vs[0]
+    for _ in range(steps):
+        turned = [polar(x.T @ u + y.T @ v) for x, y in zip(us, vs, strict=True)]
+        u = polar(weighted([x @ q for x, q in zip(us, turned, strict=True)], weights))
+        v = polar(weighted([y @ q for y, q in zip(vs, turned, strict=True)], weights))
+    logs = [q.T @ s.log().diag() @ q for q, s in zip(turned, ss, strict=True)]
+    return u @ torch.linalg.matrix_exp(weighted(logs, weights)) @ v.T
+
+
+def pico(deltas: Deltas, bs: Deltas) -> list[Tensor]:
+    """The deltas as the rule sees them. ``bs``: the factors B."""
+    stack = torch.cat(list(bs), 1)
+    damping = torch.linalg.inv(
+        torch.eye(len(stack), dtype=stack.dtype) + (len(deltas) - 1) / stack.norm() ** 2 * stack @ stack.T
+    )
+    return [damping @ delta for delta in deltas]
+
+
+def svc(merged: Tensor, deltas: Deltas, alpha: float | None = None) -> Tensor:
+    alpha = 1 / len(deltas) if alpha is None else alpha
+    u, s, v = thin(merged)
+    calibrated = []
+    for r in range(len(s)):
+        row = s[r] * v[:, r]
+        parts = [u[:, r] @ delta for delta in deltas]
+        there = [part for part in parts if part.norm() > 1e-9]
+        counted = sum(max(alpha, float(row @ part / part.norm() ** 2)) for part in there)
+        calibrated.append(s[r] * len(there) / counted)
+    return u * torch.stack(calibrated) @ v.T

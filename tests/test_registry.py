@@ -82,7 +82,7 @@ def test_wrong_values_are_refused_in_one_line(name: str, value: object, words: s
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gem", "no method is called 'gem'; there are: gam, consensus"),
+        ("gem", "no method is called 'gem', did you mean gam"),
         ("", "no method is called ''"),
         ("gam@core", "gam takes no space"),
         ("gam+mean", "has 2 rules"),
@@ -113,11 +113,14 @@ def test_params_reach_the_report() -> None:
     assert json.loads(json.dumps(report.to_dict()))["params"] == report.params
 
 
-def test_large_ranks_are_pointed_out() -> None:
+def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from catalogue import related
 
-    problem = related(count=3, shape=(700, 600), ranks=(200,))
-    report = gm.merge(problem.adapters, method="cat").report
-    assert report.rank == 600
-    assert any("rank 600" in note and "--rank" in note for note in report.notes)
-    assert not gm.merge(problem.adapters, method="cat", rank=512).report.notes
+    import gam_merge._plan as planning
+
+    adapters = related(count=3, shape=(520, 530), ranks=(180,)).adapters
+    (note,) = gm.plan(adapters, method="cat").to_dict()["notes"]
+    assert note.startswith("rank 520 is more than the 512")
+    assert not gm.plan(adapters, method="cat", rank=512).plan.notes
+    monkeypatch.setattr(planning, "_SERVED_RANK", 8)
+    assert gm.merge(related(count=3).adapters, method="cat").report.notes

@@ -1,11 +1,15 @@
 """Spectral methods against dense float64, and how they hang together."""
 
+from typing import Any
+
 import dense_methods as oracle
 import pytest
 import torch
 from catalogue import PROBLEMS, merged, related
 from helpers import relative
 from strategies import Problem
+
+import gam_merge as gm
 
 EVERY = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 
@@ -82,3 +86,40 @@ def test_spectra_are_flat_over_the_sum_of_ranks() -> None:
         s = torch.linalg.svdvals(merged(problem, method))
         assert torch.allclose(s[:9], s[0], rtol=1e-9)
         assert s[9] < 1e-12
+
+
+@EVERY
+@pytest.mark.parametrize("options", [{"ridge": 0.01}, {"ridge": 0.1}, {"time": 300.0}, {"time": 3.0}])
+@pytest.mark.parametrize("uniform", [True, False], ids=["ones", "weights"])
+def test_wudi(problem: Problem, options: dict[str, float], uniform: bool) -> None:
+    weights = [1.0] * len(problem.pairs) if uniform else list(problem.weights)
+    expected = oracle.wudi(problem.deltas, weights, **options)
+    kind = "flow" if "time" in options else "ridge"
+    assert relative(merged(problem, "wudi", weights=weights, filter=kind, **options), expected) < 1e-9
+
+
+def test_wudi_without_ridge_agrees_with_every_adapter_where_it_acts() -> None:
+    problem = related(seed=9, count=3, shape=(20, 18), ranks=(3,), shared=0.3)
+    found = merged(problem, "wudi", ridge=0)
+    for delta in problem.deltas:
+        assert relative(found @ delta.T, delta @ delta.T) < 1e-9
+
+
+@EVERY
+@pytest.mark.parametrize("options", [{}, {"spectrum": "linear"}, {"spectrum": "linear", "ratio": 2.0}, {"keep": 0.2}])
+def test_dc_merge(problem: Problem, options: dict[str, Any]) -> None:
+    dense = {"linear": options.get("spectrum") == "linear", "ratio": options.get("ratio", 5.0)}
+    expected = oracle.dc_merge(problem.deltas, problem.weights, **dense, keep=options.get("keep"))
+    assert relative(merged(problem, "dc_merge", **options), expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["two", "three", "close"])
+def test_frechet(name: str) -> None:
+    problem = PROBLEMS[name]
+    expected = oracle.frechet(problem.deltas, problem.weights)
+    assert relative(merged(problem, "frechet", iterations=2000), expected) < 1e-8
+
+
+def test_frechet_refuses_unlike_ranks() -> None:
+    with pytest.raises(gm.GamMergeError, match=r"module w has deltas of numerical rank \(4, 2, 1, 3\)"):
+        merged(PROBLEMS["mixed ranks"], "frechet")

@@ -4,19 +4,27 @@ A method is named ``[pre+...]rule[@space][+post...]``: ``gam``, ``ties@knots``, 
 one, write a rule and list it here; from another package, name it under the entry-point group ``gam_merge.methods``.
 """
 
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 
 from gam_merge._errors import GamMergeError
-from gam_merge._methods import dare, della, linear
+from gam_merge._methods import dare, della, linear, slerp, spherical
 from gam_merge._methods._method import Method as Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
 from gam_merge._methods.breadcrumbs import breadcrumbs
 from gam_merge._methods.consensus import consensus
+from gam_merge._methods.dc_merge import dc_merge
+from gam_merge._methods.frechet import frechet
 from gam_merge._methods.gam import gam
+from gam_merge._methods.geometric_median import geometric_median
 from gam_merge._methods.iso_c import iso_c
 from gam_merge._methods.iso_cts import iso_cts
 from gam_merge._methods.magnitude import magnitude
+from gam_merge._methods.model_stock import model_stock
+from gam_merge._methods.plugins.norms import mad_cap, norm_equalise
+from gam_merge._methods.plugins.pico import pico
+from gam_merge._methods.plugins.svc import svc
 from gam_merge._methods.spaces.core import core
 from gam_merge._methods.spaces.ctm import ctm
 from gam_merge._methods.spaces.delta import delta
@@ -24,17 +32,20 @@ from gam_merge._methods.spaces.factor import factor
 from gam_merge._methods.spaces.knots import knots
 from gam_merge._methods.ties import ties
 from gam_merge._methods.tsvm import tsvm
+from gam_merge._methods.wudi import wudi
 
 _RULES = (
-    *(gam, consensus),
+    *(gam, frechet, consensus),
     *(linear.mean, linear.total, linear.cat, linear.svd_k),
-    *(iso_c, iso_cts, tsvm),
+    *(iso_c, iso_cts, tsvm, dc_merge, wudi),
+    *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher, model_stock, geometric_median),
     *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
 )
 _SPACES = (core, knots, ctm, factor, delta)
-_PLUGINS: tuple[Plugin, ...] = ()
+_PLUGINS = (norm_equalise, mad_cap, pico, svc)
 _ALIASES = {"ctm": "mean@ctm", "knots": "ties@knots"}
 _SPACE = "core"  # of rules that look at entries, if none is named
+_SIDES = {"pre": "before", "post": "after"}
 _SIDES = {"pre": "before", "post": "after"}
 _GROUP = "gam_merge.methods"
 
@@ -42,7 +53,7 @@ _GROUP = "gam_merge.methods"
 @cache
 def cards() -> dict[str, Card]:
     """Every rule, space and plug-in by name: ours first, then those of installed packages. Raises GamMergeError."""
-    found = {card.name: card for card in (*_RULES, *_SPACES, *_PLUGINS)}
+    found: dict[str, Card] = {card.name: card for card in (*_RULES, *_SPACES, *_PLUGINS)}
     for point in entry_points(group=_GROUP):
         try:
             card = point.load()
@@ -75,10 +86,9 @@ def get_method(name: str) -> Method:
     for i, (card, _) in enumerate(found):
         if i == middle:
             continue
-        if not isinstance(card, Plugin) or card.side != ("pre" if i < middle else "post"):
-            raise GamMergeError(
-                f"{card.name!r} cannot stand {'before' if i < middle else 'after'} the rule in {name!r}"
-            )
+        side = "pre" if i < middle else "post"
+        if not isinstance(card, Plugin) or card.side != side:
+            raise GamMergeError(f"method {name!r}: {card.name} does not belong {_SIDES[side]} the rule")
         plugins.append(card)
     if where is not None and plugins and not (where.takes == where.gives == "core"):
         raise GamMergeError(f"{name!r}: {plugins[0].name} works in core space, which @{where.name} leaves")
@@ -90,8 +100,9 @@ def _card(method: str, name: str, where: str) -> tuple[Card, Space | None]:
     known = cards()
     card, space = known.get(name), known.get(where or _SPACE)
     if card is None or isinstance(card, Space):
-        there = ", ".join([*(c.name for c in known.values() if isinstance(c, Rule)), *_ALIASES])
-        raise GamMergeError(f"no method is called {name!r}; there are: {there}")
+        names = [*(c.name for c in known.values() if not isinstance(c, Space)), *_ALIASES]
+        close = "".join(f", did you mean {match}?" for match in get_close_matches(name, names, 1))
+        raise GamMergeError(f"no method is called {name!r}{close}; gam-merge methods lists them (gm.methods())")
     takes_space = isinstance(card, Rule) and card.entries is not None
     if where and not (takes_space and isinstance(space, Space)):
         spaces = ", ".join(c.name for c in known.values() if isinstance(c, Space))

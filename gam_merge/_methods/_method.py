@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._core import Core, InCore, by_span, core_of
+from gam_merge._errors import GamMergeError
 from gam_merge._methods._entries import Histogram, merge_part
 from gam_merge._methods._rule import Coefficients, Plugin, Rank, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate
@@ -47,6 +48,11 @@ class Method:
         return self.rule.summary
 
     @property
+    def adapters(self) -> int | None:
+        """How many it takes, if not any number."""
+        return self.rule.adapters
+
+    @property
     def normalize(self) -> bool:
         return self.rule.normalize
 
@@ -58,13 +64,15 @@ class Method:
     @property
     def reads_factors(self) -> bool:
         """Whether it needs the factors as they were read."""
-        return bool(self.space and self.space.reads_factors) or any(p.name == "pico" for p in self.plugins)
+        return bool(self.space and self.space.reads_factors) or any(p.reads_factors for p in self.plugins)
 
     @property
     def breaks(self) -> dict[str, str]:
         """The properties that do not hold, and why."""
         cards = (self.rule, *((self.space,) if self.space else ()), *self.plugins)
-        return {name: why for card in cards for name, why in card.breaks.items()}
+        found = {tuple(name.split("@")): why for card in cards for name, why in card.breaks.items()}
+        here = self.space.name if self.space else ""
+        return {name: why for (name, *where), why in found.items() if here in where or not where}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: what it computes, when to use it, what may be set."""
@@ -90,6 +98,11 @@ class Method:
     def validate(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters, defaults filled in. Raises GamMergeError."""
         return validate(self.name, self.params, given)
+
+    def check_count(self, count: int) -> None:
+        """Raises GamMergeError if it does not take so many adapters."""
+        if self.rule.adapters not in (None, count):
+            raise GamMergeError(f"{self.name} takes {self.rule.adapters} adapters, not {count}; mean takes any number")
 
     def parts(self, bucket: Bucket) -> Iterator[Bucket]:
         """The bucket in pieces that ``merge`` takes."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from gam_merge._core import Core, InCore
 from gam_merge._methods._schema import Param, schema
 
 Kind = Literal["bucket", "core", "coefficients", "entries"]
@@ -33,7 +34,7 @@ class Card:
     reference: str = ""
     use: str = ""  # when to use it
     avoid: str = ""  # and when not
-    breaks: Mapping[str, str] = field(default_factory=dict[str, str])  # property -> why it does not hold
+    breaks: Mapping[str, str] = field(default_factory=dict[str, str])  # property[@space] -> why it does not hold
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
@@ -49,6 +50,7 @@ class Rule(Card):
     kind: Kind = "bucket"
     rank: Rank = "sum"
     normalize: bool = True
+    adapters: int | None = None  # how many it takes, if not any number
     entries: Callable[..., Tensor] | None = None  # the rule on entries, so that it can be named with a space
     survey: Callable[..., Any] | None = None  # (bucket, weights, **params) -> summary, added up over all buckets
 
@@ -69,6 +71,10 @@ class Plugin(Card):
     """Wraps a rule in core space: ``function(core, weights, rule, **params) -> InCore``."""
 
     side: Literal["pre", "post"] = "pre"
+    reads_factors: bool = False
+
+
+CoreRule = Callable[[Core, Tensor], InCore]  # what a plug-in wraps: core, weights (L, N)
 
 
 class Coefficients(NamedTuple):

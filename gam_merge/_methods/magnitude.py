@@ -16,7 +16,10 @@ from gam_merge._methods._rule import rule
     avoid="otherwise",
     normalize=False,
     breaks={
-        "identity": "small entries of a single adapter are dropped too",
+        **{
+            f"identity@{space}": "small entries of a single adapter are dropped"
+            for space in ("knots", "factor", "delta")
+        },
         "equal": "N equal deltas add up to N times one of them",
     },
 )

@@ -22,6 +22,7 @@ from gam_merge._methods._rule import space
     breaks={
         "gauge": "other factors of the same delta give another result",
         "mixed ranks": "factors of unlike rank cannot be added",
+        "deficient": "columns that cancel out in the product count",
     },
     takes="bucket",
     gives="merged",

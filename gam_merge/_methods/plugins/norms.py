@@ -1,0 +1,50 @@
+"""Norms evened out before a merge, so that a loud adapter does not drown the others."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gam_merge._core import Core, InCore
+from gam_merge._methods._rule import CoreRule, plugin
+from gam_merge._methods._schema import Range
+
+
+@plugin(
+    "pre",
+    "norm_equalise",
+    summary="bring the deltas of each module to one norm, or part of the way",
+    reference="arXiv 2606.03723",
+    use="where adapters were trained with unlike learning rates or alpha",
+    avoid="where a small delta means that its adapter needs no change there",
+)
+def norm_equalise(
+    core: Core,
+    weights: Tensor,
+    rule: CoreRule,
+    *,
+    beta: Annotated[float, Range(0, 1), "0: all at the mean norm, 1: as they are"] = 0.0,
+) -> InCore:
+    norms = core.norms  # (L, N)
+    return rule(core.scaled((beta * norms + (1 - beta) * norms.mean(-1, keepdim=True)) / norms), weights)
+
+
+@plugin(
+    "pre",
+    "mad_cap",
+    summary="cap the norms of each module's deltas at so many median deviations above their median",
+    reference="common robust statistics",
+    use="where one of several adapters may have blown up; it takes four to matter",
+    avoid="otherwise",
+)
+def mad_cap(
+    core: Core,
+    weights: Tensor,
+    rule: CoreRule,
+    *,
+    deviations: Annotated[float, Range(0), "median absolute deviations above the median"] = 3.0,
+) -> InCore:
+    norms = core.norms  # (L, N)
+    median = norms.quantile(0.5, -1, keepdim=True)
+    cap = median + deviations * (norms - median).abs().quantile(0.5, -1, keepdim=True)
+    return rule(core.scaled(torch.minimum(norms, cap) / norms), weights)

@@ -1,0 +1,54 @@
+"""WUDI (arXiv 2503.08099) in closed form: the update that disturbs each adapter least where that adapter acts.
+
+    min over X of sum w_i |(X - delta_i) delta_i^T|^2 / |delta_i|^2
+    G_i = w_i delta_i^T delta_i / |delta_i|^2,    C = sum G_i,    D = sum delta_i G_i,    X = D C^+
+
+The paper descends with Adam for 300 steps from X_0 = sum w_i delta_i, and so never meets the ill-conditioned directions
+of C that shared initialisations give. Two filters stand in for that: ``ridge`` solves with C + ridge * |C| I, ``flow``
+follows the gradient flow from X_0 for a time, which moves the direction of eigenvalue e by 1 - exp(-time * e / |C|).
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from gam_merge._core import Core, InCore
+from gam_merge._methods._rule import rule
+from gam_merge._methods._schema import Range
+
+
+@rule(
+    "core",
+    "wudi",
+    summary="least squares: the update that agrees with each adapter on the directions that it acts on",
+    reference="arXiv 2503.08099 (ICML 2025), closed form and filters of this project",
+    use="for specialists with separate initialisations",
+    avoid="with a shared initialisation unless `ridge` is raised: norms explode",
+    normalize=False,
+    breaks={
+        "identity": "the ridge shrinks a single adapter (filter=flow does not)",
+        "equal": "as for a single adapter",
+    },
+)
+def wudi(
+    core: Core,
+    weights: Tensor,
+    *,
+    filter: Annotated[Literal["ridge", "flow"], "what is done about ill-conditioned directions"] = "ridge",
+    ridge: Annotated[float, Range(0), "share of the largest eigenvalue that is added to all"] = 0.01,
+    time: Annotated[float, Range(0), "of the flow; 300 for the paper's steps"] = 300.0,
+) -> InCore:
+    shares = weights.abs() / core.norms.square()  # (L, N)
+    grams = shares[..., None, None] * core.m.mT @ core.m  # (L, N, J, J)
+    target = (core.m @ grams).sum(1)  # D, (L, K, J)
+    values, q = torch.linalg.eigh(grams.sum(1))  # (L, J), (L, J, J)
+    values, largest = values.clamp(min=0.0), values[:, -1:]
+    if filter == "ridge":
+        damped = values + ridge * largest
+        real = damped > torch.finfo(values.dtype).eps * max(core.bucket.shape) * largest
+        return InCore(target @ (q * torch.where(real, 1 / damped, 0.0).unsqueeze(-2)) @ q.mT)
+    moved = -torch.expm1(-time * values / largest)  # (L, J)
+    gain = torch.where(values > 0, moved / values, time / largest)
+    start = torch.einsum("ln,lnkj->lkj", weights, core.m)
+    return InCore((target @ q * gain.unsqueeze(-2) + start @ q * (1 - moved).unsqueeze(-2)) @ q.mT)

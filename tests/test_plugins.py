@@ -1,0 +1,111 @@
+"""What may stand before and after a rule, against dense float64."""
+
+from typing import Any
+
+import dense
+import dense_entries
+import dense_methods as oracle
+import pytest
+import torch
+from catalogue import PROBLEMS, merged
+from helpers import delta, relative, stack
+from strategies import Problem
+
+import gam_merge as gm
+from gam_merge import GamMergeError
+
+EVERY = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+
+
+def rule(name: str, deltas: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+    """Rules of every kind."""
+    if name == "gam":
+        return dense.gam(deltas, weights)
+    if name == "karcher":
+        return oracle.karcher(deltas, weights, 300)
+    if name == "ties@core":
+        xs, back = dense_entries.in_core(deltas)
+        return back(dense_entries.ties(xs, weights))
+    return getattr(oracle, {"mean": "weighted", "sum": "weighted"}.get(name, name))(deltas, weights)
+
+
+RULES = pytest.mark.parametrize("name", ["mean", "sum", "gam", "iso_c", "tsvm", "karcher", "ties@core"])
+PARAMS: dict[str, dict[str, Any]] = {"karcher": {"tolerance": 1e-14}}
+
+
+@EVERY
+@RULES
+@pytest.mark.parametrize("factors", ["fixed", "read"])
+def test_pico(problem: Problem, name: str, factors: str) -> None:
+    bs = problem.deltas if factors == "fixed" else [b for b, _ in problem.pairs]
+    seen = oracle.pico(problem.deltas, bs)
+    weights = list(problem.weights)
+    expected = oracle.rescaled(rule(name, seen, weights), problem.deltas, weights)
+    assert (
+        relative(merged(problem, f"pico+{name}", **{"pico.factors": factors}, **PARAMS.get(name, {})), expected) < 1e-8
+    )
+
+
+@EVERY
+@RULES
+@pytest.mark.parametrize("beta", [0.0, 0.25])
+def test_norm_equalise(problem: Problem, name: str, beta: float) -> None:
+    norms = [delta.norm() for delta in problem.deltas]
+    mean = sum(norms) / len(norms)
+    seen = [d / n * (beta * n + (1 - beta) * mean) for d, n in zip(problem.deltas, norms, strict=True)]
+    expected = rule(name, seen, list(problem.weights))
+    found = merged(problem, f"norm_equalise+{name}", **{"norm_equalise.beta": beta}, **PARAMS.get(name, {}))
+    assert relative(found, expected) < 1e-9
+
+
+def test_mad_cap_tames_one_loud_adapter() -> None:
+    pairs = list(PROBLEMS["full"].pairs)
+    loud = [*pairs, (50 * pairs[0][0], pairs[0][1])]
+    norms = torch.stack([(b @ a).norm() for b, a in loud])
+    median = norms.median()
+    cap = median + 3 * (norms - median).abs().median()
+    seen = [b @ a * min(1.0, float(cap / (b @ a).norm())) for b, a in loud]
+    found = delta(gm.merge(stack(loud), method="mad_cap+mean", rank=5).adapter)
+    assert relative(found, sum(seen) / 5) < 1e-9
+
+
+@EVERY
+@RULES
+@pytest.mark.parametrize("alpha", [None, 0.1])
+def test_svc(problem: Problem, name: str, alpha: float | None) -> None:
+    if name == "iso_c":
+        result = gm.merge(problem.adapters, method="iso_c+svc")
+        assert "singular values are equal: their calibration is arbitrary" in result.report.warnings
+        return
+    weights = list(problem.weights)
+    expected = oracle.svc(rule(name, problem.deltas, weights), problem.deltas, alpha)
+    assert relative(merged(problem, f"{name}+svc", **{"svc.alpha": alpha}, **PARAMS.get(name, {})), expected) < 1e-8
+
+
+def test_before_and_after_together() -> None:
+    problem, weights = PROBLEMS["three"], list(PROBLEMS["three"].weights)
+    seen = oracle.pico(problem.deltas, problem.deltas)
+    inner = oracle.rescaled(oracle.tsvm(seen, weights), problem.deltas, weights)
+    assert relative(merged(problem, "pico+tsvm+svc"), oracle.svc(inner, problem.deltas)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("svc+mean", "svc does not belong before the rule"),
+        ("mean+pico", "pico does not belong after the rule"),
+        ("pico+ties@knots", "pico works in core space, which @knots leaves"),
+        ("ties@factor+svc", "svc works in core space, which @factor leaves"),
+        ("pico", "has 0 rules"),
+        ("pico+core", "no method is called 'core'"),
+        ("ties@nowhere", "the spaces are: core, knots, ctm, factor, delta"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, words: str) -> None:
+    with pytest.raises(GamMergeError, match=words):
+        gm.get_method(name)
+
+
+def test_parameters_of_plug_ins_have_their_name() -> None:
+    names = {param.name for param in gm.get_method("pico+ties@ctm+svc").params}
+    assert {"pico.factors", "density", "sign", "scope", "k", "beta", "svc.alpha", "scale", "rescale"} <= names
