@@ -255,7 +255,7 @@ def test_a_base_model_that_is_not_known_matches_any(sources: list[Path]) -> None
 # --- arguments ---------------------------------------------------------------------------------------------------
 
 ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"method": "magic"}, ["'magic'", "gam", "mean"]),
+    ({"method": "meam"}, ["'meam'", "did you mean mean", "gam-merge methods"]),
     ({"weights": [1]}, ["1 weights for 2 adapters"]),
     ({"weights": [1, 2, 3]}, ["3 weights for 2 adapters"]),
     ({"weights": [1, -1]}, ["-1", "negative"]),
