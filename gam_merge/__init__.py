@@ -23,6 +23,7 @@ from gam_merge._merge_recipe import merge_recipe as merge_recipe
 from gam_merge._methods import Method as Method
 from gam_merge._methods import get_method as get_method
 from gam_merge._methods import methods as methods
+from gam_merge._push import push as push
 from gam_merge._recipe import recipe_schema as recipe_schema
 from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport

@@ -87,14 +87,18 @@ def _is_ours(directory: Path) -> bool:
     paths = list(directory.iterdir())
     known: set[str] = set()
     for path in paths:
-        if path.suffix == ".safetensors" and path.is_file():
-            try:
-                _, metadata = read_header(path, any_dtype=True)
-            except GamMergeError:
-                return False
-            if _STAMP in metadata:
-                known |= {path.name, *metadata.get(_COMPANIONS, "").split("/")}
+        if path.suffix == ".safetensors" and path.is_file() and (metadata := stamped(path)):
+            known |= {path.name, *metadata.get(_COMPANIONS, "").split("/")}
     return all(path.name in known and path.is_file() for path in paths)
+
+
+def stamped(file: Path) -> Mapping[str, str] | None:
+    """The metadata of a safetensors file of ours, or None if it is none."""
+    try:
+        _, metadata = read_header(file, any_dtype=True)
+    except GamMergeError:
+        return None
+    return metadata if _STAMP in metadata else None
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from gam_merge._directory import DirectoryWriter
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._safetensors import TensorSpec
 
-REPORT_NAME, RECIPE_NAME = "merge_report.json", "gam_merge_recipe.yaml"
-_COMPANIONS = (CONFIG_NAME, REPORT_NAME, RECIPE_NAME)
+REPORT_NAME, RECIPE_NAME, CARD_NAME = "merge_report.json", "gam_merge_recipe.yaml", "README.md"
+COMPANIONS = (RECIPE_NAME, REPORT_NAME, CARD_NAME, CONFIG_NAME)
 
 
 class AdapterWriter:
@@ -28,7 +28,7 @@ class AdapterWriter:
     def __init__(
         self, out: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str], *, force: bool = False
     ) -> None:
-        self._directory = DirectoryWriter(out, companions=_COMPANIONS, force=force)
+        self._directory = DirectoryWriter(out, companions=COMPANIONS, force=force)
         self._specs, self._metadata = specs, metadata
 
     def __enter__(self) -> "AdapterWriter":

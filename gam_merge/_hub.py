@@ -1,12 +1,12 @@
 """From the Hub, through huggingface_hub alone: it knows the token, the cache, the endpoint and the offline switch.
 
 Its errors become one line here, by one table. Server text never gets into a message: it may repeat what it was sent.
+Takes a third of a second to import: where it is not sure to be needed it is imported inside a function.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +17,8 @@ from huggingface_hub import errors as hub_errors
 
 from gam_merge._errors import GamMergeError
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, config_names
+from gam_merge._hub_id import HubId
 
-_ID = re.compile(r"(?P<repo>[^@:/\s]+/[^@:/\s]+)(@(?P<revision>[^@:\s]+))?(:(?P<subfolder>[^:]+))?")
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 # What a failed request means, the first type that fits. HfHubHTTPError is looked up by its status instead.
@@ -37,7 +37,7 @@ _MEANING: tuple[tuple[type[BaseException], str], ...] = (
 )
 _STATUS = {
     400: "the Hub refused the request as malformed",
-    401: f"the Hub does not accept the token; {_LOG_IN}",
+    401: f"the Hub wants a valid token; {_LOG_IN}",
     403: "the token may not do that; use one with the right to it",
     409: "it was changed at the same time; try again",
     413: "it is too large for the Hub",
@@ -45,31 +45,6 @@ _STATUS = {
 }
 # The base class of all transport errors of the HTTP client that this version of huggingface_hub is built on.
 _TRANSPORT: type[BaseException] = hub_errors.HfHubHTTPError.__bases__[0]
-
-
-@dataclass(frozen=True)
-class HubId:
-    """``org/name[@revision][:subfolder]``. The subfolder may also be a ``.safetensors`` file."""
-
-    repo: str
-    revision: str | None = None
-    subfolder: str | None = None
-
-    def __str__(self) -> str:
-        at, colon = (f"{mark}{text}" if text else "" for mark, text in (("@", self.revision), (":", self.subfolder)))
-        return f"{self.repo}{at}{colon}"
-
-
-def parse_hub_id(text: str) -> HubId | None:
-    """The Hub id that a text spells, or None."""
-    match = _ID.fullmatch(text)
-    if match is None:
-        return None
-    try:
-        huggingface_hub.utils.validate_repo_id(match["repo"])  # type: ignore[attr-defined]
-    except hub_errors.HFValidationError:
-        return None
-    return HubId(match["repo"], match["revision"], match["subfolder"])
 
 
 def fetch(hub: HubId) -> tuple[Path, str]:
@@ -156,4 +131,4 @@ def _meaning(error: BaseException) -> str:
         return f"cannot be stored: {error.strerror}"
     if isinstance(error, _TRANSPORT | OSError):
         return f"the connection to {host} failed ({type(error).__name__}); check the network and try again"
-    return f"{host} gave an answer that is not understood ({type(error).__name__}); update huggingface_hub"
+    return f"{host} gave an answer that is not understood ({type(error).__name__}); try again later"

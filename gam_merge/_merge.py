@@ -1,6 +1,9 @@
 """``merge``: the one function that does the whole job."""
 
+import importlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +15,12 @@ import torch
 from torch import Tensor
 
 from gam_merge._adapter import Adapter, LoraModule
+from gam_merge._card import card_text
 from gam_merge._engine import Progress, run
-from gam_merge._export import RECIPE_NAME, REPORT_NAME, AdapterWriter
+from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter
 from gam_merge._formats.peft import CONFIG_NAME, adapter_tensors, factor_keys, merged_config
 from gam_merge._plan import Plan
+from gam_merge._push import push
 from gam_merge._record import Record, recipe_text, record
 from gam_merge._report import MergeReport, ModuleReport
 from gam_merge._request import MergePlan, plan
@@ -45,8 +50,32 @@ class MergeResult:
             for key, tensor in tensors.items():
                 writer.write(key, read(tensor))
             recipe = recipe_text(self.record, Path(path))
-            writer.commit(_texts(self.adapter.config, self.report, recipe))
+            writer.commit(_texts(self.adapter.config, self.report, self.record, recipe))
         return Path(path)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Merged LoRA adapter",
+    ) -> str:
+        """Upload to the Hub as ``push`` does; the URL of the commit. A result in memory is written to a temporary
+        directory first, which stays if the upload fails. Raises GamMergeError."""
+        directory = self.path or self.save(Path(tempfile.mkdtemp(prefix="gam-merge-")) / "merged")
+        url = push(
+            directory,
+            repo,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
+        if self.path is None:
+            shutil.rmtree(directory.parent)
+        return url
 
 
 def merge(
@@ -130,17 +159,19 @@ def _merge_to_disk(
     plan, job, made_by = planned.plan, planned.job, record(planned)
     with (
         AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer,
-        ThreadPoolExecutor(1, "gam-merge-sha256") as aside,
+        ThreadPoolExecutor(1, "gam-merge-aside") as aside,
     ):
         recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
+        aside.submit(importlib.import_module, "huggingface_hub.repocard")  # takes a third of a second
         report = _report(planned, run(plan, job, writer, executor=executor, progress=progress))
-        writer.commit(_texts(_config(plan), report, recipe.result()))
+        writer.commit(_texts(_config(plan), report, made_by, recipe.result()))
     return MergeResult(load(out), report, made_by, out)
 
 
-def _texts(config: Mapping[str, Any], report: MergeReport, recipe: str) -> dict[str, str]:
+def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, recipe: str) -> dict[str, str]:
     """What stands beside the weights, the config last. JSON in ASCII: it holds any path."""
     return {
+        CARD_NAME: card_text(config, report, made_by),
         REPORT_NAME: json.dumps(report.to_dict(), indent=2) + "\n",
         RECIPE_NAME: recipe,
         CONFIG_NAME: json.dumps(config, indent=2, sort_keys=True) + "\n",

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ValidationError
 
 from gam_merge import _yaml
 from gam_merge._errors import GamMergeError
+from gam_merge._hub_id import parse_hub_id
 from gam_merge._methods import get_method
 from gam_merge._override import Place, override
 from gam_merge._recipe import Recipe, RecipeOutput, RecipeSource
 from gam_merge._request import parse_dtype
 from gam_merge._settings import values
-from gam_merge._sources import is_hub_id
 
 
 def read_recipes(file: Path, told: Sequence[str] = ()) -> list[tuple[Recipe, Place]]:
@@ -112,7 +112,7 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
     sources = []
     for i, source in enumerate(recipe.sources):
         local = Path(normpath(place.file.parent.absolute() / Path(source.path).expanduser()))
-        if source.path not in names and not local.exists() and not is_hub_id(source.path):
+        if source.path not in names and not local.exists() and parse_hub_id(source.path) is None:
             raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
         path = str(local) if source.path not in names and local.exists() else source.path
         sources.append(source.model_copy(update={"path": path}))

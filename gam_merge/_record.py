@@ -13,6 +13,7 @@ from gam_merge import _yaml
 from gam_merge._adapter import Adapter
 from gam_merge._digest import sha256
 from gam_merge._export import RECIPE_NAME
+from gam_merge._hub_id import parse_hub_id
 from gam_merge._recipe import Recipe
 from gam_merge._request import MergePlan
 from gam_merge._settings import Setting
@@ -24,6 +25,8 @@ class RecordedSource:
 
     source: str
     weight: Setting
+    rank: int
+    alpha: float | None  # lora_alpha of the config
     given: Mapping[str, Any]
     file: Path | None
     revision: str | None
@@ -32,8 +35,6 @@ class RecordedSource:
     def name(self, home: Path | None) -> str:
         """A Hub id at its commit; or a path, relative to ``home``, and the last part of it without one."""
         if self.revision is not None:
-            from gam_merge._hub import parse_hub_id
-
             hub = parse_hub_id(self.source)
             assert hub is not None, self.source
             return str(replace(hub, revision=self.revision))
@@ -81,7 +82,16 @@ def record(planned: MergePlan) -> Record:
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
-    return RecordedSource(adapter.source, weight, adapter.given, adapter.file, adapter.revision, adapter.made_by)
+    return RecordedSource(
+        source=adapter.source,
+        weight=weight,
+        rank=adapter.rank,
+        alpha=adapter.config.get("lora_alpha"),
+        given=adapter.given,
+        file=adapter.file,
+        revision=adapter.revision,
+        made_by=adapter.made_by,
+    )
 
 
 def recipe_text(record: Record, home: Path | None) -> str:

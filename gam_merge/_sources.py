@@ -10,6 +10,7 @@ from typing import Any
 from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
 from gam_merge._formats import peft
+from gam_merge._hub_id import parse_hub_id
 from gam_merge._safetensors import read_header
 
 Source = str | PathLike[str] | Adapter
@@ -63,20 +64,11 @@ def load(
 def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
     """The path that a source names, and its commit if it is from the Hub."""
     path = Path(source)
-    if isinstance(source, str) and not path.exists():
-        from gam_merge import _hub  # huggingface_hub takes a third of a second to import
+    if isinstance(source, str) and not path.exists() and (hub := parse_hub_id(source)):
+        from gam_merge._hub import fetch
 
-        hub = _hub.parse_hub_id(source)
-        if hub is not None:
-            return _hub.fetch(hub)
+        return fetch(hub)
     return path, None
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether it could be one, if there is no such path."""
-    from gam_merge import _hub
-
-    return _hub.parse_hub_id(source) is not None
 
 
 def _config_beside(path: Path) -> Path | None:

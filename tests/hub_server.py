@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.times and re.match(fault.pattern, line):
                 fault.times -= 1
                 if fault.keep is None:
-                    return self._drop() if not fault.status else self._answer(fault.status, b"", fault.headers)
+                    return self._drop() if not fault.status else self._answer(fault.status, b"{}", fault.headers)
                 self.cut = fault.keep
         try:
             for pattern, act in _ROUTES:
@@ -205,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         if owner != user:
             raise _Refused(403, "", f"You don't have the rights to create a model under {owner}")
         if name in self.hub.repos:
-            raise _Refused(409, "", "You already created this model repo")
+            return self._answer(409, json.dumps({"error": "it is there", "url": f"{self.hub.url}/{name}"}).encode())
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
         self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=private)
         self._json({"url": f"{self.hub.url}/{name}"})

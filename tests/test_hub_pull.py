@@ -10,9 +10,13 @@ import torch
 from helpers import random_factors, write_adapter
 from hub_server import STRANGER, TOKEN, Fault, Hub
 from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gam_merge as gm
-from gam_merge._hub import HubId, parse_hub_id
+from gam_merge._hub_id import HubId, parse_hub_id
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -37,6 +41,13 @@ def files(tmp_path: Path) -> dict[str, bytes]:
         ("/org/name", None),
         ("org/name/sub", None),
         ("org/na--me", None),
+        ("org/na..me", None),
+        ("org/name.git", None),
+        ("org/name.git:sub", None),
+        ("org/-name", None),
+        ("org/name.", None),
+        ("o/" + "n" * 94, HubId("o/" + "n" * 94)),
+        ("o/" + "n" * 95, None),
         ("org/name@", None),
         ("org/na me", None),
     ],
@@ -44,6 +55,16 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 def test_spelling(text, expected):
     assert parse_hub_id(text) == expected
     assert expected is None or str(expected) == text
+
+
+@given(st.text("aZ0_-./é", max_size=9), st.text("aZ0_-.", max_size=9))
+def test_names_of_repositories_are_those_of_huggingface_hub(owner, name):
+    try:
+        validate_repo_id(repo := f"{owner}/{name}")
+    except HFValidationError:
+        assert parse_hub_id(repo) is None
+    else:
+        assert parse_hub_id(repo) == HubId(repo)
 
 
 def test_only_config_and_weights_of_one_commit(hub: Hub, files, tmp_path):
@@ -177,7 +198,7 @@ def test_a_dead_server(hub: Hub, files, monkeypatch):
 def test_a_bad_token_is_said_and_never_shown(hub: Hub, files, monkeypatch, capfd):
     hub.add("org/name", files)
     monkeypatch.setenv("HF_TOKEN", "hf_wrongSecret")
-    with pytest.raises(gm.GamMergeError, match="does not accept the token") as caught:
+    with pytest.raises(gm.GamMergeError, match="wants a valid token") as caught:
         gm.load("org/name")
     assert "Secret" not in "".join([*traceback.format_exception(caught.value), *capfd.readouterr()])
 

@@ -1,0 +1,244 @@
+"""To the Hub and back, over real HTTP: one commit of our files, no path and no token in it, and every failure."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import random_factors, write_adapter
+from hub_server import STRANGER, TOKEN, Fault, Hub
+
+import gam_merge as gm
+
+# huggingface_hub uploads in a way that its HTTP client will drop
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+NAMES = {"adapter_model.safetensors", "adapter_config.json", "gam_merge_recipe.yaml", "merge_report.json", "README.md"}
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A merge of two local adapters on disk, and the token of its owner."""
+    for seed, name in enumerate(("code", "maths")):
+        factors = {f"layers.{i}.q": random_factors(torch.Generator().manual_seed(seed), 8, 6, 2) for i in range(2)}
+        write_adapter(tmp_path / "secret" / name, factors, base_model_name_or_path="org/base", task_type="CAUSAL_LM")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return gm.merge([tmp_path / "secret" / "code", tmp_path / "secret" / "maths"], out=tmp_path / "out").path
+
+
+def test_there_and_back(hub: Hub, merged: Path):
+    url = gm.push(merged, "me/merged", commit_message="First")
+    repo = hub.repos["me/merged"]
+    assert set(hub.files("me/merged")) == NAMES | {".gitattributes"}
+    assert repo.messages == ["commit", "First"]  # its creation, and one commit
+    assert url == f"{hub.url}/me/merged/commit/{repo.refs['main']}"
+    assert not repo.private
+    back = gm.load("me/merged")
+    assert back.file.read_bytes() == (merged / WEIGHTS).read_bytes()
+    assert back.revision == repo.refs["main"]
+
+
+def test_in_parts(hub: Hub, merged: Path):
+    hub.chunk_size = 700
+    gm.push(merged, "me/merged")
+    assert hub.asked("PUT /lfs-part/") >= 2
+    assert gm.load("me/merged").file.read_bytes() == (merged / WEIGHTS).read_bytes()
+
+
+def test_a_merge_from_the_hub_and_its_recipe(hub: Hub, merged: Path, tmp_path: Path):
+    gm.push(merged, "me/one")
+    gm.push(gm.merge([tmp_path / "secret" / "maths"], out=tmp_path / "two").path, "me/two")
+    hub.repos["me/two"].commit("main", {"more": b""})
+    first = gm.merge(["me/one", "me/two@main"], out=tmp_path / "both")
+    gm.push(first.path, "me/both")
+    again = tmp_path / "again.yaml"
+    again.write_bytes(hub.files("me/both")["gam_merge_recipe.yaml"])
+    paths = [source["path"] for source in yaml.safe_load(again.read_text())["sources"]]
+    assert paths == [f"{name}@{hub.repos[name].refs['main']}" for name in ("me/one", "me/two")]
+    second = gm.merge_recipe(again, out=tmp_path / "again")
+    assert (second.path / WEIGHTS).read_bytes() == (first.path / WEIGHTS).read_bytes()
+
+
+def test_no_path_of_this_machine_goes_there(hub: Hub, merged: Path, tmp_path: Path, monkeypatch):
+    gm.push(merged, "me/merged")
+    files = hub.files("me/merged")
+    for content in files.values():
+        assert b"secret" not in content
+        assert str(tmp_path).encode() not in content
+    assert [s["path"] for s in yaml.safe_load(files["gam_merge_recipe.yaml"])["sources"]] == ["code", "maths"]
+    assert json.loads(files["merge_report.json"])["sources"] == ["code", "maths"]
+    assert b'"me/merged"' in files["README.md"]
+    for name in (WEIGHTS, "adapter_config.json"):
+        assert files[name] == (merged / name).read_bytes()
+
+
+def test_a_local_base_model_keeps_its_name_alone(hub: Hub, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    factors = {"w": random_factors(torch.Generator().manual_seed(0), 8, 6, 2)}
+    for base in (str(tmp_path / "models" / "llama"), "models/llama"):
+        write_adapter(tmp_path / "a", factors, base_model_name_or_path=base)
+        gm.push(gm.merge(["a"], out="out", force=True).path, "me/merged")
+        files = hub.files("me/merged")
+        assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "llama"
+        assert not any(b"models" in content for name, content in files.items() if name != "README.md")
+        assert b"base_model:" not in files["README.md"]
+
+
+def test_only_our_files_go_there(hub: Hub, merged: Path):
+    (merged / "notes.txt").write_text("mine")
+    gm.push(merged, "me/merged")
+    assert "notes.txt" not in hub.files("me/merged")
+    with pytest.raises(gm.GamMergeError, match="is not a merge that we wrote"):
+        gm.push(merged.parent / "secret" / "code", "me/merged")
+
+
+def test_pushing_twice_changes_nothing(hub: Hub, merged: Path):
+    gm.push(merged, "me/merged")
+    before = hub.files("me/merged")
+    gm.push(merged, "me/merged")
+    assert hub.files("me/merged") == before
+    assert hub.asked("PUT /lfs/") == 1
+
+
+def test_private_branch_and_pull_request(hub: Hub, merged: Path):
+    gm.push(merged, "me/merged", private=True, revision="v1")
+    repo = hub.repos["me/merged"]
+    assert repo.private
+    assert set(hub.files("me/merged")) == {".gitattributes"}
+    assert set(hub.files("me/merged", "v1")) > NAMES
+    assert gm.load("me/merged@v1").rank == 2
+    url = gm.push(merged, "me/merged", create_pr=True)
+    assert url == f"{hub.url}/me/merged/discussions/1"
+    assert set(hub.files("me/merged")) == {".gitattributes"}
+    assert gm.load("me/merged@refs/pr/1").rank == 2
+
+
+def test_a_pull_request_to_others(hub: Hub, merged: Path, monkeypatch):
+    hub.add("them/adapter", {".gitattributes": b""})
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    gm.push(merged, "them/adapter", create_pr=True)
+    assert set(hub.files("them/adapter", "refs/pr/1")) > NAMES
+
+
+def test_what_is_public_does_not_pass_for_private(hub: Hub, merged: Path):
+    hub.add("me/merged", {".gitattributes": b""})
+    with pytest.raises(gm.GamMergeError, match="is there already, and public"):
+        gm.push(merged, "me/merged", private=True)
+    assert set(hub.files("me/merged")) == {".gitattributes"}
+
+
+def test_from_memory(hub: Hub, merged: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    result = gm.merge([tmp_path / "secret" / "code", tmp_path / "secret" / "maths"])
+    result.push_to_hub("me/merged", private=True)
+    assert hub.files("me/merged")[WEIGHTS] == (merged / WEIGHTS).read_bytes()
+    assert not list((tmp_path / "temporary").iterdir())
+    hub.faults.append(Fault("POST /api/models/.*/commit", 500))
+    with pytest.raises(gm.GamMergeError, match="push it again with: gam-merge push ") as caught:
+        result.push_to_hub("me/other")
+    kept = re.search(r"gam-merge push (\S+) me/other", str(caught.value))[1]
+    assert (Path(kept) / WEIGHTS).read_bytes() == (merged / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "repo", ["merged", "me/merged@v1", "me/merged:sub", "me/mer ged", "../me/merged", "https://hf.co/me/x"]
+)
+def test_names_that_are_none(hub: Hub, merged: Path, repo):
+    with pytest.raises(gm.GamMergeError, match="is no name of a repository"):
+        gm.push(merged, repo)
+    assert not hub.requests
+
+
+STEPS = {
+    "create": "POST /api/repos/create",
+    "validate": "POST /api/validate-yaml",
+    "preupload": "POST /api/models/me/merged/preupload/",
+    "batch": "POST /me/merged.git/info/lfs/objects/batch",
+    "put": "PUT /lfs/",
+    "verify": "POST /lfs-verify",
+    "commit": "POST /api/models/me/merged/commit/",
+}
+REASONS = {
+    500: "127.0.0.1 answers with error 500",
+    403: "the token may not do that",
+    401: "the Hub wants a valid token|no such repository, or it is private",
+    0: "the connection to 127.0.0.1 failed",
+}
+
+
+@pytest.mark.parametrize("status", REASONS)
+@pytest.mark.parametrize("step", STEPS)
+def test_each_fault_leaves_both_sides_whole(hub: Hub, merged: Path, step, status, capfd):
+    before = {path.name: path.read_bytes() for path in merged.iterdir()}
+    hub.faults.append(Fault(STEPS[step], status, {"X-Error-Message": f"you sent {TOKEN}"}))
+    with pytest.raises(gm.GamMergeError, match=f"^me/merged: .*({REASONS[status]})") as caught:
+        gm.push(merged, "me/merged", private=True, revision="it's")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(f"push it again with: gam-merge push {merged} me/merged --private --revision 'it'\"'\"'s'")
+    said = "".join([message, *traceback.format_exception(caught.value), *capfd.readouterr()])
+    assert TOKEN not in said
+    assert "secretSignature" not in said
+    assert {path.name: path.read_bytes() for path in merged.iterdir()} == before
+    if repo := hub.repos.get("me/merged"):
+        assert all(set(files) == {".gitattributes"} for files in repo.commits.values())
+    hub.faults.clear()
+    gm.push(merged, "me/merged", private=True, revision="it's")
+    assert gm.load("me/merged@it's").file.read_bytes() == before[WEIGHTS]
+
+
+def test_a_short_outage_is_bridged(hub: Hub, merged: Path):
+    for step in ("preupload", "batch", "put", "verify"):
+        hub.faults.append(Fault(STEPS[step], 503, times=1))
+    gm.push(merged, "me/merged")
+    assert gm.load("me/merged").rank == 2
+
+
+def test_nobody_is_logged_in(hub: Hub, merged: Path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(
+        gm.GamMergeError, match=r"the Hub wants a valid token; log in with `hf auth login` or set HF_TOKEN"
+    ):
+        gm.push(merged, "me/merged")
+    assert not hub.repos
+
+
+def test_a_namespace_of_others(hub: Hub, merged: Path):
+    with pytest.raises(gm.GamMergeError, match="the token may not do that"):
+        gm.push(merged, "them/merged")
+
+
+def test_offline(hub: Hub, merged: Path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(gm.GamMergeError, match="HF_HUB_OFFLINE"):
+        gm.push(merged, "me/merged")
+
+
+def test_with_the_environment_alone(hub: Hub, merged: Path, tmp_path: Path):
+    """A process of its own: HF_ENDPOINT, HF_TOKEN and HF_HUB_CACHE as users set them, push and load by id."""
+    code = (
+        "import sys, gam_merge as gm; print(gm.push(sys.argv[1], 'me/merged'));"
+        "print(gm.load('me/merged').file.read_bytes() == open(sys.argv[1] + '/adapter_model.safetensors', 'rb').read())"
+    )
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_CACHE": str(tmp_path / "other-cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
+    command = [sys.executable, "-c", code, str(merged)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{hub.url}/me/merged/commit/{hub.repos['me/merged'].refs['main']}\nTrue\n"
+    assert TOKEN not in done.stderr
