@@ -63,6 +63,10 @@ def load(
 
 def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
     """The path that a source names, and its commit if it is from the Hub."""
+    try:
+        str(source).encode()
+    except UnicodeEncodeError as error:
+        raise GamMergeError(f"{source}: its name is not UTF-8, so no recipe can hold it; rename it") from error
     path = Path(source)
     if isinstance(source, str) and not path.exists() and (hub := parse_hub_id(source)):
         from gam_merge._hub import fetch

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,18 @@ def test_files(name: str, sources: list[Path]) -> None:
     change, words = FILES[name]
     change(sources[1])
     refused(sources, str(sources[1]), *words)
+
+
+def test_name_that_is_not_utf8(sources: list[Path]) -> None:
+    """A recipe beside the output would have to hold it."""
+    source = sources[1].rename(sources[1].with_name(os.fsdecode(b"\xff")))
+    refused([sources[0], source], r"\udcff", "rename it")
+
+
+@pytest.mark.parametrize("name", ["one\ntwo", "\x1b[2J", "\u65e5\u672c", "a\u00a0b"])
+def test_name_of_any_other_characters(name: str, sources: list[Path], tmp_path: Path) -> None:
+    source = sources[1].rename(sources[1].with_name(name))
+    assert gm.merge([sources[0], source], out=tmp_path / f"out{name}").path == tmp_path / f"out{name}"
 
 
 def test_bare_file_without_a_config(sources: list[Path]) -> None:

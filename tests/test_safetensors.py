@@ -170,6 +170,10 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         spoil(lambda header: header.update(x={**header["x"], "shape": [1, 3], "data_offsets": [12, 24]})),
         WHOLE,
     ),
+    "offsets_overlap_and_leave_a_hole": (
+        lambda raw: spoil(lambda header: header.update(y=dict(header["x"])))(raw) + bytes(24),
+        WHOLE,
+    ),
     "integers": (spoil_entry(dtype="I32"), "stored as I32"),
     "dtype_a_number": (spoil_entry(dtype=7), WHOLE),
     "dtype_a_list": (spoil_entry(dtype=[]), WHOLE),
