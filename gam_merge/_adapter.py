@@ -2,42 +2,78 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from gam_merge._layout import Layout
 from gam_merge._tensors import LazyTensor, read
 
 if TYPE_CHECKING:
     from gam_merge._record import Record
+
+ExtraKind = Literal["bias", "lora_bias", "modules_to_save", "trainable_tokens", "embedding", "base_weight"]
 
 
 @dataclass(frozen=True)
 class LoraModule:
     """One adapted weight: delta = scale * B A.
 
-    ``a`` is (r, in) and ``b`` is (out, r), as PEFT stores a linear layer; ``scale`` is alpha / r, or alpha / sqrt(r)
-    with rsLoRA.
+    ``a`` and ``b`` are as PEFT stores them: (r, in) and (out, r) for a linear layer, what ``layout`` says for others.
+    ``scale`` is alpha / r, or alpha / sqrt(r) with rsLoRA.
     """
 
     name: str
     a: LazyTensor
     b: LazyTensor
     scale: float
+    layout: Layout = field(default_factory=Layout)
+
+    @cached_property
+    def _matrices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the factors as stacks: (S, m, r), (S, r, n)."""
+        return self.layout.split_shapes(self.b.shape, self.a.shape)
+
+    @property
+    def matrix_rank(self) -> int:
+        """The rank of each of its matrices."""
+        return self._matrices[1][1]
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        """r as a config counts it: that of one expert, or of all groups of a convolution together."""
+        return self.matrix_rank * self.layout.groups
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the delta."""
-        return self.b.shape[0], self.a.shape[1]
+        """(out, in) of each of its matrices."""
+        b, a = self._matrices
+        return b[1], a[2]
+
+    def factors(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+        """B and A as stacks of matrices, without the scale: (S, out, r), (S, r, in)."""
+        return self.layout.split(read(self.b).to(dtype).unsqueeze(0), read(self.a).to(dtype).unsqueeze(0))
 
     def delta(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """The dense delta (out, in). For small modules and for tests: the merge never forms it."""
-        return self.scale * read(self.b).to(dtype) @ read(self.a).to(dtype)
+        """The dense delta (out, in), or (S, out, in) of a stack. For small modules and for tests: the merge never
+        forms it."""
+        b, a = self.factors(dtype)
+        return (self.scale * b @ a).squeeze(0)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A tensor of an adapter that is no factor: a trained bias, a module saved whole, embeddings of some tokens.
+
+    ``name`` is its key without prefixes and infixes. ``scale`` makes it what is added to the base (lora_bias).
+    """
+
+    name: str
+    kind: ExtraKind
+    tensor: LazyTensor
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,15 +81,18 @@ class Adapter:
     """One LoRA checkpoint.
 
     ``source`` is what the user named, ``base_model`` the model that it was trained on if that is known, ``config``
-    the fields of its adapter_config.json, ``given`` those of them that the user had to tell. ``file`` holds its
-    weights unless they are in memory; ``revision`` is the commit that they were fetched from if that was the Hub;
-    ``made_by`` is the merge that it came out of, if that was in this process and from files.
+    the fields of its adapter_config.json, ``extras`` its tensors that are no factors, by name, ``notes`` what the
+    user should know about how it was read, ``given`` those fields of the config that the user had to tell. ``file``
+    holds its weights unless they are in memory; ``revision`` is the commit that they were fetched from if that was the
+    Hub; ``made_by`` is the merge that it came out of, if that was in this process and from files.
     """
 
     source: str
     modules: Mapping[str, LoraModule]
     base_model: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    extras: Mapping[str, Extra] = field(default_factory=dict[str, Extra])
+    notes: tuple[str, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: Path | None = None
     revision: str | None = None
@@ -66,7 +105,7 @@ class Adapter:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The narrowest dtype that holds all of its tensors."""
+        """The narrowest dtype that holds all of its factors."""
         dtypes = [t.dtype for module in self.modules.values() for t in (module.a, module.b)]
         result = dtypes[0]
         for dtype in dtypes:

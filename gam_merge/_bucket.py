@@ -30,7 +30,7 @@ class Bucket:
     ``V_i = a_i v_i`` (L, n, k_i) and a regular core (L, k_i, k_i). ``adapters`` are their positions in the merge.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of modules, one a matrix
     shape: tuple[int, int]  # (m, n)
     adapters: tuple[int, ...]
     deltas: tuple[Delta, ...]
@@ -38,6 +38,15 @@ class Bucket:
     labels: tuple[str, ...] = ()  # of the adapters, whatever their order: what random methods are seeded with
     factors: tuple[Factors, ...] = ()  # as read, for methods that ask for them
     spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
+    indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
+    output_rank: int = 0  # columns that the result may have
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """A name for each matrix."""
+        if not self.indices:
+            return self.names
+        return tuple(f"{name}[{i}]" for name, i in zip(self.names, self.indices, strict=True))
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -83,6 +92,7 @@ class Bucket:
         return replace(
             self,
             names=tuple(self.names[j] for j in index.tolist()),
+            indices=tuple(self.indices[j] for j in index.tolist()) if self.indices else (),
             deltas=tuple(deltas),
             factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
             spans=self.spans and (self.spans[0].select(index), self.spans[1].select(index)),

@@ -69,7 +69,7 @@ def compare(
         found.append(part)
         modules += part.modules
         if progress:
-            progress(len(modules), len(lined_up.names))
+            progress(len(modules), lined_up.matrices)
     order = sorted(range(len(modules)), key=lambda j: modules[j].name)
     measures = Measures(
         *(np.concatenate([getattr(part.measures, field.name) for part in found]) for field in fields(Measures))
@@ -135,5 +135,5 @@ def _modules(bucket: Bucket, everyone: range, angles: Angles, doubts: Mapping[st
             cosines_v=named(angles.v, j),
             notes=tuple(text for text, where in doubts.items() if where[j]),
         )
-        for j, name in enumerate(bucket.names)
+        for j, name in enumerate(bucket.matrices)
     ]

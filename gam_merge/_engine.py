@@ -4,7 +4,7 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 of the output.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ from torch import Tensor
 from gam_kernels import compress, inner, norm, product_norm
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
-from gam_merge._formats.peft import factor_keys
+from gam_merge._extras import check_equal, merge_extra
+from gam_merge._formats.peft import extra_key, factor_keys
+from gam_merge._layout import Layout
 from gam_merge._methods import Method
 from gam_merge._plan import Plan
-from gam_merge._report import ModuleReport
+from gam_merge._report import ModuleReport, combined
 from gam_merge._settings import Settings
 from gam_merge._walk import walk
 
@@ -67,10 +69,13 @@ class Job:
 
 
 class _Done(NamedTuple):
-    """What becomes of a bucket."""
+    """What becomes of a matrix."""
 
-    tensors: list[tuple[str, Tensor]]  # on the CPU, as they are to be written
-    reports: list[ModuleReport]
+    module: str
+    position: int  # in the stack that its module is
+    b: Tensor  # (m, k) on the CPU, in the dtype of the output
+    a: Tensor  # (k, n) likewise
+    report: ModuleReport
 
 
 class _Lifted(NamedTuple):
@@ -87,16 +92,51 @@ def run(
 ) -> tuple[ModuleReport, ...]:
     """Merge every bucket of the plan into the sink, in the order of the plan. Raises GamMergeError."""
     reports: list[ModuleReport] = []
+    waiting: dict[str, list[_Done]] = {}
     total = len(plan.names)
     visit = partial(_merge_bucket, job, survey(plan, job, executor))
     with closing(_walk(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
-        for done in results:
-            for key, value in done.tensors:
-                sink.write(key, value)
-            reports += done.reports
+        for bucket in results:
+            for done in bucket:
+                parts = waiting.setdefault(done.module, [])
+                parts.append(done)
+                if len(parts) == plan.layouts[done.module].stack:
+                    reports.append(_write(plan.layouts[done.module], waiting.pop(done.module), sink))
             if progress:
                 progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))
+
+
+def _write(layout: Layout, parts: list[_Done], sink: Sink) -> ModuleReport:
+    """Put a module together again from its matrices and write it."""
+    parts.sort(key=lambda part: part.position)
+    b, a = layout.join(torch.stack([part.b for part in parts]), torch.stack([part.a for part in parts]))
+    name = parts[0].module
+    for key, value in zip(factor_keys(name, layout), (a, b), strict=True):
+        sink.write(key, value.squeeze(0))
+    return combined([part.report for part in parts])
+
+
+def run_extras(plan: Plan, job: Job, sink: Sink) -> None:
+    """Merge the tensors that are no factors into the sink. Raises GamMergeError."""
+    sources = [adapter.source for adapter in plan.adapters]
+    average = job.mean_weights(plan.names)
+    for extra in plan.extras:
+        if extra.kind == "base_weight":
+            check_equal(extra, sources)
+            continue
+        module = extra.module
+        everyone = job.settings.weights_of(module) if module in plan.layouts else average
+        weights = [everyone[i] for i in extra.adapters]
+        total = sum(everyone if extra.is_delta and job.missing == "zero" else weights)
+        if extra.is_delta and not job.method.normalize:
+            total = 1.0
+        if weights and total <= 0:
+            raise GamMergeError(
+                f"weights {weights} of tensor {extra.name} have no mean; leave the adapters with it out"
+            )
+        merged = merge_extra(extra, [weight / total for weight in weights], sources)
+        sink.write(extra_key(extra.name, extra.kind, plan.layouts), merged)
 
 
 def survey(plan: Plan, job: Job, executor: Executor | None = None) -> Any:
@@ -123,14 +163,16 @@ def _survey_bucket(job: Job, bucket: Bucket) -> Any:
     return reduce(_add, (look(part, _weights(job, part)[0]) for part in job.method.parts(bucket)), None)
 
 
-def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> _Done:
+def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_Done]:
     """Runs on a worker."""
-    done = _Done([], [])
+    results: list[_Done] = []
     for part in job.method.parts(bucket):
         lifted = _merge(job, part, summary)
-        done.tensors.extend(_output(job, part.names, lifted))
-        done.reports.extend(_report(job, part, lifted))
-    return done
+        b, a = _output(job, part, lifted)
+        positions = part.indices or (0,) * len(part.names)
+        done = zip(part.names, positions, b, a, _report(job, part, lifted), strict=True)
+        results += [_Done(*each) for each in done]
+    return results
 
 
 def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
@@ -163,7 +205,7 @@ def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:
         everywhere = torch.ones(len(bucket.names), dtype=torch.bool, device=job.device)
         return _Lifted(b, a, everywhere.double(), {"zero in every adapter": everywhere})
     merged = combine(job, bucket, summary)
-    left, right, kept = _cut(bucket, merged, job.rank)
+    left, right, kept = _cut(bucket, merged, bucket.output_rank)
     tall_b, tall_a = merged.sides(bucket)
     b, a = sum_of_products(tall_b, left), sum_of_products(tall_a, right)  # (L, m, k), (L, n, k)
     return _Lifted(b, a, kept if merged.kept is None else kept * merged.kept, dict(merged.warnings))
@@ -191,20 +233,16 @@ def sum_of_products(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     return out
 
 
-def _output(job: Job, names: Sequence[str], lifted: _Lifted) -> Iterator[tuple[str, Tensor]]:
-    """Keys and tensors to write: padded with zero rows to the rank of the output, in its dtype."""
+def _output(job: Job, bucket: Bucket, lifted: _Lifted) -> tuple[Tensor, Tensor]:
+    """B (L, m, k) and A (L, k, n) padded with zero rows to the rank of the output, in its dtype, on the CPU."""
     largest = torch.maximum(lifted.b.abs().amax((1, 2)), lifted.a.abs().amax((1, 2)))  # (L,)
-    for name, value in zip(names, largest.tolist(), strict=True):
+    for name, value in zip(bucket.matrices, largest.tolist(), strict=True):
         if not value <= torch.finfo(job.dtype).max:
             dtype = str(job.dtype).removeprefix("torch.")
             raise GamMergeError(f"module {name} of the merge does not fit into {dtype}; write bfloat16 or float32")
-    padding = (0, job.rank - lifted.b.shape[-1])
-    b = torch.nn.functional.pad(lifted.b.to(job.dtype), padding).cpu()  # (L, m, k)
-    a = torch.nn.functional.pad(lifted.a.to(job.dtype), padding).cpu().mT.contiguous()  # (L, k, n)
-    for j, name in enumerate(names):
-        key_a, key_b = factor_keys(name)
-        yield key_a, a[j]
-        yield key_b, b[j]
+    padding = (0, bucket.output_rank - lifted.b.shape[-1])
+    b, a = (torch.nn.functional.pad(side.to(job.dtype), padding).cpu() for side in (lifted.b, lifted.a))
+    return b, a.mT.contiguous()
 
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:

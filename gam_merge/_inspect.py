@@ -6,6 +6,7 @@ Tensor legend: ``L`` modules at a time, ``r`` rank.
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -63,7 +64,7 @@ def inspect(
         for part in walk_chunks(plan, task, executor):
             modules += part
             if progress:
-                progress(len(modules), len(plan.names))
+                progress(len(modules), plan.matrices)
     return Inspection(
         source=adapter.source,
         base_model=adapter.base_model,
@@ -79,22 +80,23 @@ def _visit(dtype: torch.dtype, device: torch.device, chunk: PlannedBucket) -> li
     """Runs on a worker."""
     members = [member for (member,) in chunk.members]
     delta = read_delta(members, dtype, device)
+    stack = chunk.layout.stack
     finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
     spectra = torch.linalg.svdvals(torch.where(finite[:, None, None], delta.core, 0.0)).tolist()  # (L, r)
     ranks = torch.where(finite, delta.rank, 0).tolist()
     return [
         ModuleInspection(
-            name=member.name,
+            name=f"{member.name}[{i}]" if stack > 1 else member.name,
             shape=member.shape,
-            rank=member.rank,
+            rank=member.matrix_rank,
             scale=member.scale,
             dtype=_name(torch.promote_types(member.a.dtype, member.b.dtype)),
-            parameters=prod(member.a.shape) + prod(member.b.shape),
+            parameters=(prod(member.a.shape) + prod(member.b.shape)) // stack,
             spectrum=tuple(spectra[j][: ranks[j]]),
             zero=None if ranks[j] or not finite[j] else _zero_factor(delta, j),
             broken=None if finite[j] else broken_factor(delta, j),
         )
-        for j, member in enumerate(members)
+        for j, (member, i) in enumerate(product(members, range(stack)))
     ]
 
 

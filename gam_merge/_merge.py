@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gam_merge._adapter import Adapter, LoraModule
+from gam_merge._adapter import Adapter, Extra, LoraModule
 from gam_merge._card import card_text
-from gam_merge._engine import Progress, run
+from gam_merge._engine import Progress, Sink, run, run_extras
 from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter
-from gam_merge._formats.peft import CONFIG_NAME, adapter_tensors, factor_keys, merged_config
+from gam_merge._formats.peft import CONFIG_NAME, adapter_tensors, extra_key, factor_keys, merged_config
 from gam_merge._plan import Plan
 from gam_merge._push import push
 from gam_merge._record import Record, recipe_text, record
-from gam_merge._report import MergeReport, ModuleReport
+from gam_merge._report import MergeReport
 from gam_merge._request import MergePlan, plan
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
@@ -103,10 +104,11 @@ def merge(
     default. params: of the method, by name. A weight or a parameter is one value, or a list of numbers that is spread
     over the depth of the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. anchor: the source that ``gam``
     aligns the others to, by position or as given in ``sources``. missing: what a module counts as that an adapter
-    lacks, "zero", or not at all, "skip". rank, dtype: of the output, by default the largest rank and the narrowest
-    dtype that holds all sources. base_model, alpha: for bare files without a config; alpha one for all or one a
-    source. executor: any concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of
-    this process by default; same bytes with any. progress: called with (modules done, in all).
+    lacks, "zero", or not at all, "skip"; what is trained beside the factors is averaged over the adapters that have it.
+    rank, dtype: of the output, by default the largest rank and the narrowest dtype that holds all sources. base_model,
+    alpha: for bare files without a config; alpha one for all or one a source. executor: any concurrent.futures.Executor
+    runs the chunks, for instance that of a Dask client; threads of this process by default; same bytes with any.
+    progress: called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.
     ``force`` replaces an ``out`` that is empty or an earlier merge.
@@ -119,13 +121,13 @@ def merge(
         weights=weights,
         out=out,
         anchor=anchor,
-        missing=missing,
         rank=rank,
         dtype=dtype,
         device=device,
         base_model=base_model,
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
+        missing=missing,
         params=params,
         force=force,
     )
@@ -143,13 +145,17 @@ class _Memory(dict[str, Tensor]):
 
 def _merge_in_memory(planned: MergePlan, executor: Executor | None, progress: Progress | None) -> MergeResult:
     plan, memory, made_by = planned.plan, _Memory(), record(planned)
-    report = _report(planned, run(plan, planned.job, memory, executor=executor, progress=progress))
+    report = _run(planned, memory, executor, progress)
     modules: dict[str, LoraModule] = {}
-    for name in plan.names:
-        a, b = (MemoryTensor(memory[key]) for key in factor_keys(name))
-        modules[name] = LoraModule(name, a, b, 1.0)
+    for name, layout in sorted(plan.layouts.items()):
+        a, b = (MemoryTensor(memory[key]) for key in factor_keys(name, layout))
+        modules[name] = LoraModule(name, a, b, 1.0, layout)
+    extras: dict[str, Extra] = {}
+    for extra in plan.written_extras:
+        value = MemoryTensor(memory[extra_key(extra.name, extra.kind, modules)])
+        extras[extra.name] = Extra(extra.name, extra.kind, value)
     origin = made_by if made_by.repeatable else None
-    adapter = Adapter("merged", modules, plan.base_model, _config(plan), made_by=origin)
+    adapter = Adapter("merged", modules, plan.base_model, _config(plan), extras, made_by=origin)
     return MergeResult(adapter, report, made_by)
 
 
@@ -163,7 +169,7 @@ def _merge_to_disk(
     ):
         recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
         aside.submit(importlib.import_module, "huggingface_hub.repocard")  # takes a third of a second
-        report = _report(planned, run(plan, job, writer, executor=executor, progress=progress))
+        report = _run(planned, writer, executor, progress)
         writer.commit(_texts(_config(plan), report, made_by, recipe.result()))
     return MergeResult(load(out), report, made_by, out)
 
@@ -181,20 +187,24 @@ def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, reci
 def _specs(plan: Plan) -> list[TensorSpec]:
     specs: list[TensorSpec] = []
     for bucket in plan.buckets:
-        rows, columns = bucket.shape
+        b, a = bucket.layout.join_shapes(*bucket.shape, bucket.output_rank)
         for name in bucket.names:
-            key_a, key_b = factor_keys(name)
-            specs.append(TensorSpec(key_a, (plan.rank, columns), plan.dtype))
-            specs.append(TensorSpec(key_b, (rows, plan.rank), plan.dtype))
+            key_a, key_b = factor_keys(name, bucket.layout)
+            specs += [TensorSpec(key_a, a, plan.dtype), TensorSpec(key_b, b, plan.dtype)]
+    for extra in plan.written_extras:
+        specs.append(TensorSpec(extra_key(extra.name, extra.kind, plan.layouts), extra.shape, extra.dtype))
     return specs
 
 
 def _config(plan: Plan) -> dict[str, Any]:
-    return merged_config(plan.adapters, plan.names, plan.rank)
+    kinds = {extra.kind for extra in plan.extras}
+    return merged_config([adapter.config for adapter in plan.adapters], plan.layouts, kinds, plan.rank)
 
 
-def _report(planned: MergePlan, modules: tuple[ModuleReport, ...]) -> MergeReport:
+def _run(planned: MergePlan, sink: Sink, executor: Executor | None, progress: Progress | None) -> MergeReport:
     plan, job = planned.plan, planned.job
+    modules = run(plan, job, sink, executor=executor, progress=progress)
+    run_extras(plan, job, sink)
     return MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),
@@ -204,6 +214,7 @@ def _report(planned: MergePlan, modules: tuple[ModuleReport, ...]) -> MergeRepor
         dtype=str(job.dtype).removeprefix("torch."),
         modules=modules,
         params=job.method.validate({}) | dict(job.settings.params),
+        extras=dict(Counter(extra.kind for extra in plan.written_extras)),
         notes=plan.notes,
     )
 

@@ -1,7 +1,9 @@
 """The plan of a merge, from headers alone: the modules of all adapters lined up, checked, and grouped into buckets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import lcm, prod
 from pathlib import PurePath
 from typing import Literal
 
@@ -9,6 +11,8 @@ import torch
 
 from gam_merge._adapter import Adapter, LoraModule
 from gam_merge._errors import GamMergeError
+from gam_merge._extras import PlannedExtra, extra_notes, plan_extras
+from gam_merge._layout import Layout
 from gam_merge._settings import Settings
 
 _SERVED_RANK = 512  # the largest max_lora_rank of vLLM
@@ -16,16 +20,18 @@ _SERVED_RANK = 512  # the largest max_lora_rank of vLLM
 
 @dataclass(frozen=True)
 class PlannedBucket:
-    """Modules of one shape: the same (out, in), in the same adapters with the same ranks, and the same parameters.
+    """Modules whose matrices have one shape (out, in), in the same layout, adapters, ranks and parameters.
 
-    ``members[j][i]`` is module ``names[j]`` of adapter ``adapters[i]``.
+    ``members[j][i]`` is module ``names[j]`` of adapter ``adapters[i]``; ``ranks`` are those of its matrices.
     """
 
     names: tuple[str, ...]
+    layout: Layout
     shape: tuple[int, int]
     adapters: tuple[int, ...]
     ranks: tuple[int, ...]
     members: tuple[tuple[LoraModule, ...], ...]
+    output_rank: int = 0  # of its matrices
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,21 @@ class Plan:
     rank: int  # of every module of the output
     dtype: torch.dtype  # of the output
     compute_dtype: torch.dtype
+    extras: tuple[PlannedExtra, ...] = ()
 
     @property
     def names(self) -> list[str]:
         return sorted(name for bucket in self.buckets for name in bucket.names)
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices the modules are together."""
+        return sum(len(bucket.names) * bucket.layout.stack for bucket in self.buckets)
+
+    @cached_property
+    def layouts(self) -> Mapping[str, Layout]:
+        """The layout of each module."""
+        return {name: bucket.layout for bucket in self.buckets for name in bucket.names}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -51,17 +68,26 @@ class Plan:
         return tuple(f"{name}#{names[:i].count(name)}" for i, name in enumerate(names))
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know beforehand."""
-        if self.rank <= _SERVED_RANK:
-            return ()
-        return (f"rank {self.rank} is more than the {_SERVED_RANK} that servers of LoRA take; cut it with --rank",)
-
-    @property
     def nbytes(self) -> int:
         """Of all tensors of the output."""
-        numbers = sum(len(bucket.names) * self.rank * sum(bucket.shape) for bucket in self.buckets)
-        return numbers * self.dtype.itemsize
+        factors = sum(len(b.names) * b.layout.stack * b.output_rank * sum(b.shape) for b in self.buckets)
+        return factors * self.dtype.itemsize + sum(prod(e.shape) * e.dtype.itemsize for e in self.written_extras)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know beforehand."""
+        notes = [f"{adapter.source}: {note}" for adapter in self.adapters for note in adapter.notes]
+        notes += extra_notes(self.extras, len(self.adapters))
+        if self.rank > _SERVED_RANK:
+            notes.append(
+                f"rank {self.rank} is more than the {_SERVED_RANK} that servers of LoRA take; cut it with --rank"
+            )
+        return tuple(notes)
+
+    @property
+    def written_extras(self) -> tuple[PlannedExtra, ...]:
+        """All but copies of the base's own weights, which are left out."""
+        return tuple(extra for extra in self.extras if extra.kind != "base_weight")
 
 
 def make_plan(
@@ -80,19 +106,22 @@ def make_plan(
     that hold a module. dtype: of the output, by default the narrowest that holds all sources.
     """
     base = _base_model(adapters, allow_base_mismatch)
-    groups: dict[tuple[tuple[int, int], tuple[int, ...], tuple[int, ...], str], list[str]] = {}
+    groups: dict[object, tuple[tuple[int, ...], list[str]]] = {}
     for name in sorted({name for adapter in adapters for name in adapter.modules}):
         weights = settings.weights_of(name) if settings else (1.0,) * len(adapters)
         holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules and weights[i])
         if not holders:
             continue
         members = [adapters[i].modules[name] for i in holders]
-        shape = _common_shape(name, [adapters[i] for i in holders], members)
+        _check_same(name, [adapters[i] for i in holders], members)
         params = repr(settings.params_of(name)) if settings else ""
-        groups.setdefault((shape, holders, tuple(m.rank for m in members), params), []).append(name)
+        key = (members[0].layout, members[0].shape, holders, tuple(m.matrix_rank for m in members), params)
+        groups.setdefault(key, (holders, []))[1].append(name)
     if not groups:
         raise GamMergeError("every module has weight zero in every adapter; there is nothing to merge")
-    buckets = [_bucket(adapters, holders, names) for (_, holders, *_), names in groups.items()]
+    buckets = [_bucket(adapters, holders, names) for holders, names in groups.values()]
+    rank = _output_rank(buckets, rank, native)
+    buckets = [replace(bucket, output_rank=rank // bucket.layout.groups) for bucket in buckets]
     source_dtype = adapters[0].dtype
     for adapter in adapters:
         source_dtype = torch.promote_types(source_dtype, adapter.dtype)
@@ -100,20 +129,33 @@ def make_plan(
         adapters=tuple(adapters),
         buckets=tuple(sorted(buckets, key=lambda bucket: bucket.names)),
         base_model=base,
-        rank=rank if rank is not None else max(_native_rank(bucket, native) for bucket in buckets),
+        rank=rank,
         dtype=dtype or source_dtype,
         compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
+        extras=plan_extras(adapters, {m[0].name: m[0] for bucket in buckets for m in bucket.members}, dtype),
     )
 
 
 def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]) -> PlannedBucket:
     members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
-    return PlannedBucket(tuple(names), members[0][0].shape, holders, tuple(m.rank for m in members[0]), members)
+    first, ranks = members[0][0], tuple(m.matrix_rank for m in members[0])
+    return PlannedBucket(tuple(names), first.layout, first.shape, holders, ranks, members)
+
+
+def _output_rank(buckets: Sequence[PlannedBucket], rank: int | None, native: Literal["largest", "sum"]) -> int:
+    """The rank asked for, else the native one; a rank that the groups of all convolutions share."""
+    step = lcm(*(bucket.layout.groups for bucket in buckets))
+    if rank is None:
+        return -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
+    if rank % step:
+        raise GamMergeError(f"rank {rank} is not shared by {step} groups of a convolution; give a multiple of {step}")
+    return rank
 
 
 def _native_rank(bucket: PlannedBucket, kind: Literal["largest", "sum"]) -> int:
-    """No module has more than its sides hold."""
-    return max(bucket.ranks) if kind == "largest" else min(sum(bucket.ranks), *bucket.shape)
+    """No matrix has more than its sides hold."""
+    rank = max(bucket.ranks) if kind == "largest" else min(sum(bucket.ranks), *bucket.shape)
+    return rank * bucket.layout.groups
 
 
 def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None:
@@ -127,11 +169,16 @@ def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None
     return known[0].base_model if known else None
 
 
-def _common_shape(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> tuple[int, int]:
+def _check_same(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> None:
+    first = members[0]
     for holder, member in zip(holders, members, strict=True):
-        if member.shape != members[0].shape:
+        if member.shape != first.shape:
             raise GamMergeError(
-                f"module {name} is {members[0].shape} in {holders[0].source} and {member.shape} in {holder.source}; "
+                f"module {name} is {first.shape} in {holders[0].source} and {member.shape} in {holder.source}; "
                 "adapters of different base models cannot be merged"
             )
-    return members[0].shape
+        if member.layout != first.layout:
+            raise GamMergeError(
+                f"module {name} is a {first.layout} in {holders[0].source} and a {member.layout} in {holder.source}; "
+                "only adapters of the same kind of layer can be merged"
+            )

@@ -1,6 +1,6 @@
 """What a merge did: norms, the share of each adapter that survives, what was cut off, what was doubtful."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import sqrt
 from typing import Any
@@ -11,7 +11,7 @@ class ModuleReport:
     """One module of the merge. Tuples run over the adapters of the merge; norms are Frobenius norms of deltas."""
 
     name: str
-    shape: tuple[int, int]  # (out, in)
+    shape: tuple[int, int]  # (out, in), of each matrix if it is a stack
     ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter lacks the module
     norms: tuple[float, ...]  # |delta_i|
     inners: tuple[float, ...]  # <merged, delta_i>
@@ -21,9 +21,30 @@ class ModuleReport:
     warnings: tuple[str, ...] = ()
 
 
+def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
+    """The report of a module that is a stack of matrices, from those of the matrices."""
+    if len(parts) == 1:
+        return parts[0]
+    merged = sqrt(sum(part.merged_norm**2 for part in parts))
+    uncut = sum(part.merged_norm**2 / part.energy_kept for part in parts if part.energy_kept)
+    columns = zip(*(part.ranks for part in parts), strict=True)
+    return ModuleReport(
+        name=parts[0].name,
+        shape=parts[0].shape,
+        ranks=tuple(max(column) for column in columns),
+        norms=tuple(sqrt(sum(x**2 for x in column)) for column in zip(*(part.norms for part in parts), strict=True)),
+        inners=tuple(map(sum, zip(*(part.inners for part in parts), strict=True))),
+        merged_rank=max(part.merged_rank for part in parts),
+        merged_norm=merged,
+        energy_kept=merged**2 / uncut if uncut else 1.0,
+        warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+    )
+
+
 @dataclass(frozen=True)
 class MergeReport:
-    """The whole merge."""
+    """The whole merge. ``extras`` counts the merged tensors of each kind that are no factors; ``notes`` says in words
+    what the user should know and no number tells."""
 
     method: str
     sources: tuple[str, ...]
@@ -33,7 +54,8 @@ class MergeReport:
     dtype: str
     modules: tuple[ModuleReport, ...]
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the method
-    notes: tuple[str, ...] = ()  # on the merge as a whole
+    extras: Mapping[str, int] = field(default_factory=dict[str, int])
+    notes: tuple[str, ...] = ()
 
     @property
     def norms(self) -> tuple[float, ...]:

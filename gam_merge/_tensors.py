@@ -1,5 +1,6 @@
 """Tensors that are known before they are read: name, shape and dtype now, bytes when asked for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,8 +19,10 @@ class LazyTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype: ...
-    def read_into(self, out: Tensor) -> None:
-        """Fill the contiguous ``out``, of the shape and dtype of this tensor. Raises GamMergeError."""
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        """Fill the contiguous ``out``, of the dtype of this tensor, with its elements from number ``start`` on.
+
+        Raises GamMergeError."""
         ...
 
 
@@ -38,11 +41,11 @@ class FileTensor:
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
-    def read_into(self, out: Tensor) -> None:
+    def read_into(self, out: Tensor, start: int = 0) -> None:
         view = out.flatten().view(torch.uint8).numpy().data
         try:
             with open(self.path, "rb", buffering=0) as file:
-                file.seek(self.offset)
+                file.seek(self.offset + start * self.dtype.itemsize)
                 while len(view):
                     count = file.readinto(view)
                     if not count:
@@ -66,8 +69,9 @@ class MemoryTensor:
     def dtype(self) -> torch.dtype:
         return self.value.dtype
 
-    def read_into(self, out: Tensor) -> None:
-        out.copy_(self.value.detach())
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        flat = self.value.detach().reshape(-1)
+        out.copy_(flat[start : start + out.numel()].view(out.shape))
 
 
 def read(tensor: LazyTensor) -> Tensor:
@@ -75,3 +79,12 @@ def read(tensor: LazyTensor) -> Tensor:
     out = torch.empty(tensor.shape, dtype=tensor.dtype)
     tensor.read_into(out)
     return out
+
+
+def blocks(tensor: LazyTensor, size: int = 1 << 22) -> Iterator[tuple[slice, Tensor]]:
+    """A tensor in flat pieces of at most ``size`` elements, with their places: for what is too large to hold."""
+    for start in range(0, total := prod(tensor.shape), size):
+        part = slice(start, min(start + size, total))
+        out = torch.empty(part.stop - part.start, dtype=tensor.dtype)
+        tensor.read_into(out, start)
+        yield part, out

@@ -106,18 +106,19 @@ def _ordered(
 
 def _chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
     """Pieces of a bucket that fit into the working memory."""
-    size = max(1, _CHUNK_BYTES // (8 * sum(bucket.shape) * sum(bucket.ranks)))
+    size = max(1, _CHUNK_BYTES // (8 * bucket.layout.stack * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):
         part = slice(start, start + size)
         yield replace(bucket, names=bucket.names[part], members=bucket.members[part])
 
 
 def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:
-    """The deltas of one adapter, their scale folded in here and nowhere else."""
-    b = _stack([member.b for member in members], dtype, device)  # (L, m, r)
-    a = _stack([member.a for member in members], dtype, device)  # (L, r, n)
+    """The deltas of one adapter, their scale folded in here and nowhere else. ``members`` have one layout."""
+    layout = members[0].layout
+    stored_b, stored_a = (_stack([m.b for m in members], dtype, device), _stack([m.a for m in members], dtype, device))
+    b, a = layout.split(stored_b, stored_a)  # (L, m, r), (L, r, n)
     scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=device)
-    return factored_delta(b, a.mT, scale)
+    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(layout.stack))
 
 
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -137,9 +138,9 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
         finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
         if not finite.all():
             j = int(finite.int().argmin())
+            name, factor = chunk.names[j // chunk.layout.stack], broken_factor(delta, j)
             raise GamMergeError(
-                f"{reader.sources[i]}: module {chunk.names[j]} has NaN or Inf in {broken_factor(delta, j)}; "
-                "leave this adapter out"
+                f"{reader.sources[i]}: module {name} has NaN or Inf in {factor}; leave this adapter out"
             )
         deltas.append(delta)
     return deltas
@@ -160,8 +161,11 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> I
     for (is_wide, group), members in groups.items():
         index = torch.tensor(members, device=deltas[0].core.device)
         present = [i for i, rank in enumerate(group) if rank]
+        stack = chunk.layout.stack
         yield Bucket(
-            names=tuple(chunk.names[j] for j in members),
+            names=tuple(chunk.names[j // stack] for j in members),
+            indices=tuple(j % stack for j in members) if stack > 1 else (),
+            output_rank=chunk.output_rank,
             shape=chunk.shape,
             adapters=tuple(chunk.adapters[i] for i in present),
             deltas=tuple(deltas[i].select(index, rank=group[i], wide=is_wide) for i in present),
@@ -173,5 +177,6 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> I
 
 def _factors(chunk: PlannedBucket, i: int, delta: Delta, members: list[int]) -> Factors:
     """The factors of one adapter as they were read, of some modules of the chunk."""
-    scale = torch.tensor([chunk.members[j][i].scale for j in members], dtype=torch.float64, device=delta.core.device)
+    scales = [chunk.members[j // chunk.layout.stack][i].scale for j in members]
+    scale = torch.tensor(scales, dtype=torch.float64, device=delta.core.device)
     return Factors(delta.b[members], delta.a[members], scale)

@@ -1,45 +1,59 @@
 """PEFT's adapter directory: adapter_config.json and adapter_model.safetensors.
 
-Keys are ``base_model.model.<module>.lora_A.weight`` (r, in) and ``.lora_B.weight`` (out, r). The scale is
-lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora; alpha_pattern overrides lora_alpha for some modules and
-rank_pattern r. What is not read here yet is refused by name: nothing in the file is passed over in silence.
+Keys are ``base_model.model.<module>.`` and then
+
+lora_A.weight, lora_B.weight          factors (r, in), (out, r); of a convolution (r, in, *kernel), (out, r, 1, ...)
+lora_embedding_A, lora_embedding_B    factors (r, vocabulary), (dim, r)
+lora_B.bias                           what lora_bias adds to the bias of the base, before the scale
+bias, base_layer.bias                 biases trained with bias="all" or "lora_only"
+token_adapter.trainable_tokens_delta  new embeddings of some tokens
+anything                              parameters of a module of modules_to_save, whole
+
+The prefix may be missing, and the name of the adapter may stand behind ``lora_A``, as in the state of a model. What
+is none of these is refused by name: nothing in the file is passed over in silence.
 """
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from math import sqrt
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-import regex
-
-from gam_merge._adapter import Adapter, LoraModule
+from gam_merge._adapter import Adapter, Extra, ExtraKind, LoraModule
 from gam_merge._errors import GamMergeError, collecting
+from gam_merge._formats import _peft_config as fields
+from gam_merge._formats._peft_config import merged_config as merged_config
+from gam_merge._layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
 from gam_merge._tensors import LazyTensor
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-_PATTERN_SECONDS = 1.0  # patterns come from strangers' files
-
-# Fields that change what the factors mean. Value: why such an adapter cannot be merged from its factors alone.
-_REFUSED = {
-    "use_dora": "DoRA rescales rows of the base weight",
-    "lora_bias": "its factors carry a bias (lora_B.bias)",
-    "modules_to_save": "it holds whole trained modules",
-    "trainable_token_indices": "it holds trained token embeddings",
-    "target_parameters": "its factors are stacked over experts",
-    "layer_replication": "its layers are copies of the base model's",
-    "alora_invocation_tokens": "an activated LoRA applies to some tokens only",
-    "use_qalora": "QALoRA pools the input",
-    "use_bdlora": "block-diagonal LoRA has other factors",
-    "arrow_config": "an Arrow router is no single adapter",
-    "megatron_config": "Megatron layers are split over devices",
+_LORA = re.compile(
+    r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(?:\.(?P<infix>[^.]+))??(?P<suffix>\.weight|\.bias)?"
+)
+_PARTS = {  # part and suffix of a key -> what it is of its module
+    ("A", ".weight"): "A",
+    ("B", ".weight"): "B",
+    ("B", ".bias"): "bias",
+    ("embedding_A", None): "embedding_A",
+    ("embedding_B", None): "embedding_B",
 }
-_INIT_REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "kasa")
+_TOKENS = re.compile(r"(.+\.token_adapter\.trainable_tokens_delta)(?:\.[^.]+)?")
+_BASE = re.compile(r".+\.(base_layer\.weight|original_module\..+)")
+_SAVED_TWICE = ".modules_to_save."  # with bias="all" PEFT saves the biases of such modules under both names
+# PEFT saves embeddings whole when the vocabulary has grown, or a tied one is trained.
+_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
+
+
+@dataclass
+class _Parts:
+    """The tensors of a file, sorted."""
+
+    modules: dict[str, dict[str, LazyTensor]] = field(default_factory=dict[str, dict[str, LazyTensor]])
+    extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
+    infixes: set[str] = field(default_factory=set[str])
 
 
 def parse_adapter(
@@ -56,93 +70,117 @@ def parse_adapter(
     the adapter is what the rest of the file holds.
     """
     where = path or source
-    for check in (_check_type, _check_fields, _check_init):
+    for check in fields.CHECKS:
         with collecting(problems):
             check(where, config)
-    factors: dict[str, dict[str, LazyTensor]] = {}
-    for key, tensor in tensors.items():
+    parts = _Parts()
+    for key, tensor in sorted(tensors.items(), key=lambda item: _SAVED_TWICE in item[0]):
         with collecting(problems):
-            module, factor = _factor(where, key)
-            factors.setdefault(module, {})[factor] = tensor
+            _sort_in(where, config, parts, key, tensor)
     modules: dict[str, LoraModule] = {}
-    for name, pair in sorted(factors.items()):
+    for name, found in sorted(parts.modules.items()):
         with collecting(problems):
-            modules[name] = _module(where, config, name, pair)
-    if not factors:
-        with collecting(problems):
+            modules[name] = module = _module(where, config, name, found)
+            if "bias" in found:
+                bias = Extra(f"{name}.lora_B.bias", "lora_bias", found["bias"], module.scale)
+                parts.extras[bias.name] = bias
+    with collecting(problems):
+        if not parts.modules:
             raise GamMergeError(f"{where}: holds no LoRA factors")
-    return Adapter(source, modules, config.get("base_model_name_or_path"), dict(config))
+        if len(parts.infixes) > 1:
+            raise GamMergeError(f"{where}: holds several adapters, {sorted(parts.infixes)}; save each in its own file")
+    extras = dict(sorted(parts.extras.items()))
+    return Adapter(source, modules, config.get("base_model_name_or_path"), dict(config), extras)
 
 
-def _factor(where: str, key: str) -> tuple[str, str]:
-    """The module and the letter of the factor that a key names."""
-    match = _FACTOR.fullmatch(key.removeprefix(PREFIX))
-    if match is None:
-        raise GamMergeError(f"{where}: tensor {key} is no LoRA factor of a linear layer and is not supported yet")
-    return match["module"], match["factor"]
+def _sort_in(where: str, config: Mapping[str, Any], parts: _Parts, key: str, tensor: LazyTensor) -> None:
+    """Put a tensor where its key says."""
+    bare = key.removeprefix(PREFIX)
+    if match := _LORA.fullmatch(bare):
+        part = _PARTS.get((match["part"], match["suffix"]))
+        if part is not None:
+            found = parts.modules.setdefault(match["module"], {})
+            if part in found:
+                raise GamMergeError(f"{where}: holds tensor {key} twice, with and without a prefix or adapter name")
+            found[part] = tensor
+            parts.infixes.add(match["infix"] or "default")
+            return
+    extra = _extra(where, config, key, bare, tensor)
+    if extra.name not in parts.extras:
+        parts.extras[extra.name] = extra
+    elif _SAVED_TWICE not in bare:
+        raise GamMergeError(f"{where}: holds tensor {key} twice, with and without a prefix or adapter name")
 
 
-def _check_type(where: str, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise GamMergeError(f"{where}: is a {kind} adapter; only LoRA can be merged (PEFT's convert_to_lora makes one)")
+def _extra(where: str, config: Mapping[str, Any], key: str, bare: str, tensor: LazyTensor) -> Extra:
+    if match := _TOKENS.fullmatch(bare):
+        return Extra(match[1], "trainable_tokens", tensor)
+    if _BASE.fullmatch(bare):
+        return Extra(bare, "base_weight", tensor)
+    bare = re.sub(r"\.modules_to_save\.[^.]+\.", ".", bare)
+    for entry in fields.strings(where, config, "modules_to_save"):
+        if f"{entry}." in bare:  # as PEFT does: the name of a module that ends like this
+            return Extra(bare, "modules_to_save", tensor)
+    owner, _, parameter = bare.removesuffix(".base_layer.bias").rpartition(".")
+    if bare.endswith(".base_layer.bias"):
+        owner, parameter = bare.removesuffix(".base_layer.bias"), "bias"
+    if parameter == "bias" and config.get("bias", "none") != "none":
+        return Extra(f"{owner}.bias", "bias", tensor)
+    if parameter == "weight" and owner.rpartition(".")[2] in _EMBEDDINGS:
+        return Extra(bare, "embedding", tensor)
+    raise GamMergeError(f"{where}: tensor {key} is no part of a LoRA that can be merged; leave this adapter out")
 
 
-def _check_fields(where: str, config: Mapping[str, Any]) -> None:
-    for name, why in _REFUSED.items():
-        if config.get(name):
-            raise GamMergeError(f"{where}: {name} is set and not supported: {why}")
-    if config.get("bias", "none") != "none":
-        raise GamMergeError(f"{where}: bias={config['bias']!r} is not supported yet; only bias='none' is")
-
-
-def _check_init(where: str, config: Mapping[str, Any]) -> None:
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower().startswith(_INIT_REWRITES_BASE):
-        raise GamMergeError(
-            f"{where}: init_lora_weights={init!r} changed the base weights, so its factors are no delta of them; "
-            "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
-        )
-
-
-def _module(where: str, config: Mapping[str, Any], name: str, pair: Mapping[str, LazyTensor]) -> LoraModule:
-    if len(pair) < 2:
-        missing = "B" if "A" in pair else "A"
-        raise GamMergeError(f"{where}: module {name} has no lora_{missing}.weight; the file is not whole")
-    a, b = pair["A"], pair["B"]
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
+def _module(where: str, config: Mapping[str, Any], name: str, found: Mapping[str, LazyTensor]) -> LoraModule:
+    stem = "lora_embedding_" if "embedding_A" in found or "embedding_B" in found else "lora_"
+    pair = [found.get(stem.removeprefix("lora_") + letter) for letter in "AB"]
+    a, b = pair
+    if a is None or b is None:
+        missing = "A" if a is None else "B"
+        raise GamMergeError(f"{where}: module {name} has no {stem}{missing}; the file is not whole")
+    parameters = _parameters(where, config, name)
+    known = {parameter: fields.rank(where, config, parameter) for parameter in _config_names(name, parameters)}
+    if len(set(known.values())) > 1:
+        raise GamMergeError(f"{where}: {name} adapts {list(known)} at different ranks, and its keys do not say which")
+    rank = next(iter(known.values()))
+    layout = _layout(a.shape, b.shape, rank, parameters, embedding=stem == "lora_embedding_")
+    if layout is None:
         raise GamMergeError(f"{where}: module {name} has A {a.shape} and B {b.shape}, not (r, in) and (out, r)")
-    rank = _number(where, config, name, "rank_pattern", "r", default=a.shape[0])
-    if rank != a.shape[0]:
-        raise GamMergeError(f"{where}: module {name} has rank {a.shape[0]} by its tensors and {rank} by its config")
-    alpha = _number(where, config, name, "alpha_pattern", "lora_alpha", default=None)
-    if alpha is None:
-        raise GamMergeError(f"{where}: lora_alpha is not known; give it with --alpha (alpha= in Python)")
-    return LoraModule(name, a, b, alpha / (sqrt(rank) if config.get("use_rslora") else rank))
+    scales = {fields.scale(where, config, parameter, rank or a.shape[0]) for parameter in known}
+    if len(scales) > 1:
+        raise GamMergeError(f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which")
+    module = LoraModule(name, a, b, scales.pop(), layout)
+    if rank is not None and rank != module.rank:
+        raise GamMergeError(f"{where}: module {name} has rank {module.rank} by its tensors and {rank} by its config")
+    return module
 
 
-def _number(where: str, config: Mapping[str, Any], name: str, pattern: str, field: str, default: Any) -> Any:
-    """A module's own number, else the adapter's, else the default; a finite positive number or an error."""
-    patterns = config.get(pattern) or {}
-    if not isinstance(patterns, Mapping):
-        raise GamMergeError(f"{where}: {pattern} is not a table")
-    key = _first_match(where, patterns, name)
-    value = config.get(field, default) if key is None else patterns[key]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value <= sys.float_info.max):
-        raise GamMergeError(f"{where}: {field} = {value!r} for module {name} is not a number")
-    return value
+def _layout(
+    a: tuple[int, ...], b: tuple[int, ...], rank: int | None, parameters: tuple[str, ...], *, embedding: bool
+) -> Layout | None:
+    """The layout of factors of these shapes, None if there is none."""
+    if len(a) != len(b) or len(a) < 2 or 0 in (*a, *b) or b[2:] != (1,) * (len(b) - 2):
+        return None
+    if len(a) > 2:
+        groups, uneven = divmod(a[0], b[1])
+        return None if uneven or not groups or b[0] % groups else ConvLayout(a[2:], groups)
+    if a[0] != b[1]:
+        return None
+    if parameters:
+        return ExpertsLayout(a[0] // rank, parameters) if rank and a[0] % rank == 0 else None
+    return EmbeddingLayout() if embedding else Layout()
 
 
-def _first_match(where: str, patterns: Iterable[str], name: str) -> str | None:
-    """PEFT's rule: the first key, in order, that matches the whole name or a tail of it after a dot."""
-    for key in patterns:
-        try:
-            if regex.match(rf"(.*\.)?({key})$", name, timeout=_PATTERN_SECONDS):
-                return key
-        except (regex.error, TimeoutError) as error:
-            raise GamMergeError(f"{where}: pattern {key!r} in the config cannot be matched: {error}") from error
-    return None
+def _parameters(where: str, config: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The parameters of a module that the config targets by name (target_parameters), sorted."""
+    owner = fields.owner(name)
+    split = [target.rpartition(".") for target in fields.strings(where, config, "target_parameters")]
+    return tuple(sorted({parameter for parent, _, parameter in split if f".{owner}".endswith(f".{parent}")}))
+
+
+def _config_names(name: str, parameters: tuple[str, ...]) -> list[str]:
+    """What PEFT looks up in rank_pattern and alpha_pattern for a module."""
+    return [f"{fields.owner(name)}.{parameter}" for parameter in parameters] or [fields.owner(name)]
 
 
 def config_names(weights: PurePath) -> tuple[str, ...]:
@@ -150,8 +188,10 @@ def config_names(weights: PurePath) -> tuple[str, ...]:
     return f"{weights.stem}.json", f"{weights.stem}_config.json", CONFIG_NAME
 
 
-def factor_keys(module: str) -> tuple[str, str]:
+def factor_keys(module: str, layout: Layout) -> tuple[str, str]:
     """The keys of A and B of a module in a written adapter."""
+    if isinstance(layout, EmbeddingLayout):
+        return f"{PREFIX}{module}.lora_embedding_A", f"{PREFIX}{module}.lora_embedding_B"
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
@@ -159,50 +199,14 @@ def adapter_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
     """All tensors of an adapter, by the keys under which it is written."""
     tensors: dict[str, LazyTensor] = {}
     for name, module in adapter.modules.items():
-        key_a, key_b = factor_keys(name)
+        key_a, key_b = factor_keys(name, module.layout)
         tensors[key_a], tensors[key_b] = module.a, module.b
+    for name, extra in adapter.extras.items():
+        tensors[extra_key(name, extra.kind, adapter.modules)] = extra.tensor
     return tensors
 
 
-def merged_config(adapters: Iterable[Adapter], modules: Iterable[str], rank: int) -> dict[str, Any]:
-    """The adapter_config.json of a merge: scale folded in, one rank, lora_alpha = r, so that every reader agrees.
-
-    Fields that describe the model and not the training are carried over where the adapters agree.
-    """
-    configs = [adapter.config for adapter in adapters]
-    shared = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "auto_mapping")
-    return {
-        **{name: _agreed(configs, name) for name in shared},
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": bool(_agreed(configs, "fan_in_fan_out")),
-        "use_rslora": False,
-        "use_dora": False,
-        "init_lora_weights": True,
-        "inference_mode": True,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "modules_to_save": None,
-        "target_modules": _target_modules(configs, list(modules)),
-    }
-
-
-def _agreed(configs: list[Mapping[str, Any]], name: str) -> Any:
-    values = [config[name] for config in configs if config.get(name) is not None]
-    return values[0] if values and all(value == values[0] for value in values) else None
-
-
-def _target_modules(configs: list[Mapping[str, Any]], modules: list[str]) -> list[str]:
-    """Suffixes where every adapter named them as a list without exceptions, so that they mean the same set; else
-    full names, which always do."""
-    suffixes = {name.rpartition(".")[2] for name in modules}
-    for config in configs:
-        listed = config.get("target_modules")
-        limited = config.get("layers_to_transform") is not None or config.get("exclude_modules")
-        if not isinstance(listed, list) or limited or not set(map(str, listed)) <= suffixes:
-            return sorted(modules)
-    named = {str(entry) for config in configs for entry in config["target_modules"]}
-    return sorted(suffixes) if named == suffixes else sorted(modules)
+def extra_key(name: str, kind: ExtraKind, modules: Iterable[str]) -> str:
+    """The key of an extra in a written adapter that has factors for these modules."""
+    module = name.removesuffix(".bias")
+    return f"{PREFIX}{module}.base_layer.bias" if kind == "bias" and module in modules else f"{PREFIX}{name}"

@@ -77,7 +77,7 @@ def merge_part(part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, his
         def uniform(seed: int) -> Tensor:
             if seed not in streams:
                 streams[seed] = [
-                    generator(seed, label, name, part.name) for name in bucket.names for label in bucket.labels
+                    generator(seed, label, name, part.name) for name in bucket.matrices for label in bucket.labels
                 ]
             drawn = [torch.rand(x.shape[-2:], generator=g, dtype=torch.float64) for g in streams[seed]]
             return torch.stack(drawn).reshape(x.shape).to(x.device)

@@ -46,7 +46,7 @@ def delta(
             yield torch.stack([b[start : start + rows] @ a.mT for b, a in factors]).unsqueeze(0)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
-        return _compress(merged[0], (m, n), columns, generator(0, *bucket.names))
+        return _compress(merged[0], (m, n), columns, generator(0, *bucket.matrices))
 
     return View([Part("delta", blocks, m * n, whole=rows >= m)], lift)
 

@@ -1,0 +1,111 @@
+"""Tensors that are no factors: averaged over the adapters that have them, refused by name, never lost."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import write_adapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import gam_merge as gm
+
+FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
+PREFIX = "base_model.model."
+
+
+def write(path: Path, extras: dict[str, Tensor], **config: object) -> Path:
+    write_adapter(path, FACTORS, **config)
+    file = path / "adapter_model.safetensors"
+    save_file({**load_file(file), **{PREFIX + name: value for name, value in extras.items()}}, file)
+    return path
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    tensors = load_file(path / "adapter_model.safetensors")
+    return {name.removeprefix(PREFIX): value for name, value in tensors.items() if ".lora_A" not in name}
+
+
+def test_whole_modules_are_averaged_over_those_that_have_them(tmp_path: Path) -> None:
+    saved = {"modules_to_save": ["score"]}
+    a = write(tmp_path / "a", {"score.weight": torch.full((3, 2), 1.0)}, **saved)
+    b = write(tmp_path / "b", {"score.weight": torch.full((3, 2), 4.0)}, **saved)
+    c = write(tmp_path / "c", {})
+    result = gm.merge([a, b, c], weights=[1, 2, 5], method="mean", out=tmp_path / "out")
+    assert torch.allclose(read(tmp_path / "out")["score.weight"], torch.full((3, 2), 3.0))
+    assert result.adapter.config["modules_to_save"] == ["score"]
+    assert result.report.extras == {"modules_to_save": 1}
+    assert any("score.weight (in 2 of 3)" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(("missing", "expected"), [("zero", 0.25), ("skip", 1.0)])
+def test_a_missing_lora_bias(missing: str, expected: float, tmp_path: Path) -> None:
+    """lora_bias is added to the base, so zero stands for an adapter without one. Its scale is that of the delta."""
+    a = write(tmp_path / "a", {"layers.0.q.lora_B.bias": torch.full((4,), 0.25)}, lora_bias=True, lora_alpha=8)
+    b = write(tmp_path / "b", {})
+    result = gm.merge([a, b], weights=[1, 3], method="mean", missing=missing, out=tmp_path / "out")
+    assert torch.allclose(read(tmp_path / "out")["layers.0.q.lora_B.bias"], torch.full((4,), expected))
+    assert result.adapter.config["lora_bias"] is True
+
+
+def test_every_module_has_a_bias_if_one_has(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"layers.0.q.lora_B.bias": torch.ones(4)}, lora_bias=True)
+    b = write_adapter(tmp_path / "b", {"layers.0.v": FACTORS["layers.0.q"]})
+    gm.merge([a, b], method="mean", out=tmp_path / "out")
+    assert torch.equal(read(tmp_path / "out")["layers.0.v.lora_B.bias"], torch.zeros(4))
+
+
+def test_a_bias_moves_under_the_base_layer_where_its_module_is_adapted(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"layers.0.q.base_layer.bias": torch.ones(4), "norm.bias": torch.ones(6)}, bias="all")
+    b = write_adapter(tmp_path / "b", {"layers.0.v": FACTORS["layers.0.q"]}, bias="all")
+    file = b / "adapter_model.safetensors"
+    save_file({**load_file(file), PREFIX + "layers.0.q.bias": torch.full((4,), 3.0)}, file)
+    gm.merge([a, b], out=tmp_path / "out")
+    tensors = read(tmp_path / "out")
+    assert torch.equal(tensors["layers.0.q.base_layer.bias"], torch.full((4,), 2.0))
+    assert torch.equal(tensors["norm.bias"], torch.ones(6))
+
+
+def test_copies_of_the_base_are_left_out_and_named(tmp_path: Path) -> None:
+    weight = {"layers.0.q.base_layer.weight": torch.ones(4, 6)}
+    result = gm.merge([write(tmp_path / "a", weight), write(tmp_path / "b", weight)], out=tmp_path / "out")
+    assert not [name for name in read(tmp_path / "out") if "base_layer" in name]
+    assert any("layers.0.q.base_layer.weight" in note for note in result.report.notes)
+    other = write(tmp_path / "c", {"layers.0.q.base_layer.weight": torch.zeros(4, 6)})
+    with pytest.raises(gm.GamMergeError, match=r"layers\.0\.q\.base_layer\.weight.*differs"):
+        gm.merge([tmp_path / "a", other], out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"score.weight": torch.ones(3, 2)}, {"score.weight": torch.ones(2, 2)}, "score.weight"),
+        ({"score.weight": torch.ones(3, 2)}, {"score.weight": torch.full((3, 2), torch.nan)}, "score.weight has NaN"),
+        ({"layers.0.q.weight": torch.ones(4, 6)}, {}, "layers.0.q"),
+        ({"surprise": torch.ones(3)}, {}, "surprise"),
+        ({"layers.0.q.lora_A.other.weight": torch.ones(2, 6)}, {}, "twice"),
+    ],
+)
+def test_refused_by_name(first: dict[str, Tensor], second: dict[str, Tensor], named: str, tmp_path: Path) -> None:
+    config = {"modules_to_save": ["score", "q"]}
+    a, b = write(tmp_path / "a", first, **config), write(tmp_path / "b", second, **config)
+    with pytest.raises(gm.GamMergeError, match=named):
+        gm.merge([a, b], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_different_tokens_are_refused(tmp_path: Path) -> None:
+    delta = {"embed.token_adapter.trainable_tokens_delta": torch.ones(2, 6)}
+    a = write(tmp_path / "a", delta, trainable_token_indices=[1, 2])
+    b = write(tmp_path / "b", delta, trainable_token_indices=[2, 1])
+    with pytest.raises(gm.GamMergeError, match="trainable_token_indices"):
+        gm.merge([a, b])
+
+
+def test_in_memory_and_on_disk_hold_the_same(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"score.weight": torch.randn(3, 2)}, modules_to_save=["score"])
+    gm.merge([a], out=tmp_path / "disk")
+    gm.merge([a]).save(tmp_path / "memory")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "disk" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
