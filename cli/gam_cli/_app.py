@@ -5,7 +5,6 @@ becomes one line on stderr and exit code 1.
 """
 
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +58,8 @@ def _is_known(error: Exception) -> bool:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # slow to import
+
         typer.echo(f"gam-merge {version('gam-merge')}")
         raise typer.Exit
 

@@ -58,6 +58,11 @@ class Name:
         yield Text(shorten(printable(self.text), options.max_width), no_wrap=True, overflow="crop")
 
 
+def numbered(position: int, source: str) -> Name:
+    """An adapter of several, with the position by which options and warnings name it."""
+    return Name(f"{position}  {source}")
+
+
 def table(*headers: str) -> Table:
     """An empty table of the house style: names in the first column, which alone gives way, numbers in the others."""
     result = Table(box=_BOX, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, border_style="dim")
@@ -124,17 +129,20 @@ def progress_bar(label: str, unit: str, *, quiet: bool = False) -> Iterator[Call
     Yields the callback (done, in all). While it is not called the terminal is left to others, such as downloads.
     """
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty())
+    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    shown = sys.stderr.isatty() and not quiet
     task = bar.add_task("", total=None)
 
     def advance(done: int, total: int) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
+        if shown:
+            bar.start()
+            bar.update(task, completed=done, total=total)
 
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def silence_downloads() -> None:

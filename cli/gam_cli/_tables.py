@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gam_cli._present import Name, count, number, percent, printable, size, span, table, warning, wrote
+from gam_cli._present import Name, count, number, numbered, percent, printable, size, span, table, warning, wrote
 from gam_merge import MergePlan, MergeReport, MergeResult, ModuleReport
 
 _BUCKETS = 20  # shown unless all are asked for
@@ -24,7 +24,7 @@ def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
     for i, (adapter, weight) in enumerate(zip(plan.adapters, job.mean_weights(plan.names), strict=True)):
         ranks = [module.rank for module in adapter.modules.values()]
         held = str(adapter.dtype).removeprefix("torch.")
-        rows.add_row(Name(f"{i}  {adapter.source}"), number(weight), str(len(ranks)), span(ranks), held)
+        rows.add_row(numbered(i, adapter.source), number(weight), str(len(ranks)), span(ranks), held)
     yield rows
     yield ""
     buckets = table("bucket, by its first module", "modules", "out", "in", "adapters", "rank")
@@ -74,7 +74,7 @@ def _adapters(report: MergeReport) -> Table:
     for i, source in enumerate(report.sources):
         ranks = [module.ranks[i] for module in report.modules if module.ranks[i]]
         rows.add_row(
-            Name(f"{i}  {source}"),  # warnings name adapters by position
+            numbered(i, source),
             number(report.weights[i]),
             str(len(ranks)),
             span(ranks),

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gam_cli._present import Name, count, json_line, number, span, table, warning
+from gam_cli._present import Name, count, json_line, number, numbered, span, table, warning
 from gam_cli._strips import strips
 from gam_merge import Comparison, Measures
 from gam_merge._grouping import By
@@ -47,15 +47,14 @@ def _words(found: Comparison) -> Iterator[RenderableType]:
 
 
 def _adapters(found: Comparison) -> Table:
-    rows = table("adapter", "", "weight", "modules", "rank", "norm")
+    rows = table("adapter", "weight", "modules", "rank", "norm")
     for i, source in enumerate(found.sources):
         ranks = [module.ranks[i] for module in found.modules if module.ranks[i]]
-        rows.add_row(
-            Name(source), str(i), number(found.weights[i]), str(len(ranks)), span(ranks), number(found.total.norms[i])
-        )
+        weight, norm = number(found.weights[i]), number(found.total.norms[i])
+        rows.add_row(numbered(i, source), weight, str(len(ranks)), span(ranks), norm)
     rows.add_section()
-    rows.add_row("mean", "", "", "", "", number(float(found.total.mean_norm)))
-    rows.add_row("gam", "", "", "", "", number(float(found.total.gam_norm)))
+    rows.add_row("mean", "", "", "", number(float(found.total.mean_norm)))
+    rows.add_row("gam", "", "", "", number(float(found.total.gam_norm)))
     return rows
 
 
