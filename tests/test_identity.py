@@ -6,11 +6,18 @@ from typing import Any
 import pytest
 import torch
 from helpers import relative
+from properties import catalogue
 from real import forward, forward_with_deltas, save_adapter
 
 import gam_merge as gm
 
 METHODS = ("gam", "mean")
+UNCHANGED = [
+    (method.name, copies)
+    for method in catalogue()
+    for copies, property in [(1, "identity"), (2, "equal")]
+    if property not in method.breaks
+]
 
 # Every reading of the scale that a linear LoRA can ask for. The patterns are chosen so that PEFT's rules matter: the
 # first match wins (in the order of the file: PEFT sorts keys when it saves), a dot is a wildcard, a key matches a whole
@@ -55,6 +62,15 @@ def test_merge_of_equal_adapters_is_the_adapter(
     assert effect.norm() > 0.1 * logits[""].norm()  # else the comparison proves nothing
     assert relative(forward(llama, tmp_path / "out") - logits[""], effect) < 1e-5
     assert result.report.survival == pytest.approx([1.0] * copies, rel=1e-5)
+
+
+@pytest.mark.parametrize(("method", "copies"), UNCHANGED)
+def test_every_method_that_says_so_gives_equal_adapters_back(
+    method: str, copies: int, llama: Any, written: dict[str, Path], logits: Any, tmp_path: Path
+) -> None:
+    gm.merge([written["rslora_patterns"]] * copies, method=method, out=tmp_path / "out")
+    effect = logits["rslora_patterns"] - logits[""]
+    assert relative(forward(llama, tmp_path / "out") - logits[""], effect) < 1e-5
 
 
 @pytest.mark.parametrize("method", METHODS)
