@@ -9,6 +9,10 @@ from gam_merge._comparison import Comparison as Comparison
 from gam_merge._comparison import ModuleComparison as ModuleComparison
 from gam_merge._edit import FusedModule as FusedModule
 from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._extract import ExtractedModule as ExtractedModule
+from gam_merge._extract import ExtractReport as ExtractReport
+from gam_merge._extract import ExtractResult as ExtractResult
+from gam_merge._extract import extract as extract
 from gam_merge._fuse import FuseReport as FuseReport
 from gam_merge._fuse import fuse as fuse
 from gam_merge._grouping import Grid as Grid

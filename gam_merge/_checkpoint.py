@@ -12,6 +12,9 @@ from gam_merge._errors import GamMergeError
 from gam_merge._safetensors import read_header
 from gam_merge._tensors import FileTensor
 
+# Conv1D of transformers keeps its weight as (in, out). These models are made of it, in layers of these names.
+_CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+_CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _INDEX = ".safetensors.index.json"
 # What is no part of a copy: weights in any format, and what describes the model as it was.
 _LEFT_BEHIND = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".md"}
@@ -77,6 +80,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise GamMergeError(f"{path}: is not a table")
     return content
+
+
+def is_conv1d(checkpoint: Checkpoint, module: str) -> bool:
+    """Whether the weight of a module is kept as (in, out), so far as the config tells."""
+    return checkpoint.config.get("model_type") in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_NAMES
 
 
 def common_prefix(checkpoint: Checkpoint, parameters: Iterable[str]) -> tuple[int, str]:

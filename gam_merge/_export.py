@@ -1,18 +1,23 @@
 """Writes an adapter directory: whole or not at all."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 
+from gam_merge._adapter import Adapter
 from gam_merge._directory import DirectoryWriter
-from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
+from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, adapter_tensors
 from gam_merge._safetensors import TensorSpec
+from gam_merge._tensors import read
 
 REPORT_NAME, RECIPE_NAME, CARD_NAME = "merge_report.json", "gam_merge_recipe.yaml", "README.md"
-COMPANIONS = (RECIPE_NAME, REPORT_NAME, CARD_NAME, CONFIG_NAME)
+EXTRACT_REPORT_NAME = "extract_report.json"
+COMPANIONS = (RECIPE_NAME, REPORT_NAME, EXTRACT_REPORT_NAME, CARD_NAME, CONFIG_NAME)
 
 
 class AdapterWriter:
@@ -55,3 +60,21 @@ class AdapterWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+
+def save_adapter(
+    out: Path, adapter: Adapter, metadata: Mapping[str, str], texts: Mapping[str, str], *, force: bool = False
+) -> Path:
+    """Write an adapter with ``texts`` (name -> content) beside it, its config among them. Raises GamMergeError."""
+    tensors = adapter_tensors(adapter)
+    specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()]
+    with AdapterWriter(out, specs, metadata, force=force) as writer:
+        for key, tensor in tensors.items():
+            writer.write(key, read(tensor))
+        writer.commit(texts)
+    return out
+
+
+def as_json(content: Mapping[str, Any], *, sort: bool = False) -> str:
+    """A text file. In ASCII: it holds any path."""
+    return json.dumps(content, indent=2, sort_keys=sort) + "\n"

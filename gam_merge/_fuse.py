@@ -1,6 +1,5 @@
 """``fuse``: an adapter into its base model, file by file: no more of the model is in memory than one tensor."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import hypot
@@ -9,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._checkpoint import Checkpoint, common_prefix, open_checkpoint, rename
+from gam_merge._checkpoint import Checkpoint, common_prefix, is_conv1d, open_checkpoint, rename
 from gam_merge._directory import DirectoryWriter, check_output
 from gam_merge._edit import AddDelta, Edit, FusedModule
 from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
+from gam_merge._export import as_json
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec
 from gam_merge._sources import Source, load
 from gam_merge._tensors import FileTensor, read
 
 REPORT_NAME = "fuse_report.json"
-
-# Conv1D of transformers keeps its weight as (in, out). These models are made of it, in layers of these names.
-_CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
-_CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,8 @@ def plan_edits(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, Edit]:
 
 def _is_transposed(checkpoint: Checkpoint, adapter: Adapter, module: LoraModule, weight: FileTensor) -> bool:
     """Whether the weight is kept as (in, out). Its shape says so, unless it is square."""
-    if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2:
-        raise GamMergeError(
-            f"{weight.path}: {weight.key} is stored as {str(weight.dtype).removeprefix('torch.')}; "
-            "fuse into a base model that is not quantised"
-        )
+    if not weight.is_plain:
+        raise GamMergeError(f"{weight.path}: {weight.key} is {weight}; fuse into a base model that is not quantised")
     m, n = module.shape
     if weight.shape not in ((m, n), (n, m)):
         raise GamMergeError(
@@ -94,9 +87,9 @@ def _is_transposed(checkpoint: Checkpoint, adapter: Adapter, module: LoraModule,
         )
     if m != n:
         return weight.shape == (n, m)
-    if checkpoint.config.get("model_type") in _CONV1D_MODELS:
-        return module.name.rpartition(".")[2] in _CONV1D_NAMES
-    return bool(adapter.config.get("fan_in_fan_out"))
+    return is_conv1d(checkpoint, module.name) or bool(
+        adapter.config.get("fan_in_fan_out") and "model_type" not in checkpoint.config
+    )
 
 
 def _write(
@@ -126,7 +119,7 @@ def _write(
         if checkpoint.index:
             directory.copy(checkpoint.path / checkpoint.index)
         report = FuseReport(str(checkpoint.path), adapter, tuple(fused))
-        directory.commit({REPORT_NAME: json.dumps(report.to_dict(), indent=2) + "\n"})
+        directory.commit({REPORT_NAME: as_json(report.to_dict())})
     return report
 
 

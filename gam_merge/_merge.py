@@ -1,7 +1,6 @@
 """``merge``: the one function that does the whole job."""
 
 import importlib
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from gam_merge._adapter import Adapter, Extra, LoraModule
 from gam_merge._card import card_text
+from gam_merge._directory import check_output
 from gam_merge._engine import Progress, Sink, run, run_extras
-from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter
-from gam_merge._formats.peft import CONFIG_NAME, adapter_tensors, extra_key, factor_keys, merged_config
+from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
+from gam_merge._formats.peft import CONFIG_NAME, extra_key, factor_keys, merged_config
 from gam_merge._plan import Plan
 from gam_merge._push import push
 from gam_merge._record import Record, recipe_text, record
@@ -28,7 +28,7 @@ from gam_merge._request import MergePlan, plan
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
-from gam_merge._tensors import MemoryTensor, read
+from gam_merge._tensors import MemoryTensor
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,9 @@ class MergeResult:
 
         An existing ``path`` is an error; ``force`` replaces it if it is empty or an earlier merge.
         """
-        tensors = adapter_tensors(self.adapter)
-        specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()]
-        with AdapterWriter(Path(path), specs, _metadata(self.report.method), force=force) as writer:
-            for key, tensor in tensors.items():
-                writer.write(key, read(tensor))
-            recipe = recipe_text(self.record, Path(path))
-            writer.commit(_texts(self.adapter.config, self.report, self.record, recipe))
-        return Path(path)
+        check_output(Path(path), force=force)
+        texts = _texts(self.adapter.config, self.report, self.record, recipe_text(self.record, Path(path)))
+        return save_adapter(Path(path), self.adapter, _metadata(self.report.method), texts, force=force)
 
     def push_to_hub(
         self,
@@ -175,12 +170,12 @@ def _merge_to_disk(
 
 
 def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, recipe: str) -> dict[str, str]:
-    """What stands beside the weights, the config last. JSON in ASCII: it holds any path."""
+    """What stands beside the weights, the config last."""
     return {
         CARD_NAME: card_text(config, report, made_by),
-        REPORT_NAME: json.dumps(report.to_dict(), indent=2) + "\n",
+        REPORT_NAME: as_json(report.to_dict()),
         RECIPE_NAME: recipe,
-        CONFIG_NAME: json.dumps(config, indent=2, sort_keys=True) + "\n",
+        CONFIG_NAME: as_json(config, sort=True),
     }
 
 

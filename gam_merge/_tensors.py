@@ -37,9 +37,17 @@ class FileTensor:
     dtype: torch.dtype
     offset: int  # from the start of the file, in bytes
 
+    def __str__(self) -> str:
+        return f"{self.shape} {str(self.dtype).removeprefix('torch.')}"
+
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_plain(self) -> bool:
+        """Holds numbers that can be added to: floats of 16 bits and more, not what a quantised weight is packed in."""
+        return self.dtype.is_floating_point and self.dtype.itemsize > 1
 
     def read_into(self, out: Tensor, start: int = 0) -> None:
         view = out.flatten().view(torch.uint8).numpy().data

@@ -24,6 +24,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
 
 
+@pytest.fixture(scope="session")
+def gpt2() -> Any:
+    """A tiny GPT2LMHeadModel. Shared by the session: work on a copy."""
+    from real import tiny_gpt2
+
+    return tiny_gpt2()
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Hub on loopback with an empty cache, which huggingface_hub of this process talks to without a token.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 _IDS = torch.arange(24).reshape(2, 12) * 7 % 61
 
@@ -28,6 +28,13 @@ def tiny_llama(path: Path) -> LlamaForCausalLM:
     config.save_pretrained(path)  # PEFT looks there for a changed vocabulary
     model.name_or_path = str(path)
     return model
+
+
+def tiny_gpt2() -> GPT2LMHeadModel:
+    """Conv1D layers, which keep their weights as (in, out); c_proj of the attention is square."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
 
 
 def save_adapter(model: Any, path: Path, *, seed: int = 0, **config: Any) -> Path:

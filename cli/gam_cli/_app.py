@@ -12,11 +12,12 @@ from typer.core import TyperGroup
 
 from gam_cli import INTERRUPTED
 from gam_cli._compare import compare
+from gam_cli._extract import extract
 from gam_cli._fuse import fuse
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
 
-_VERBS = (merge, inspect, compare, fuse)
+_VERBS = (merge, inspect, compare, fuse, extract)
 _DEFAULT = "merge"
 
 

@@ -50,6 +50,8 @@ Source = Annotated[
 Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="A directory that PEFT saved, or a .safetensors file.")]
 Model = Annotated[str, typer.Argument(metavar="BASE", help="A model: a directory of safetensors files and a config.")]
 
+TunedModel = Annotated[str, typer.Argument(metavar="TUNED", help="The same model after fine-tuning.")]
+
 Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
 Params = Annotated[
     list[Param] | None,
@@ -76,6 +78,20 @@ AllowBaseMismatch = Annotated[
 Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 Rank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources.")]
+CutRank = Annotated[
+    int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter; with --energy the largest allowed.")
+]
+Energy = Annotated[
+    float | None,
+    _option(_OUTPUT, "--energy", metavar="SHARE", help="Least rank that keeps this share of every module's energy."),
+]
+Modules = Annotated[
+    list[str] | None,
+    _option(_OUTPUT, "--modules", metavar="NAME", help="Layers to take, as q_proj; repeatable; by default all linear."),
+]
+BaseName = Annotated[
+    str | None, _option(_OUTPUT, "--base-model", metavar="NAME", help="Base model that the adapter names.")
+]
 Dtype = Annotated[
     str | None, _option(_OUTPUT, "--dtype", metavar="NAME", help="bf16, fp16, fp32; by default that of the sources.")
 ]

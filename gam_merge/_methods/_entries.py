@@ -5,7 +5,6 @@ Tensor legend: ``N`` adapters, ``L`` modules, ``p`` and ``q`` sides of the matri
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._core import InCore
 from gam_merge._methods._schema import Range
+from gam_merge._random import generator
 
 Scope = Annotated[Literal["module", "global"], "rank entries within each module, or over all modules of an adapter"]
 Density = Annotated[float, Range(0, 1), "share of the entries that is kept"]
@@ -86,12 +86,6 @@ def merge_part(part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, his
             yield rule(Entries(x, threshold, uniform), weights)
 
     return blocks
-
-
-def generator(seed: int, *names: str) -> torch.Generator:
-    """Random numbers that depend on the seed and the names alone."""
-    key = "\0".join((str(seed), *names)).encode()
-    return torch.Generator().manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1)
 
 
 def _largest(part: Part, share: float, least: int) -> Tensor:

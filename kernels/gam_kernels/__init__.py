@@ -15,6 +15,7 @@ from gam_kernels._delta import product_norm as product_norm
 from gam_kernels._procrustes import polar as polar
 from gam_kernels._procrustes import principal_cosines as principal_cosines
 from gam_kernels._procrustes import procrustes as procrustes
+from gam_kernels._range import Leading as Leading
 from gam_kernels._range import leading_svd as leading_svd
 from gam_kernels._span import Span as Span
 from gam_kernels._span import span as span

@@ -1,4 +1,4 @@
-"""Fusing a model of 600 MB in a process of its own: how much memory it takes, and what a kill leaves."""
+"""A model of 600 MB, fused and extracted in processes of their own: how much memory it takes, what a kill leaves."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ from test_checkpoint import write_checkpoint
 import gam_merge as gm
 
 M, N, LAYERS = 4096, 4608, 8  # 75 MB a tensor in float32
-FUSE = """
+PEAK = """
 import re, sys, gam_merge as gm
-gm.fuse(*sys.argv[1:], force=True)
+eval(sys.argv[1])
 print(re.search("VmHWM:\\s*(.*) kB", open("/proc/self/status").read())[1])  # ru_maxrss would count the parent's too
 """
 
@@ -36,15 +36,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "base", write_adapter(folder / "adapter", factors)
 
 
+def peak_bytes(call: str) -> int:
+    command = [sys.executable, "-c", PEAK, call]
+    return 1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def test_memory(model, tmp_path):
     """Two tensors and 300 MB, of which Python with torch takes most."""
-    command = [sys.executable, "-c", FUSE, *map(str, (*model, tmp_path / "out"))]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert 1024 * int(printed) < 2 * 4 * M * N + 300e6
-    tensor = gm.load(model[1]).modules["layers.7.proj"].delta(torch.float32)
-    (written,) = (tmp_path / "out").glob("*-00002-*")
+    base, adapter = map(str, model)
+    fused, extracted = str(tmp_path / "fused"), str(tmp_path / "extracted")
+    limit = 2 * 4 * M * N + 300e6
+    assert peak_bytes(f"gm.fuse({base!r}, {adapter!r}, {fused!r})") < limit
+    assert peak_bytes(f"gm.extract({base!r}, {fused!r}, rank=2, out={extracted!r})") < limit
+    tensor = gm.load(adapter).modules["layers.7.proj"].delta(torch.float32)
+    (written,) = (tmp_path / "fused").glob("*-00002-*")
     with safe_open(written, "pt") as file:
         assert relative(file.get_tensor("layers.7.proj.weight"), tensor) < 1e-6
+    assert gm.load(extracted).rank == 2
 
 
 def test_killed(model, tmp_path):

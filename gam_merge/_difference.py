@@ -1,0 +1,90 @@
+"""The difference of two weights, and the product of low rank that comes closest to it.
+
+Tensor legend: ``m`` out, ``n`` in, ``k`` rank.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gam_kernels import leading_svd
+from gam_merge._errors import GamMergeError
+from gam_merge._tensors import FileTensor, blocks
+
+_ROWS = 512  # of a difference that are multiplied at a time
+_FIRST_RANK = 32  # of those tried for a share of energy; then twice that, and so on
+_SLACK = 1e-6  # what products in float32 may add to a share of energy or take from it
+
+
+class Factored(NamedTuple):
+    """About the difference: ``b`` (m, k) times ``a`` (k, n), and how far from it."""
+
+    b: Tensor
+    a: Tensor
+    norm: float  # |difference|
+    residual: float  # |difference - b a| / |difference|
+
+
+def distance(tuned: FileTensor, base: FileTensor) -> float:
+    """|tuned - base|, piece by piece."""
+    return float(torch.stack([piece.double().square().sum() for _, piece in _pieces(tuned, base)]).sum().sqrt())
+
+
+def difference(tuned: FileTensor, base: FileTensor, *, transposed: bool) -> Tensor:
+    """tuned - base as (m, n), in float32 unless they are in float64; ``transposed``: they are kept as (n, m)."""
+    dtype = torch.promote_types(torch.promote_types(tuned.dtype, base.dtype), torch.float32)
+    out = torch.empty(tuned.shape, dtype=dtype)
+    for part, piece in _pieces(tuned, base):
+        out.view(-1)[part] = piece
+    return out.mT if transposed else out
+
+
+def _pieces(tuned: FileTensor, base: FileTensor) -> Iterator[tuple[slice, Tensor]]:
+    for (part, x), (_, y) in zip(blocks(tuned), blocks(base), strict=True):
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        piece = x.to(dtype) - y.to(dtype)
+        if not piece.isfinite().all():
+            where = tuned if not x.isfinite().all() else base
+            raise GamMergeError(f"{where.path}: {where.key} has NaN or Inf; nothing can be extracted from it")
+        yield part, piece
+
+
+def factorize(
+    x: Tensor, *, rank: int, energy: float | None, dtype: torch.dtype, random: torch.Generator
+) -> Factored | None:
+    """The factors of x (m, n), with the norm of the difference shared between them; None if x is zero.
+
+    rank: of the result, or with ``energy`` the largest that is tried to keep that share of |x|^2.
+    """
+    largest = min(rank, *x.shape)
+    width = largest if energy is None else min(_FIRST_RANK, largest)
+    while True:
+        u, s, v, total = leading_svd(
+            lambda: x.split(_ROWS), (x.shape[0], x.shape[1]), width, generator=random, oversampling=width + 16
+        )
+        if total == 0:
+            return None
+        missing = 1 - s.square().cumsum(0) / total  # (k,) share of energy if cut after each
+        k = width if energy is None else int((missing > 1 - energy + _SLACK).sum()) + 1
+        if k <= width or width == largest:
+            break
+        width = min(2 * width, largest)
+    k = min(k, width)
+    root = s[:k].sqrt().to(x.dtype)
+    b, a = (u[:, :k] * root).to(dtype), (v[:, :k] * root).mT.contiguous().to(dtype)  # (m, k), (k, n)
+    if not (b.isfinite().all() and a.isfinite().all()):
+        raise GamMergeError(
+            f"a factor does not fit into {str(dtype).removeprefix('torch.')}; write bfloat16 or float32"
+        )
+    error = _error(x, b.to(x.dtype), a.to(x.dtype))
+    return Factored(b, a, float(total.sqrt()), error / float(total.sqrt()))
+
+
+def _error(x: Tensor, b: Tensor, a: Tensor) -> float:
+    """|x - b a|, block by block."""
+    squares = [
+        (block - left @ a).double().square().sum() for block, left in zip(x.split(_ROWS), b.split(_ROWS), strict=True)
+    ]
+    return float(torch.stack(squares).sum().sqrt())
