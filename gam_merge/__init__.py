@@ -4,9 +4,13 @@ from importlib.metadata import version as _version
 
 from gam_merge._adapter import Adapter as Adapter
 from gam_merge._adapter import LoraModule as LoraModule
+from gam_merge._bucket import Bucket as Bucket
+from gam_merge._bucket import Merged as Merged
 from gam_merge._compare import compare as compare
 from gam_merge._comparison import Comparison as Comparison
 from gam_merge._comparison import ModuleComparison as ModuleComparison
+from gam_merge._core import Core as Core
+from gam_merge._core import InCore as InCore
 from gam_merge._edit import FusedModule as FusedModule
 from gam_merge._errors import GamMergeError as GamMergeError
 from gam_merge._extract import ExtractedModule as ExtractedModule
@@ -24,9 +28,13 @@ from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
 from gam_merge._merge_recipe import merge_recipe as merge_recipe
+from gam_merge._methods import Coefficients as Coefficients
+from gam_merge._methods import Entries as Entries
 from gam_merge._methods import Method as Method
+from gam_merge._methods import Range as Range
 from gam_merge._methods import get_method as get_method
 from gam_merge._methods import methods as methods
+from gam_merge._methods import rule as rule
 from gam_merge._push import push as push
 from gam_merge._recipe import recipe_schema as recipe_schema
 from gam_merge._report import MergeReport as MergeReport

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from gam_merge._measures import Measures
-from gam_merge._methods import cards
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Rule:
 
     most: float
     kind: str
-    candidates: tuple[Candidate, ...]  # best first; the first that is installed is recommended
+    best: Candidate
     reason: str
 
 
@@ -38,7 +37,7 @@ RULES = (
     Rule(
         most=0.15,
         kind="specialists",
-        candidates=(Candidate("iso_c"), Candidate("consensus", {"p": -0.25}), Candidate("mean")),
+        best=Candidate("iso_c"),
         reason=(
             "the adapters change different directions: flat spectra and decorrelation kept most of each there, the "
             "mean came next, and gam, which keeps what all share, was the worst choice"
@@ -47,13 +46,13 @@ RULES = (
     Rule(
         most=0.3,
         kind="in between",
-        candidates=(Candidate("consensus", {"p": -0.25}), Candidate("mean")),
+        best=Candidate("consensus", {"p": -0.25}),
         reason="between the kinds of adapters that were measured; this choice was never far from the best in any",
     ),
     Rule(
         most=1.0,
         kind="one goal",
-        candidates=(Candidate("consensus", {"p": -0.25}), Candidate("mean")),
+        best=Candidate("consensus", {"p": -0.25}),
         reason=(
             "the adapters change the same directions: the mean beat every single adapter there, gam equalled it, and "
             "flat spectra lost"
@@ -88,11 +87,10 @@ _UNEQUAL = 3.0  # largest by smallest norm
 
 
 def recommend(total: Measures) -> Recommendation:
-    """The first rule that fits, and the first of its methods that is installed."""
+    """By the first rule that fits."""
     shared = np.nan_to_num(total.above_chance_u)  # nothing in common if there is no module that two adapters have
     rule = next(rule for rule in RULES if shared <= rule.most or rule is RULES[-1])
-    chosen = next(candidate for candidate in rule.candidates if candidate.method in cards())
-    return Recommendation(rule.kind, chosen.method, chosen.params, rule.reason)
+    return Recommendation(rule.kind, rule.best.method, rule.best.params, rule.reason)
 
 
 def verdict(total: Measures) -> str:

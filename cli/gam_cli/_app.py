@@ -16,8 +16,9 @@ from gam_cli._extract import extract
 from gam_cli._fuse import fuse
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
+from gam_cli._methods import methods
 
-_VERBS = (merge, inspect, compare, fuse, extract)
+_VERBS = (merge, inspect, compare, methods, fuse, extract)
 _DEFAULT = "merge"
 
 

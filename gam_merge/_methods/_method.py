@@ -76,15 +76,12 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: what it computes, when to use it, what may be set."""
-        rule = self.rule
         return {
+            **self.rule.to_dict(),
             "name": self.name,
-            "summary": rule.summary,
-            "reference": rule.reference,
-            "use": rule.use,
-            "avoid": rule.avoid,
             "rank": self.rank,
             "weights": "shares" if self.normalize else "factors",
+            "in_spaces": self.rule.entries is not None,
             "breaks": self.breaks,
             "params": [param.to_dict() for param in self.params],
         }

@@ -40,6 +40,11 @@ class Card:
     def params(self) -> tuple[Param, ...]:
         return schema(self.function)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        fields = {name: getattr(self, name) for name in ("name", "summary", "reference", "use", "avoid")}
+        return {**fields, "breaks": dict(self.breaks), "params": [param.to_dict() for param in self.params]}
+
 
 @dataclass(frozen=True)
 class Rule(Card):
