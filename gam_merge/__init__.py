@@ -28,6 +28,7 @@ from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
 from gam_merge._merge_recipe import merge_recipe as merge_recipe
+from gam_merge._merge_recipe import plan_recipe as plan_recipe
 from gam_merge._methods import Coefficients as Coefficients
 from gam_merge._methods import Entries as Entries
 from gam_merge._methods import Method as Method

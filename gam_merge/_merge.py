@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gam_merge._request import MergePlan, plan
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
-from gam_merge._tensors import MemoryTensor
+from gam_merge._tensors import LazyTensor, MemoryTensor, PromisedTensor
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,25 @@ class _Memory(dict[str, Tensor]):
 def _merge_in_memory(planned: MergePlan, executor: Executor | None, progress: Progress | None) -> MergeResult:
     plan, memory, made_by = planned.plan, _Memory(), record(planned)
     report = _run(planned, memory, executor, progress)
+    adapter = _merged_adapter(plan, {key: MemoryTensor(value) for key, value in memory.items()})
+    return MergeResult(replace(adapter, made_by=made_by if made_by.repeatable else None), report, made_by)
+
+
+def promised_adapter(plan: Plan) -> Adapter:
+    """The adapter that a merge would make: shapes without values, for plans of merges of merges."""
+    return _merged_adapter(plan, {spec.key: PromisedTensor(spec.shape, spec.dtype) for spec in _specs(plan)})
+
+
+def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
+    """The adapter that holds the tensors of a merge, by their keys in a file."""
     modules: dict[str, LoraModule] = {}
     for name, layout in sorted(plan.layouts.items()):
-        a, b = (MemoryTensor(memory[key]) for key in factor_keys(name, layout))
+        a, b = (tensors[key] for key in factor_keys(name, layout))
         modules[name] = LoraModule(name, a, b, 1.0, layout)
     extras: dict[str, Extra] = {}
     for extra in plan.written_extras:
-        value = MemoryTensor(memory[extra_key(extra.name, extra.kind, modules)])
-        extras[extra.name] = Extra(extra.name, extra.kind, value)
-    origin = made_by if made_by.repeatable else None
-    adapter = Adapter("merged", modules, plan.base_model, _config(plan), extras, made_by=origin)
-    return MergeResult(adapter, report, made_by)
+        extras[extra.name] = Extra(extra.name, extra.kind, tensors[extra_key(extra.name, extra.kind, modules)])
+    return Adapter("merged", modules, plan.base_model, _config(plan), extras)
 
 
 def _merge_to_disk(

@@ -1,6 +1,6 @@
 """A recipe -> the merge that it describes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from os import PathLike
@@ -11,19 +11,21 @@ import torch
 
 from gam_merge._adapter import Adapter
 from gam_merge._digest import sha256
+from gam_merge._directory import check_output
 from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
-from gam_merge._merge import MergeResult, merge
+from gam_merge._merge import MergeResult, merge, promised_adapter
 from gam_merge._override import Place
 from gam_merge._recipe import Recipe
 from gam_merge._recipe_file import read_recipes
+from gam_merge._request import MergePlan, plan
 from gam_merge._sources import load
 
 
 def merge_recipe(
     recipe: str | PathLike[str],
     *,
-    told: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     out: str | PathLike[str] | None = None,
     device: str | torch.device = "auto",
     force: bool = False,
@@ -32,18 +34,51 @@ def merge_recipe(
 ) -> MergeResult:
     """Do the merge of a recipe file; where it holds several, those that the last one uses are done in memory.
 
-    told: settings over those of the file, ``key.key=value``, for instance ``params.density=0.2`` or ``weights.a=0.3``
-    (of the source whose path ends in ``a``). The others are those of ``merge``.
+    overrides: settings over those of the file, ``key.key=value``, for instance ``params.density=0.2`` or
+    ``weights.a=0.3`` (of the source whose path ends in ``a``). The others are those of ``merge``.
 
     Raises GamMergeError, with the line for whatever the file says wrong, and then nothing is written.
     """
-    *earlier, (last, place) = read_recipes(Path(recipe), told)
+
+    def in_memory(sources: list[Adapter], arguments: dict[str, Any]) -> Adapter:
+        return merge(sources, **arguments, device=device, executor=executor).adapter
+
+    if out is not None:
+        check_output(Path(out), force=force)  # before the work on merges that it uses
+    sources, last = _prepare(Path(recipe), overrides, in_memory)
+    return merge(sources, **last, out=out, device=device, force=force, executor=executor, progress=progress)
+
+
+def plan_recipe(
+    recipe: str | PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    out: str | PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    force: bool = False,
+) -> MergePlan:
+    """What ``merge_recipe`` would do with the same arguments: the plan of the merge that it writes, from headers alone.
+
+    Raises GamMergeError wherever ``merge_recipe`` would before it reads the first tensor.
+    """
+
+    def promised(sources: list[Adapter], arguments: dict[str, Any]) -> Adapter:
+        return promised_adapter(plan(sources, **arguments, device=device).plan)
+
+    sources, last = _prepare(Path(recipe), overrides, promised)
+    return plan(sources, **last, out=out, device=device, force=force)
+
+
+def _prepare(
+    file: Path, overrides: Sequence[str], make: Callable[[list[Adapter], dict[str, Any]], Adapter]
+) -> tuple[list[Adapter], dict[str, Any]]:
+    """Sources and arguments of the merge that is to be written, after ``make`` of those that it uses."""
+    *earlier, (last, place) = read_recipes(file, overrides)
     made: dict[str, Adapter] = {}
-    for step, where in earlier:
-        result = merge(_sources(step, where, made), **_arguments(step), device=device, executor=executor)
-        made[str(step.name)] = replace(result.adapter, source=str(step.name))
-    sources = _sources(last, place, made)
-    return merge(sources, **_arguments(last), out=out, device=device, force=force, executor=executor, progress=progress)
+    for recipe, where in earlier:
+        name = str(recipe.name)
+        made[name] = replace(make(_sources(recipe, where, made), _arguments(recipe)), source=name)
+    return _sources(last, place, made), _arguments(last)
 
 
 def _sources(recipe: Recipe, place: Place, made: dict[str, Adapter]) -> list[Adapter]:

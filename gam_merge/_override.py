@@ -16,16 +16,16 @@ class Place:
 
     file: Path
     document: _yaml.Document
-    told: dict[tuple[str | int, ...], str] = field(default_factory=dict[tuple[str | int, ...], str])
+    changed: dict[tuple[str | int, ...], str] = field(default_factory=dict[tuple[str | int, ...], str])
     """What the command line changed: place -> as typed."""
 
     def error(self, place: Sequence[str | int], text: object) -> GamMergeError:
         """An error that names the line, or the setting of the command line, and the key."""
         key = f"{'.'.join(map(str, place))}: " if place else ""
-        for changed, told in self.told.items():
-            shared = min(len(changed), len(place))
-            if shared and changed[:shared] == tuple(place[:shared]):
-                return GamMergeError(f"--set {told}: {key}{text}")
+        for where, setting in self.changed.items():
+            shared = min(len(where), len(place))
+            if shared and where[:shared] == tuple(place[:shared]):
+                return GamMergeError(f"--set {setting}: {key}{text}")
         return GamMergeError(f"{self.file}: line {self.document.line(place)}: {key}{text}")
 
 
@@ -44,7 +44,7 @@ def override(places: Sequence[Place], setting: str) -> None:
         missing = isinstance(parent, dict) and parent.get(step) is None
         parent = parent.setdefault(step, {}) if missing else _item(parent, step, setting)
     _item(parent, steps[-1], setting, put=documents[0].data if documents else None)
-    place.told[tuple(steps)] = setting
+    place.changed[tuple(steps)] = setting
 
 
 def _steps(data: Mapping[str, Any], keys: str, setting: str) -> list[str | int]:

@@ -23,12 +23,12 @@ from gam_merge._request import parse_dtype
 from gam_merge._settings import values
 
 
-def read_recipes(file: Path, told: Sequence[str] = ()) -> list[tuple[Recipe, Place]]:
+def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe, Place]]:
     """The merges of a file in an order in which each comes after those that it uses; the last one is to be written.
 
-    told: settings over those of the file, such as ``params.density=0.2``, ``weights.a=0.3`` (of the source whose path
-    ends in ``a``, or by position), ``name.output.rank=8`` (of the merge of that name; else of the last one). Paths of
-    sources come back absolute, anchors as positions. Raises GamMergeError with line and key.
+    overrides: settings over those of the file, such as ``params.density=0.2``, ``weights.a=0.3`` (of the source whose
+    path ends in ``a``, or by position), ``name.output.rank=8`` (of the merge of that name; else of the last one). Paths
+    of sources come back absolute, anchors as positions. Raises GamMergeError with line and key.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def read_recipes(file: Path, told: Sequence[str] = ()) -> list[tuple[Recipe, Pla
     places = [Place(file, document) for document in _yaml.parse(text, str(file))]
     if not places:
         raise GamMergeError(f"{file}: holds no merge")
-    for setting in told:
+    for setting in overrides:
         override(places, setting)
     recipes = [_validated(place) for place in places]
     names = _names(recipes, places)

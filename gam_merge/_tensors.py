@@ -82,6 +82,17 @@ class MemoryTensor:
         out.copy_(flat[start : start + out.numel()].view(out.shape))
 
 
+@dataclass(frozen=True)
+class PromisedTensor:
+    """A tensor that a merge would make: planned with, never read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        raise AssertionError("a plan reads no tensor")
+
+
 def read(tensor: LazyTensor) -> Tensor:
     """The tensor itself, on the CPU."""
     out = torch.empty(tensor.shape, dtype=tensor.dtype)

@@ -141,6 +141,19 @@ def test_the_order_of_documents_is_free_but_for_the_last(folder):
     assert digest("turned") == digest("out")
 
 
+def test_a_plan_of_merges_of_merges_reads_no_tensor(folder):
+    planned = gm.plan_recipe(write(TWO))
+    done = gm.merge_recipe(write(TWO))
+    assert planned.plan.names == [module.name for module in done.report.modules]
+    assert [a.source for a in planned.plan.adapters] == list(done.report.sources)
+    assert (planned.job.rank, planned.job.dtype) == (done.report.rank, done.adapter.dtype)
+    Path("out").mkdir()
+    Path("out", "mine").touch()
+    for function in (gm.plan_recipe, gm.merge_recipe):
+        with pytest.raises(gm.GamMergeError, match="exists already"):
+            function(write(TWO), out="out")
+
+
 def test_in_memory_sources_are_named_and_not_kept_alive(folder):
     source = gm.Adapter("live", gm.load("a").modules, "base")
     result = gm.merge([source, "b"])
@@ -170,7 +183,7 @@ def test_moved_together_it_still_works(folder):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("overrides", "expected"),
     [
         (["weights.a=3"], {"weights": [3, 1]}),
         (["weights.1=3", "anchor=1"], {"weights": [1, 3], "anchor": 1}),
@@ -180,15 +193,15 @@ def test_moved_together_it_still_works(folder):
         (["sources.1.path=c"], {"sources": ["a", "c"]}),
     ],
 )
-def test_told_on_the_command_line(folder, told, expected):
+def test_told_on_the_command_line(folder, overrides, expected):
     recipe = write("sources: [{path: a}, {path: ./b}]")
-    gm.merge_recipe(recipe, told=told, out="out")
+    gm.merge_recipe(recipe, overrides=overrides, out="out")
     gm.merge(**{"sources": ["a", "b"], **expected}, out="expected")
     assert digest("out") == digest("expected")
 
 
 def test_told_of_a_named_merge(folder):
-    gm.merge_recipe(write(TWO), told=["first.weights.b=1", "output.rank=1"], out="out")
+    gm.merge_recipe(write(TWO), overrides=["first.weights.b=1", "output.rank=1"], out="out")
     gm.merge_recipe(write(TWO.replace("weight: 3", "weight: 1") + "output: {rank: 1}"), out="expected")
     assert digest("out") == digest("expected")
 
@@ -270,7 +283,7 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("override", "expected"),
     [
         ("rank", "is not KEY=VALUE"),
         ("=1", "is not KEY=VALUE"),
@@ -283,9 +296,9 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
         ("weights.a=x", "--set weights.a=x: sources.0.weight: weight is 'x', not a finite number"),
     ],
 )
-def test_what_is_told_wrong(folder, told, expected):
+def test_what_is_told_wrong(folder, override, expected):
     with pytest.raises(gm.GamMergeError, match=expected):
-        gm.merge_recipe(write("sources: [{path: a}, {path: b}]"), told=[told])
+        gm.merge_recipe(write("sources: [{path: a}, {path: b}]"), overrides=[override])
 
 
 def test_missing_files(folder):

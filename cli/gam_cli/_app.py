@@ -17,8 +17,10 @@ from gam_cli._fuse import fuse
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
 from gam_cli._methods import methods
+from gam_cli._push import push
+from gam_cli._recipe import recipe
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract)
+_VERBS = (merge, inspect, compare, methods, fuse, extract, recipe, push)
 _DEFAULT = "merge"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-_MERGE, _OUTPUT, _RUNNING = "Merge", "Output", "Running"  # panels of the help
+_MERGE, _RECIPE, _OUTPUT, _HUB, _RUNNING = "Merge", "Recipe", "Output", "Hub", "Running"  # panels of the help
 
 
 class Param(NamedTuple):
@@ -42,6 +42,7 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
 
 _SOURCES = r"Adapters: directories that PEFT saved, .safetensors files, Hub ids org/name\[@revision]\[:subfolder]."
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_SOURCES)]
+SomeSources = Annotated[list[str] | None, typer.Argument(metavar="SOURCES", help=_SOURCES)]
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="An adapter: a directory that PEFT saved, or a .safetensors file.")
@@ -71,9 +72,22 @@ Alpha = Annotated[
     list[float] | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source.")
 ]
 OneAlpha = Annotated[float | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Its lora_alpha.")]
+Missing = Annotated[
+    str,
+    _option(_MERGE, "--missing", metavar="NAME", help="What a module that an adapter lacks counts as: zero, or skip."),
+]
 AllowBaseMismatch = Annotated[
     bool, _option(_MERGE, "--allow-base-mismatch", help="Merge though base models differ by name.")
 ]
+
+Recipe = Annotated[Path | None, _option(_RECIPE, "--recipe", metavar="FILE", help="Do what a recipe says.")]
+Set = Annotated[
+    list[str] | None,
+    _option(_RECIPE, "--set", metavar="KEY=VALUE", help="Over the recipe: weights.a=0.3, params.density=0.2, ..."),
+]
+
+RecipeFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="A recipe.")]
+Schema = Annotated[bool, _option(_RECIPE, "--schema", help="Print the JSON Schema of recipes.")]
 
 Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
@@ -97,6 +111,18 @@ Dtype = Annotated[
 ]
 Force = Annotated[bool, _option(_OUTPUT, "--force", help="Replace an earlier merge.")]
 Json = Annotated[bool, _option(_OUTPUT, "--json", help="Print JSON alone on stdout.")]
+
+PushTo = Annotated[
+    str | None, _option(_HUB, "--push-to-hub", metavar="USER/NAME", help="Upload the merge when it is written.")
+]
+Private = Annotated[bool, _option(_HUB, "--private", help="The repository that is made is private.")]
+Revision = Annotated[str | None, _option(_HUB, "--revision", metavar="BRANCH", help="Upload to a branch.")]
+CreatePr = Annotated[bool, _option(_HUB, "--create-pr", help="Open a pull request in place of a commit.")]
+CommitMessage = Annotated[str, _option(_HUB, "--commit-message", metavar="TEXT", help="Of the commit.")]
+Merge = Annotated[Path, typer.Argument(metavar="OUT", help="A directory that a merge wrote.")]
+Repository = Annotated[
+    str, typer.Argument(metavar="USER/NAME", help="A repository on the Hub, made if it is not there.")
+]
 
 Parts = Annotated[Part, _option(_OUTPUT, "--by", help="What the rows of the table are.")]
 Plot = Annotated[
