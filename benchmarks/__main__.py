@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import process, speed
+from benchmarks import diagnose, process, speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Where the synthetic adapters are kept between runs.")]
@@ -27,6 +27,12 @@ def speed_command(
 ) -> None:
     """Library calls and PEFT over the floor: reading, writing, and the least arithmetic at this machine's own rate."""
     speed.main(folder, repeats=repeats, quick=quick)
+
+
+@app.command("diagnose")
+def diagnose_command(folder: Folder = Path("/tmp/gam-merge-benchmarks"), repeats: int = 5) -> None:
+    """inspect over reading an adapter, compare of three over merging them, on Qwen3-8B shapes at rank 64."""
+    diagnose.main(folder, repeats=repeats)
 
 
 app()

@@ -1,0 +1,78 @@
+"""inspect over reading an adapter, compare over merging it with others."""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import gam_merge as gm
+from benchmarks.measure import medians, save, table
+from benchmarks.shapes import make_adapters
+from gam_merge._tensors import read
+
+
+def main(folder: Path, *, repeats: int) -> None:
+    """Print a table and write benchmarks/results/diagnose.json. Qwen3-8B shapes, three adapters, r = 64."""
+    sources = make_adapters(folder, "qwen3-8b", count=3, rank=64)
+    out = folder / "merged"
+    jobs = {
+        "read, from the disk": partial(_read, sources[0], cold=True),
+        "inspect, from the disk": partial(_inspect, sources[0], cold=True),
+        "read": partial(_read, sources[0]),
+        "read to float32": partial(_read, sources[0], widen=True),
+        "inspect": partial(_inspect, sources[0]),
+        "compare": partial(gm.compare, sources),
+        "merge (gam)": partial(_merge, sources, "gam", out),
+        "merge (mean)": partial(_merge, sources, "mean", out),
+    }
+    for job in jobs.values():
+        job()
+    seconds = medians(jobs, repeats)
+    over = {
+        "inspect, from the disk": "read, from the disk",
+        "inspect": "read",
+        "compare": "merge (gam)",
+    }
+    rows = [
+        {
+            "job": name,
+            "seconds": time,
+            "over": over.get(name, ""),
+            "ratio": time / seconds[over[name]] if name in over else "",
+        }
+        for name, time in seconds.items()
+    ]
+    print(table(rows))
+    print(save("diagnose", rows))
+
+
+def _read(source: Path, *, cold: bool = False, widen: bool = False) -> None:
+    """Every factor, tensor by tensor, as a merge reads them."""
+    if cold:
+        _forget(source)
+    for module in gm.load(source).modules.values():
+        for factor in (module.a, module.b):
+            value = read(factor)
+            if widen:
+                value.float()
+
+
+def _inspect(source: Path, *, cold: bool = False) -> None:
+    if cold:
+        _forget(source)
+    gm.inspect(source)
+
+
+def _forget(source: Path) -> None:
+    """Ask the system to drop the file from its cache, so that the next read comes from the disk."""
+    descriptor = os.open(source / "adapter_model.safetensors", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _merge(sources: list[Path], method: str, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    gm.merge(sources, method=method, out=out)
