@@ -40,6 +40,7 @@ class Bucket:
     spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
     indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
     output_rank: int = 0  # columns that the result may have
+    fell_back: bool = False  # products of full size are formed in float64, since float32 does not serve
 
     @property
     def matrices(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from gam_kernels import compress, inner, norm, product_norm
+from gam_kernels import compress, norm, product_norm, response
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import check_equal, merge_extra
@@ -247,12 +247,16 @@ def _output(job: Job, bucket: Bucket, lifted: _Lifted) -> tuple[Tensor, Tensor]:
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     """What happened to each module, measured on the merged factors before they are rounded to the output dtype."""
-    merged, kept = product_norm(lifted.b, lifted.a).tolist(), lifted.energy_kept.tolist()
     nothing = [0.0] * len(bucket.names)
-    ranks, norms, inners = ([nothing] * len(job.settings.weights) for _ in range(3))  # (N, L)
+    ranks, norms, inners, responses = ([nothing] * len(job.settings.weights) for _ in range(4))  # (N, L)
     for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):
+        within = response(delta, lifted.b, lifted.a)  # (L, k, k)
         ranks[i], norms[i] = delta.rank.tolist(), norm(delta).tolist()
-        inners[i] = inner(delta, lifted.b, lifted.a).tolist()
+        inners[i] = (delta.core * within).sum((-2, -1)).tolist()
+        responses[i] = within.square().sum((-2, -1)).tolist()
+    shares = job.module_weights(bucket.names).abs()
+    mean_norms = (shares / shares.sum(-1, keepdim=True) * torch.tensor(norms, dtype=torch.float64).T).sum(-1).tolist()
+    merged, kept = product_norm(lifted.b, lifted.a).tolist(), lifted.energy_kept.tolist()
     return [
         ModuleReport(
             name=name,
@@ -260,10 +264,13 @@ def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
             ranks=tuple(int(column[j]) for column in ranks),
             norms=tuple(column[j] for column in norms),
             inners=tuple(column[j] for column in inners),
+            responses=tuple(column[j] for column in responses),
+            mean_norm=mean_norms[j],
             merged_rank=lifted.b.shape[-1] if bucket.deltas else 0,
             merged_norm=merged[j],
             energy_kept=kept[j],
             warnings=tuple(text for text, where in lifted.warnings.items() if where[j]),
+            fell_back=bucket.fell_back,
         )
         for j, name in enumerate(bucket.names)
     ]

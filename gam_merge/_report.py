@@ -15,10 +15,42 @@ class ModuleReport:
     ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter lacks the module
     norms: tuple[float, ...]  # |delta_i|
     inners: tuple[float, ...]  # <merged, delta_i>
+    responses: tuple[float, ...]  # |U_i^T merged V_i|^2, what the result does where adapter i acts
+    mean_norm: float  # weighted mean of |delta_i|
     merged_rank: int  # columns of the result that are not padding
     merged_norm: float
     energy_kept: float  # |cut|^2 / |uncut|^2 of the cut to the output rank, 1 if nothing was cut
     warnings: tuple[str, ...] = ()
+    fell_back: bool = False  # float32 did not serve: products of full size were formed in float64
+
+    @property
+    def norm_ratio(self) -> float:
+        """|merged| / weighted mean of |delta_i|: 1 if the adapters agree."""
+        return self.merged_norm / self.mean_norm if self.mean_norm else 0.0
+
+    @property
+    def survival(self) -> tuple[float, ...]:
+        """<merged, delta_i> / |delta_i|^2: how much of each adapter is in the result, 1 for all."""
+        return tuple(x / n**2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
+
+    @property
+    def own(self) -> tuple[float, ...]:
+        """Of each response what is along the delta itself: <merged, delta_i>^2 / |delta_i|^2."""
+        return tuple((x / n) ** 2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
+
+    @property
+    def cross_talk(self) -> tuple[float, ...]:
+        """Of what the result does where adapter i acts, the share not along delta_i: 0 if nothing disturbs it."""
+        return tuple(_cross_talk(x, y) for x, y in zip(self.own, self.responses, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        figures = ("norm_ratio", "survival", "cross_talk")
+        return {**asdict(self), **{name: getattr(self, name) for name in figures}}
+
+
+def _cross_talk(own: float, response: float) -> float:
+    return max(0.0, 1 - own / response) if response else 0.0
 
 
 def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
@@ -34,10 +66,13 @@ def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
         ranks=tuple(max(column) for column in columns),
         norms=tuple(sqrt(sum(x**2 for x in column)) for column in zip(*(part.norms for part in parts), strict=True)),
         inners=tuple(map(sum, zip(*(part.inners for part in parts), strict=True))),
+        responses=tuple(map(sum, zip(*(part.responses for part in parts), strict=True))),
+        mean_norm=sqrt(sum(part.mean_norm**2 for part in parts)),
         merged_rank=max(part.merged_rank for part in parts),
         merged_norm=merged,
         energy_kept=merged**2 / uncut if uncut else 1.0,
         warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+        fell_back=any(part.fell_back for part in parts),
     )
 
 
@@ -81,6 +116,24 @@ class MergeReport:
         return tuple(x / n**2 if n else 0.0 for x, n in zip(inners, self.norms, strict=True))
 
     @property
+    def cross_talk(self) -> tuple[float, ...]:
+        """Of what the result does where adapter i acts, the share that is not along delta_i, over all modules."""
+        everyone = range(len(self.sources))
+        own = (sum(m.own[i] for m in self.modules) for i in everyone)
+        responses = (sum(m.responses[i] for m in self.modules) for i in everyone)
+        return tuple(map(_cross_talk, own, responses))
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Modules whose factors are too ill-conditioned for float32: products of full size were formed in float64."""
+        return tuple(m.name for m in self.modules if m.fell_back)
+
+    def worst(self, count: int = 10) -> tuple[ModuleReport, ...]:
+        """The modules in which the least of the adapters survives, worst first."""
+        present = [module for module in self.modules if any(module.norms)]
+        return tuple(sorted(present, key=_least_survival)[:count])
+
+    @property
     def energy_kept(self) -> float:
         """Share of the squared norm that the cut to the output rank kept."""
         before = sum(m.merged_norm**2 / m.energy_kept for m in self.modules if m.energy_kept)
@@ -97,7 +150,25 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the totals first, then every module."""
-        totals = ("norms", "merged_norm", "norm_ratio", "survival", "energy_kept", "warnings")
+        totals = (
+            "norms",
+            "merged_norm",
+            "norm_ratio",
+            "survival",
+            "cross_talk",
+            "energy_kept",
+            "fallbacks",
+            "warnings",
+        )
         fields = asdict(self)
-        modules = fields.pop("modules")
-        return {**fields, **{name: getattr(self, name) for name in totals}, "modules": modules}
+        del fields["modules"]
+        figures = {name: getattr(self, name) for name in totals}
+        return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
+
+
+_TOTALS = ("norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "energy_kept", "fallbacks", "warnings")
+
+
+def _least_survival(module: ModuleReport) -> float:
+    """Survival summed over energy: <merged, sum of deltas> / sum of |delta_i|^2."""
+    return sum(module.inners) / sum(n**2 for n in module.norms)

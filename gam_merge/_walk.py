@@ -172,6 +172,7 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> I
             anchor=reader.anchor,
             labels=tuple(reader.labels[chunk.adapters[i]] for i in present),
             factors=tuple(_factors(chunk, i, deltas[i], members) for i in present) if reader.factors else (),
+            fell_back=is_wide and reader.compute_dtype != torch.float64,
         )
 
 

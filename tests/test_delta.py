@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import generators
 from torch import Tensor
 
-from gam_kernels import Delta, compress, factored_delta, gram, inner, norm, rank_for_energy, thin_svd
+from gam_kernels import Delta, compress, factored_delta, gram, norm, rank_for_energy, response, thin_svd
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -74,8 +74,15 @@ def test_svd_norm_and_inner_product_are_those_of_the_dense_matrix(dtype: torch.d
     generator = data.draw(generators)
     b, a = (torch.randn(*t.shape[:2], 3, generator=generator).to(dtype) for t in (f.b, f.a))
     expected = (f.dense * (b.double() @ a.double().mT)).sum((1, 2))
-    bound = torch.linalg.matrix_norm(f.dense) * torch.linalg.matrix_norm(b.double() @ a.double().mT)
-    assert close(inner(x, b, a), expected, bound, 10 * tolerance)
+    other = torch.linalg.matrix_norm(b.double() @ a.double().mT)
+    bound = torch.linalg.matrix_norm(f.dense) * other
+    found = response(x, b, a)
+    assert close((x.core * found).sum((1, 2)), expected, bound, 10 * tolerance)
+    u, _, v = (t.double() for t in thin_svd(x))
+    within = torch.linalg.matrix_norm(u.mT @ (b.double() @ a.double().mT) @ v)
+    assert close(
+        torch.linalg.matrix_norm(found), within, torch.linalg.matrix_norm(b.double() @ a.double().mT), 10 * tolerance
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -9,9 +9,9 @@ from gam_kernels._basis import gram as gram
 from gam_kernels._basis import orthonormalize as orthonormalize
 from gam_kernels._delta import Delta as Delta
 from gam_kernels._delta import factored_delta as factored_delta
-from gam_kernels._delta import inner as inner
 from gam_kernels._delta import norm as norm
 from gam_kernels._delta import product_norm as product_norm
+from gam_kernels._delta import response as response
 from gam_kernels._procrustes import polar as polar
 from gam_kernels._procrustes import principal_cosines as principal_cosines
 from gam_kernels._procrustes import procrustes as procrustes

@@ -62,16 +62,16 @@ def factored_delta(b: Tensor, a: Tensor, scale: Tensor) -> Delta:
     return Delta(b, a, left.factor, right.factor, u, v, core, rank, left.wide | right.wide)
 
 
-def inner(x: Delta, b: Tensor, a: Tensor) -> Tensor:
-    """Frobenius inner products ``<delta, b a^T>`` without forming either matrix.
+def response(x: Delta, b: Tensor, a: Tensor) -> Tensor:
+    """``U^T (b a^T) V``: what a factored matrix does between the column and row spaces of the deltas.
 
-    b: (L, m, k), a: (L, n, k) -> (L,) float64, by <delta, b a^T> = sum((u^T b_x^T b) * (core v^T a_x^T a)). The
-    products with b and a are formed in their dtype where every module of ``x`` allows it, else in float64.
+    b: (L, m, r'), a: (L, n, r') -> (L, k, k) float64. The products with b and a are formed in their dtype where every
+    module of ``x`` allows it, else in float64. Its inner product with ``x.core`` is that of the matrix with the delta.
     """
     narrow = b.dtype == x.b.dtype and not x.wide.any()
     b_x, a_x = (x.b, x.a) if narrow else (x.b64, x.a64)
-    left, right = b_x.mT @ b.to(b_x.dtype), a_x.mT @ a.to(a_x.dtype)  # (L, r, k) each
-    return ((x.u.mT @ left.double()) * (x.core @ (x.v.mT @ right.double()))).sum((-2, -1))
+    left, right = b_x.mT @ b.to(b_x.dtype), a_x.mT @ a.to(a_x.dtype)  # (L, r, r') each
+    return (x.u.mT @ left.double()) @ (x.v.mT @ right.double()).mT
 
 
 def norm(x: Delta) -> Tensor:
