@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import huggingface_hub  # loads its parts when they are asked for
+import yaml
 
 from gam_merge._export import CARD_NAME
 from gam_merge._hub_id import HubId, parse_hub_id
@@ -24,6 +25,7 @@ REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
 
 _HUB = "https://huggingface.co"
+_FRONT_MATTER = 1 << 16  # characters of a card within which its front matter must end
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the max_lora_rank that vLLM takes
 _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformers
     "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
@@ -92,11 +94,11 @@ def _license_of(source: RecordedSource) -> str | None:
         return _license(source.made_by)
     if source.file is None:
         return None
-    try:
-        metadata = huggingface_hub.metadata_load(source.file.with_name(CARD_NAME)) or {}
+    try:  # not huggingface_hub's metadata_load: its import takes a third of a second of each merge
+        with open(source.file.with_name(CARD_NAME), encoding="utf-8") as file:
+            text = yaml.safe_load(file.read(_FRONT_MATTER).split("---", 2)[1])["license"]
     except Exception:  # a stranger's card may hold anything, and none is needed
         return None
-    text = metadata.get("license")
     return text if isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other" else None
 
 

@@ -1,6 +1,5 @@
 """``merge``: the one function that does the whole job."""
 
-import importlib
 import shutil
 import tempfile
 from collections import Counter
@@ -171,7 +170,6 @@ def _merge_to_disk(
         ThreadPoolExecutor(1, "gam-merge-aside") as aside,
     ):
         recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
-        aside.submit(importlib.import_module, "huggingface_hub.repocard")  # takes a third of a second
         report = _run(planned, writer, executor, progress)
         writer.commit(_texts(_config(plan), report, made_by, recipe.result()))
     return MergeResult(load(out), report, made_by, out)

@@ -17,7 +17,7 @@ from gam_merge import _yaml
 from gam_merge._card import REPO_PLACEHOLDER
 from gam_merge._directory import stamped
 from gam_merge._errors import GamMergeError
-from gam_merge._export import CARD_NAME, COMPANIONS, RECIPE_NAME, REPORT_NAME
+from gam_merge._export import CARD_NAME, COMPANIONS, RECIPE_NAME, REPORT_NAME, as_json
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._hub_id import HubId, parse_hub_id
 
@@ -101,12 +101,12 @@ def _published(texts: Mapping[str, str], repo: str) -> dict[str, str]:
     if REPORT_NAME in result:
         report = json.loads(result[REPORT_NAME])
         report["sources"] = [_public(source) for source in report["sources"]]
-        result[REPORT_NAME] = json.dumps(report, indent=2) + "\n"
+        result[REPORT_NAME] = as_json(report)
     if CONFIG_NAME in result:
         config = json.loads(result[CONFIG_NAME])
         if base := config.get("base_model_name_or_path"):
             config["base_model_name_or_path"] = _public(base)
-        result[CONFIG_NAME] = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        result[CONFIG_NAME] = as_json(config, sort=True)
     if CARD_NAME in result:
         result[CARD_NAME] = result[CARD_NAME].replace(REPO_PLACEHOLDER, repo)
     return result

@@ -1,7 +1,7 @@
 """What a merge did: norms, the share of each adapter that survives, what was cut off, what was doubtful."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
@@ -31,7 +31,7 @@ class ModuleReport:
     @property
     def survival(self) -> tuple[float, ...]:
         """<merged, delta_i> / |delta_i|^2: how much of each adapter is in the result, 1 for all."""
-        return tuple(x / n**2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
+        return tuple(x / n**2 if n**2 else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
 
     @property
     def own(self) -> tuple[float, ...]:
@@ -46,7 +46,7 @@ class ModuleReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         figures = ("norm_ratio", "survival", "cross_talk")
-        return {**asdict(self), **{name: getattr(self, name) for name in figures}}
+        return {**vars(self), **{name: getattr(self, name) for name in figures}}
 
 
 def _cross_talk(own: float, response: float) -> float:
@@ -113,7 +113,7 @@ class MergeReport:
     def survival(self) -> tuple[float, ...]:
         """<merged, delta_i> / |delta_i|^2 over all modules: how much of each adapter is in the result, 1 for all."""
         inners = (sum(m.inners[i] for m in self.modules) for i in range(len(self.sources)))
-        return tuple(x / n**2 if n else 0.0 for x, n in zip(inners, self.norms, strict=True))
+        return tuple(x / n**2 if n**2 else 0.0 for x, n in zip(inners, self.norms, strict=True))
 
     @property
     def cross_talk(self) -> tuple[float, ...]:
@@ -160,8 +160,7 @@ class MergeReport:
             "fallbacks",
             "warnings",
         )
-        fields = asdict(self)
-        del fields["modules"]
+        fields = {name: value for name, value in vars(self).items() if name != "modules"}
         figures = {name: getattr(self, name) for name in totals}
         return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
 
