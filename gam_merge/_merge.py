@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -206,7 +206,7 @@ def _run(planned: MergePlan, sink: Sink, executor: Executor | None, progress: Pr
     plan, job = planned.plan, planned.job
     modules = run(plan, job, sink, executor=executor, progress=progress)
     run_extras(plan, job, sink)
-    return MergeReport(
+    report = MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),
         weights=job.mean_weights(plan.names),
@@ -218,6 +218,18 @@ def _run(planned: MergePlan, sink: Sink, executor: Executor | None, progress: Pr
         extras=dict(Counter(extra.kind for extra in plan.written_extras)),
         notes=plan.notes,
     )
+    return replace(report, notes=(*report.notes, *_erased(report))) if job.method.normalize else report
+
+
+def _erased(report: MergeReport) -> Iterator[str]:
+    """A word where a method that should average lost most of what averaging keeps: of an adapter that shares nothing
+    with the others, the mean keeps its weight."""
+    if len(report.sources) > 1 and all(s < w / 2 for s, w in zip(report.survival, report.weights, strict=True)):
+        most = max(report.survival)
+        yield (
+            f"{report.method} keeps at most {most:.0%} of each adapter: they share few directions, and what one has "
+            "alone is filtered out; mean keeps its weight (gam-merge compare says more)"
+        )
 
 
 def _metadata(method: str) -> Mapping[str, str]:

@@ -150,18 +150,8 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the totals first, then every module."""
-        totals = (
-            "norms",
-            "merged_norm",
-            "norm_ratio",
-            "survival",
-            "cross_talk",
-            "energy_kept",
-            "fallbacks",
-            "warnings",
-        )
         fields = {name: value for name, value in vars(self).items() if name != "modules"}
-        figures = {name: getattr(self, name) for name in totals}
+        figures = {name: getattr(self, name) for name in _TOTALS}
         return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
 
 
