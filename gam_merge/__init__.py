@@ -13,6 +13,7 @@ from gam_merge._core import Core as Core
 from gam_merge._core import InCore as InCore
 from gam_merge._edit import FusedModule as FusedModule
 from gam_merge._errors import GamMergeError as GamMergeError
+from gam_merge._estimate import Estimate as Estimate
 from gam_merge._extract import ExtractedModule as ExtractedModule
 from gam_merge._extract import ExtractReport as ExtractReport
 from gam_merge._extract import ExtractResult as ExtractResult

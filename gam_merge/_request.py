@@ -12,6 +12,7 @@ from gam_merge._adapter import Adapter
 from gam_merge._directory import check_output
 from gam_merge._engine import Job
 from gam_merge._errors import GamMergeError
+from gam_merge._estimate import Estimate, estimate
 from gam_merge._methods import Method, get_method
 from gam_merge._plan import Plan, make_plan
 from gam_merge._settings import Setting, Settings, make_settings
@@ -35,6 +36,10 @@ class MergePlan:
 
     plan: Plan
     job: Job
+
+    def estimate(self) -> Estimate:
+        """How long the merge will take and how much memory, from a rehearsal of about a second. Reads no tensor."""
+        return estimate(self.plan, self.job)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -64,7 +64,7 @@ def walk(
 
 def walk_chunks(plan: Plan, task: Callable[[PlannedBucket], T], executor: Executor | None = None) -> Iterator[T]:
     """The same for a ``task`` that reads its modules itself: its results, in the order of the plan."""
-    chunks = (chunk for bucket in plan.buckets for chunk in _chunks(bucket))
+    chunks = (chunk for bucket in plan.buckets for chunk in chunks_of(bucket))
     with _executor(executor) as (pool, window):
         yield from _ordered(pool, window, task, chunks)
 
@@ -104,7 +104,7 @@ def _ordered(
             future.cancel()
 
 
-def _chunks(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
+def chunks_of(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
     """Pieces of a bucket that fit into the working memory."""
     size = max(1, _CHUNK_BYTES // (8 * bucket.layout.stack * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):

@@ -105,6 +105,17 @@ def test_a_merge_in_a_pipe(folder, tmp_path):
     assert lines[-1].startswith(f"wrote {tmp_path / 'out'}: ")
 
 
+def test_explain_lists_what_lost_most(folder, tmp_path):
+    done = run(["a", "b", "-o", tmp_path / "out", "--explain"], folder)
+    lines = done.stdout.splitlines()
+    assert all(cell_len(line) <= 80 for line in lines if str(tmp_path) not in line)
+    report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
+    lost = {m["name"]: sum(m["inners"]) / sum(n**2 for n in m["norms"]) for m in report["modules"]}
+    start = next(i for i, line in enumerate(lines) if line.startswith("module of model.layers "))
+    shown = [f"model.layers.{line.split()[0]}" for line in lines[start + 2 : start + 8]]
+    assert shown == sorted(lost, key=lost.__getitem__)
+
+
 def test_json_is_alone_on_stdout(folder, tmp_path):
     options = ["-o", tmp_path / "out", "--json", "--method", "mean", "-w", "3", "-w", "1", "--anchor", "b"]
     done = run([*options, "--rank", "2", "--dtype", "bf16", "a", "b"], folder)
@@ -158,6 +169,7 @@ def test_dry_run_reads_no_tensor_and_writes_nothing(folder, tmp_path):
     assert (planned.returncode, planned.stderr) == (0, "")
     assert planned.stdout.splitlines()[0] == "gam: 2 adapters, 2 modules -> rank 2, float32"
     assert "to write: 200 bytes of tensors" in planned.stdout
+    assert re.search(r"^about [\d.]+ s and [\d.]+ .B of memory", planned.stdout, re.MULTILINE)
     refused = run(["x", "y", "-o", "out"], tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert re.fullmatch(r"error: x: module w has NaN or Inf in lora_B.*\n", refused.stderr)

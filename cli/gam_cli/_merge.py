@@ -40,6 +40,7 @@ def merge(
     commit_message: options.CommitMessage = "Merged LoRA adapter",
     device: options.Device = "auto",
     dry_run: options.DryRun = False,
+    explain: options.Explain = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -61,11 +62,13 @@ def merge(
         plan, run = partial(gm.plan, sources or (), **settings), partial(gm.merge, sources or (), **settings)
     if dry_run:
         planned = plan()
-        present.show(planned.to_dict(), tables.of_plan(planned, verbose=verbose), as_json=as_json, quiet=quiet)
+        expected = planned.estimate()
+        data = {**planned.to_dict(), "estimate": expected.to_dict()}
+        present.show(data, tables.of_plan(planned, verbose=verbose, expected=expected), as_json=as_json, quiet=quiet)
         return
     with present.progress_bar("merging", "modules", quiet=quiet) as progress:
         result = run(progress=progress)
-    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose)
+    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose, explain=explain)
     if push_to_hub is None:
         present.show(result.report.to_dict(), lines, as_json=as_json, quiet=quiet)
         return

@@ -135,5 +135,6 @@ Html = Annotated[
 Device = Annotated[str, _option(_RUNNING, "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 DryRun = Annotated[bool, _option(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing.")]
 Seed = Annotated[int, _option(_RUNNING, "--seed", metavar="INT", help="Of the rows on which signs are compared.")]
+Explain = Annotated[bool, _option(_RUNNING, "--explain", help="Print the ten modules that lost most.")]
 Quiet = Annotated[bool, _option(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, _option(_RUNNING, "--verbose", "-v", help="Print more: a row for each module.")]

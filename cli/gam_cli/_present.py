@@ -92,6 +92,13 @@ def span(values: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low}..{high}"
 
 
+def duration(seconds: float) -> str:
+    """0.3 s, 12 s, 3 min."""
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
 def size(nbytes: int) -> str:
     return decimal(nbytes)
 

@@ -1,20 +1,33 @@
 """The tables of a merge, before and after."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gam_cli._present import Name, count, number, numbered, percent, printable, size, span, table, warning, wrote
-from gam_merge import MergePlan, MergeReport, MergeResult, ModuleReport
+from gam_cli._present import (
+    Name,
+    count,
+    duration,
+    number,
+    numbered,
+    percent,
+    printable,
+    size,
+    span,
+    table,
+    warning,
+    wrote,
+)
+from gam_merge import Estimate, MergePlan, MergeReport, MergeResult, ModuleReport
 
 _BUCKETS = 20  # shown unless all are asked for
-_MODULE_COLUMNS = ("out x in", "rank", "norm", "kept", "survives")
+_MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-talk")
 
 
-def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
+def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = None) -> Iterator[RenderableType]:
     """What the merge would read, compute and write."""
     plan, job = planned.plan, planned.job
     dtype = str(plan.dtype).removeprefix("torch.")
@@ -39,16 +52,20 @@ def of_plan(planned: MergePlan, *, verbose: bool) -> Iterator[RenderableType]:
     if plan.base_model:
         yield f"base model {printable(plan.base_model)}"
     yield f"to write: {size(plan.nbytes)} of tensors"
+    if expected is not None:
+        took = f"{duration(expected.seconds)} and {size(expected.nbytes)} of memory"
+        yield f"about {took}, by a rehearsal on made-up numbers"
+    yield from map(warning, plan.notes)
 
 
-def of_merge(result: MergeResult, seconds: float, *, verbose: bool) -> Iterator[RenderableType]:
+def of_merge(result: MergeResult, seconds: float, *, verbose: bool, explain: bool) -> Iterator[RenderableType]:
     """What the merge read, what became of it, and where it is."""
     report = result.report
     total = len(report.modules)
     yield _headline(report.method, len(report.sources), total, report.rank, report.dtype)
     yield ""
-    if verbose:
-        yield _modules(report)
+    if verbose or explain:
+        yield _modules(report, report.modules if verbose else report.worst())
         yield ""
     yield _adapters(report)
     yield ""
@@ -56,6 +73,9 @@ def of_merge(result: MergeResult, seconds: float, *, verbose: bool) -> Iterator[
         f"merged norm is {percent(report.norm_ratio)} of the adapters' mean; "
         f"rank {report.rank} keeps {percent(report.energy_kept)} of the energy"
     )
+    if len(report.sources) > 1:
+        alien = span([round(100 * share) for share in report.cross_talk])
+        yield f"where an adapter acts, {alien} % of the result is not its own (cross-talk)"
     yield from map(warning, report.notes)
     for text, names in report.warnings.items():
         yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
@@ -86,23 +106,24 @@ def _adapters(report: MergeReport) -> Table:
     return rows
 
 
-def _modules(report: MergeReport) -> Table:
+def _modules(report: MergeReport, modules: Sequence[ModuleReport]) -> Table:
     """A row a module. What all names begin with is said once."""
     stem = commonprefix([module.name for module in report.modules]).rpartition(".")[0]  # noqa: RUF071 - cut at a dot
     rows = table(f"module of {printable(stem)}" if stem else "module", *_MODULE_COLUMNS)
-    for module in report.modules:
+    for module in modules:
         rows.add_row(
             Name(module.name.removeprefix(f"{stem}.")),
             "{} x {}".format(*module.shape),
             str(module.merged_rank),
-            number(module.merged_norm),
+            percent(module.norm_ratio),
             percent(module.energy_kept),
-            _survival(module),
+            _range(module, module.survival),
+            _range(module, module.cross_talk),
         )
     return rows
 
 
-def _survival(module: ModuleReport) -> str:
-    """In percent, from the adapter that survives least to the one that survives most."""
-    shares = [round(100 * x / n**2) for x, n in zip(module.inners, module.norms, strict=True) if n]
-    return f"{span(shares)} %" if shares else "-"
+def _range(module: ModuleReport, shares: Sequence[float]) -> str:
+    """In percent, from the least to the most of the adapters that have the module."""
+    present = [round(100 * share) for share, norm in zip(shares, module.norms, strict=True) if norm]
+    return f"{span(present)} %" if present else "-"
