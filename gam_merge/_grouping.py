@@ -2,6 +2,7 @@
 
 ``model.layers.3.self_attn.q_proj`` is of layer ``model.layers.3`` and type ``self_attn.q_proj``. The layer ends at
 the first number; numbers after it (experts, blocks within a block) become ``*``. A name without a number has no layer.
+A matrix of a stack is named ``module[3]``.
 """
 
 import re
@@ -25,7 +26,7 @@ def layer_of(name: str) -> str:
 
 def type_of(name: str) -> str:
     """What is left of the name after its layer, the same for every layer."""
-    parts = name.split(".")
+    parts = re.sub(r"\[\d+\]$", "[*]", name).split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
     return ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
 

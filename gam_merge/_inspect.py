@@ -3,6 +3,7 @@
 Tensor legend: ``L`` modules at a time, ``r`` rank.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
@@ -72,6 +73,7 @@ def inspect(
         settings=_settings(adapter.config),
         problems=tuple(problems),
         modules=tuple(sorted(modules, key=lambda module: module.name)),
+        extras=Counter(extra.kind for extra in adapter.extras.values()),
     )
 
 

@@ -1,7 +1,7 @@
 """One adapter: what ``inspect`` found."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import exp, log, sqrt
 from os import PathLike
@@ -98,6 +98,7 @@ class Inspection:
     settings: Mapping[str, Any]
     problems: tuple[str, ...]
     modules: tuple[ModuleInspection, ...]
+    extras: Mapping[str, int] = field(default_factory=dict[str, int])  # tensors that are no factors, by kind
 
     @cached_property
     def total(self) -> Part:
@@ -151,6 +152,7 @@ class Inspection:
             "ranks": list(self.ranks),
             "scales": list(self.scales),
             "settings": dict(self.settings),
+            "extras": dict(self.extras),
             "problems": list(self.problems),
             "zero": list(self.zero),
             "broken": list(self.broken),

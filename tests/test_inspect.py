@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from strategies import Problem, problems
 
 import gam_merge as gm
+from gam_merge._adapter import Extra
+from gam_merge._layout import ExpertsLayout
+from gam_merge._tensors import MemoryTensor
 
 
 def close(value: object, expected: object) -> None:
@@ -114,3 +117,27 @@ def test_an_adapter_without_lora_factors(directory):
 def test_nothing_there():
     with pytest.raises(gm.GamMergeError, match="no such file"):
         gm.inspect("/nowhere/at/all")
+
+
+def experts(generator: torch.Generator) -> gm.Adapter:
+    """Three experts of rank 2 in one module, and a bias beside it."""
+    a, b = (MemoryTensor(torch.randn(*shape, generator=generator).double()) for shape in ((6, 7), (9, 6)))
+    module = gm.LoraModule("layers.0.experts", a, b, 0.5, ExpertsLayout(3, ("up",)))
+    bias = Extra("layers.0.experts.bias", "bias", MemoryTensor(torch.ones(9)))
+    return gm.Adapter("experts", {module.name: module}, "base", {}, {bias.name: bias})
+
+
+def test_a_stack_is_measured_matrix_by_matrix():
+    generator = torch.Generator().manual_seed(3)
+    first, second = experts(generator), experts(generator)
+    deltas = [adapter.modules["layers.0.experts"].delta() for adapter in (first, second)]  # (3, 9, 7)
+    found = gm.inspect(first)
+    assert [module.name for module in found.modules] == [f"layers.0.experts[{i}]" for i in range(3)]
+    for module, delta in zip(found.modules, deltas[0], strict=True):
+        close(module.spectrum, torch.linalg.svdvals(delta)[:2])
+    assert found.total.parameters == 6 * 7 + 9 * 6
+    assert list(found.by("type")) == ["experts[*]"]
+    assert found.extras == {"bias": 1}
+    compared = gm.compare([first, second])
+    close(compared.total.gram[0, 1], (deltas[0] * deltas[1]).sum())
+    assert list(compared.by("type")) == ["experts[*]"]

@@ -25,6 +25,8 @@ def of_inspection(found: Inspection, by: By) -> Iterator[RenderableType]:
             f"{count(len(found.modules), 'module')}, rank {span(found.ranks)}, scale {scales}, {found.dtype}, "
             f"{found.total.parameters:,} parameters"
         )
+    for kind, number_of in found.extras.items():
+        yield f"{count(number_of, 'tensor')} of {kind}"
     for name, value in found.settings.items():
         yield f"{printable(name)} = {printable(json_line(value))}"
     yield from _damage(found)
