@@ -77,11 +77,22 @@ def _entry(path: Path, key: str, entry: Any, dtypes: Mapping[str, torch.dtype], 
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, f"its entry for {key} is malformed") from error
     if dtype not in dtypes:
-        raise GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
+        raise _no_float(path, key, dtype)
     tensor = FileTensor(path, key, tuple(shape), dtypes[dtype], start + begin)
     if begin + tensor.nbytes != end or start + end > size:
         raise _broken(path, f"tensor {key} does not fit into it")
     return tensor
+
+
+def floats(tensors: Mapping[str, FileTensor], problems: list[str]) -> dict[str, FileTensor]:
+    """The tensors whose dtype is one that a LoRA is stored in. The others are told in ``problems``."""
+    odd = [tensor for tensor in tensors.values() if tensor.dtype not in _FLOATS.values()]
+    problems += [str(_no_float(tensor.path, tensor.key, _NAMES[tensor.dtype])) for tensor in odd]
+    return {key: tensor for key, tensor in tensors.items() if tensor.dtype in _FLOATS.values()}
+
+
+def _no_float(path: Path, key: str, dtype: str) -> GamMergeError:
+    return GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
 
 
 def _broken(path: Path, what: str) -> GamMergeError:

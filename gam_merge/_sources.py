@@ -11,7 +11,7 @@ from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
 from gam_merge._formats import peft
 from gam_merge._hub_id import parse_hub_id
-from gam_merge._safetensors import read_header
+from gam_merge._safetensors import floats, read_header
 
 Source = str | PathLike[str] | Adapter
 
@@ -45,7 +45,9 @@ def load(
         weights, config_path = path, _config_beside(path)
     else:
         raise GamMergeError(f"{source}: no such file or directory")
-    tensors, _ = read_header(weights)
+    tensors, _ = read_header(weights, any_dtype=problems is not None)
+    if problems is not None:
+        tensors = floats(tensors, problems)
     if config_path is not None and (config_path.is_file() or path.is_dir()):
         config = _read_config(config_path)
     elif alpha is None or base_model is None:

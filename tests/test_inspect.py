@@ -95,8 +95,10 @@ def test_what_a_merge_refuses_is_told(directory):
     weights = directory / "adapter_model.safetensors"
     tensors = load_file(weights)
     del tensors["base_model.model.layers.2.q.lora_B.weight"]
-    save_file({**tensors, "base_model.model.mystery": torch.ones(3)}, weights)
+    odd = {"base_model.model.mystery": torch.ones(3), "base_model.model.codes": torch.ones(3, dtype=torch.int8)}
+    save_file({**tensors, **odd}, weights)
     found = gm.inspect(directory)
+    assert any("codes is stored as I8" in problem for problem in found.problems)
     assert [module.name for module in found.modules] == ["layers.0.q", "layers.1.q"]
     assert any("mystery" in problem for problem in found.problems)
     assert any("layers.2.q" in problem for problem in found.problems)
