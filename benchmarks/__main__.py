@@ -35,4 +35,25 @@ def diagnose_command(folder: Folder = Path("/tmp/gam-merge-benchmarks"), repeats
     diagnose.main(folder, repeats=repeats)
 
 
+@app.command("lab")
+def lab_command(
+    folder: Annotated[Path, typer.Option(help="Where adapters are kept between runs.")] = Path("/tmp/gam-merge-lab"),
+    jobs: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
+    quick: Annotated[bool, typer.Option(help="A small lab, in minutes; its rows are kept apart.")] = False,
+    plan: Annotated[bool, typer.Option(help="Print what would be done and its cost, and stop.")] = False,
+    tables: Annotated[bool, typer.Option(help="Write the tables and plots from the results alone.")] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="specialists, 'same goal', preferences; all by default.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="main, tuned, rank, joint, sizes; all by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
+) -> None:
+    """Merge adapters of SmolLM2 by every method and measure what they still know. Stops and resumes at any moment."""
+    from benchmarks.lab import command
+
+    command.main(
+        folder, jobs=jobs, quick=quick, plan=plan, tables=tables, kinds=kind or [], passes=only or [], seeds=seeds
+    )
+
+
 app()

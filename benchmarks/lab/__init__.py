@@ -1,0 +1,10 @@
+"""A small laboratory for claims about merging: adapters of SmolLM2 on tasks with known answers, with seeds.
+
+design.py      what is measured, in what order, at what cost
+adapters.py    trains an adapter, once
+measure.py     merges, loads the result into the model, measures it
+run.py         units of work over processes; stops and resumes
+rows.py        the results, one JSON object a line
+statistics.py  means, intervals, paired tests
+report.py      tables and plots from the results, into README.md
+"""

@@ -1,0 +1,108 @@
+"""What the lab measures, in what order, and what it costs.
+
+A cell is a kind of set, a regime and a seed. A unit of work is one pass over one cell. Units are ordered so that
+whatever is finished at any moment is a balanced subset: all cells of a seed before those of the next one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["specialists", "same goal", "preferences"]
+Regime = Literal["shared", "separate"]
+Pass = Literal["main", "tuned", "rank", "joint", "sizes"]
+
+REGIMES: tuple[Regime, ...] = ("shared", "separate")
+FAMILIES = ("addition", "sorting", "spelling", "backwards", "capitals", "largest")
+RANK = 8  # of every adapter
+GRID = (0.5, 0.75, 1.0, 1.5, 2.0)  # |merged| over the mean of |delta_i|, for the tuned scale
+
+# label: method of gam_merge, its parameters
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "mean": ("mean", {}),
+    "gam": ("gam", {}),
+    "gam, mean anchor": ("gam", {"anchor": "mean"}),
+    "ties@core": ("ties@core", {}),
+    "ties@knots": ("ties@knots", {}),
+    "ctm": ("ctm", {}),
+    "iso_c": ("iso_c", {}),
+    "iso_cts": ("iso_cts", {}),
+    "tsvm": ("tsvm", {}),
+    "consensus(-0.25)": ("consensus", {"p": -0.25}),
+}
+CUT = ("mean", "iso_c", "tsvm", "consensus(-0.25)")  # also at the rank of one adapter; gam and ctm have no other
+AT_SIZES = ("mean", "gam", "consensus(-0.25)")  # also for sets of 2 and 6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the lab is. The committed results come from the defaults."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
+    passes: tuple[Pass, ...] = ("main", "tuned", "rank", "joint", "sizes")
+    methods: tuple[str, ...] = tuple(METHODS)
+    size: int = 4  # adapters a set
+    steps: int = 40  # of 16 pairs, for one adapter
+    test_items: int = 32  # a family
+    validation_items: int = 16
+
+
+QUICK = Settings(
+    seeds=(0,),
+    kinds=("specialists", "same goal"),
+    passes=("main", "tuned"),
+    methods=("mean", "gam", "consensus(-0.25)"),
+    size=2,
+    steps=12,
+    test_items=16,
+    validation_items=8,
+)
+
+# CPU seconds on one core of an AVX-512 server: measured, for the plan that is printed first
+SECONDS = {"step": 0.75, "preference step": 4.0, "batch": 0.27, "merge": 2.0, "start": 20.0}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of adapters: ``families(size)`` are its tasks, adapter i starts at ``init(i)``."""
+
+    kind: Kind
+    regime: Regime
+    seed: int
+
+    def families(self, size: int) -> tuple[str, ...]:
+        """Rotated by seed, so that six seeds use every family equally often."""
+        return tuple(FAMILIES[(self.seed + i) % len(FAMILIES)] for i in range(size))
+
+    def init(self, index: int) -> int:
+        """The seed of the initial factors: one for all, or one each. Adapter 0 is the same in both regimes."""
+        return 100 * self.seed + (index if self.regime == "separate" else 0)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One pass over one cell."""
+
+    what: Pass
+    cell: Cell
+
+
+def units(settings: Settings) -> list[Unit]:
+    """All work in order: the cheap kinds first, three seeds through every pass, then the other seeds."""
+    return [
+        Unit(what, Cell(kind, regime, seed))
+        for kinds in (("specialists", "same goal"), ("preferences",))
+        for seeds in (settings.seeds[:3], settings.seeds[3:])
+        for what in settings.passes
+        for seed in seeds
+        for kind in settings.kinds
+        for regime in REGIMES
+        if kind in kinds and _applies(what, kind, regime)
+    ]
+
+
+def _applies(what: Pass, kind: Kind, regime: Regime) -> bool:
+    if what == "joint":  # one adapter on the data of all, whatever the regime
+        return kind == "specialists" and regime == "shared"
+    return what != "sizes" or (kind == "specialists" and regime == "separate")

