@@ -42,9 +42,7 @@ def lab_command(
     quick: Annotated[bool, typer.Option(help="A small lab, in minutes; its rows are kept apart.")] = False,
     plan: Annotated[bool, typer.Option(help="Print what would be done and its cost, and stop.")] = False,
     tables: Annotated[bool, typer.Option(help="Write the tables and plots from the results alone.")] = False,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="specialists, 'same goal', preferences; all by default.")
-    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="specialists, 'same goal'; both by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="main, tuned, rank, joint, sizes; all by default.")] = None,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
 ) -> None:

@@ -36,7 +36,7 @@ def test_toy_gives_a_merged_and_measured_adapter(toy: Path) -> None:
     assert list(figures) == ["student", "a", "b", "merged"]
     assert all(0 <= row["exact match"] <= 1 for row in figures.values())
     sources = [toy / "a", toy / "b"]
-    report = json.loads((toy / "merged" / "gam_merge_report.json").read_text())
+    report = json.loads((toy / "merged" / "merge_report.json").read_text())
     assert report["method"] == "gam"
     assert report["norms"] == pytest.approx(gm.merge(sources).report.norms)
     assert min(report["norms"]) > 0

@@ -50,13 +50,12 @@ def cost(unit: Unit, settings: Settings) -> float:
     size = settings.size
     test = size * -(-settings.test_items // 16) * SECONDS["batch"]
     validation = size * -(-settings.validation_items // 16) * SECONDS["batch"]
-    step = SECONDS["preference step" if unit.cell.kind == "preferences" else "step"]
     return {
-        "main": size * settings.steps * step
+        "main": size * settings.steps * SECONDS["step"]
         + (size + 1) * test
         + 2 * len(settings.methods) * (SECONDS["merge"] + test),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
-        "joint": size * settings.steps * step + test,
+        "joint": size * settings.steps * SECONDS["step"] + test,
         "sizes": 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
     }[unit.what]

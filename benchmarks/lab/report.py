@@ -13,6 +13,7 @@ from benchmarks.lab.statistics import Interval, differences, interval
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 NONE = "unmeasured"
+# preferences: planned; no code trains them yet
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
 Figure = Callable[[Row], float]
 
