@@ -4,6 +4,8 @@ from importlib.metadata import version as _version
 
 from gam_merge._adapter import Adapter as Adapter
 from gam_merge._adapter import LoraModule as LoraModule
+from gam_merge._batch import BatchItem as BatchItem
+from gam_merge._batch import batch as batch
 from gam_merge._bucket import Bucket as Bucket
 from gam_merge._bucket import Merged as Merged
 from gam_merge._compare import compare as compare
@@ -25,6 +27,7 @@ from gam_merge._inspect import inspect as inspect
 from gam_merge._inspection import Inspection as Inspection
 from gam_merge._inspection import ModuleInspection as ModuleInspection
 from gam_merge._inspection import Part as Part
+from gam_merge._journal import Trial as Trial
 from gam_merge._measures import Measures as Measures
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
@@ -43,6 +46,8 @@ from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport
 from gam_merge._request import MergePlan as MergePlan
 from gam_merge._request import plan as plan
+from gam_merge._search import SearchResult as SearchResult
+from gam_merge._search import search as search
 from gam_merge._sources import load as load
 from gam_merge._state_dict import from_state_dict as from_state_dict
 from gam_merge._state_dict import merge_state_dicts as merge_state_dicts

@@ -48,7 +48,7 @@ def card_text(config: Mapping[str, Any], report: MergeReport, record: Record) ->
         "## Method",
         _method(record),
         "## What the merge did",
-        _outcome(report),
+        _outcome(report, record),
         FIGURE_PLACEHOLDER,
         "## Recipe",
         f"`gam-merge --recipe gam_merge_recipe.yaml -o OUT` makes the same bytes again.\n\n{_recipe(record)}",
@@ -135,12 +135,13 @@ def _method(record: Record) -> str:
     return f"{code(record.method)}: {method.rule.summary}." + (f" Reference: {reference}." if reference else "")
 
 
-def _outcome(report: MergeReport) -> str:
+def _outcome(report: MergeReport, record: Record) -> str:
+    renamed = {source.source: source.name(None) for source in record.sources}
     lines = [
         f"- Norm of the merged update: {report.norm_ratio:.3f} of the weighted mean of the sources'.",
         f"- Rank {report.rank} keeps {100 * report.energy_kept:.2f} % of the energy (squared norm) of the merge.",
         f"- {len(report.modules)} modules, written in {report.dtype}.",
-        *(f"- {code(note)}" for note in report.notes),
+        *(f"- {code(replace_names(note, renamed))}" for note in report.notes),
     ]
     for text, names in report.warnings.items():
         lines.append(f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, first {code(names[0])}")
@@ -180,6 +181,13 @@ def code(text: str) -> str:
     fence = _fence(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{space}{text}{space}{fence}" if text.strip() else "` `"
+
+
+def replace_names(note: str, names: Mapping[str, str]) -> str:
+    """A note of a report with other names of the sources."""
+    for old in sorted(names, key=len, reverse=True):
+        note = note.replace(old, names[old])
+    return note
 
 
 def printable(text: str) -> str:

@@ -1,13 +1,12 @@
 """Figures and reports as files. They need matplotlib and jinja2, the extra ``plot``; all else does without."""
 
-import os
-import secrets
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gam_merge._errors import GamMergeError
+from gam_merge._files import write_file
 
 if TYPE_CHECKING:
     from gam_merge._comparison import Comparison
@@ -30,7 +29,7 @@ def save_plot(found: "Comparison | Inspection", path: str | PathLike[str]) -> Pa
         raise _missing(error) from error
     content = BytesIO()
     figures.save(figures.sheet(found), content, kind)
-    return _write(out, content.getvalue())
+    return write_file(out, content.getvalue())
 
 
 def save_html(found: "Comparison | Inspection", path: str | PathLike[str]) -> Path:
@@ -39,22 +38,8 @@ def save_html(found: "Comparison | Inspection", path: str | PathLike[str]) -> Pa
         from gam_merge import _html as html
     except ImportError as error:
         raise _missing(error) from error
-    return _write(Path(path), html.report(found).encode())
+    return write_file(Path(path), html.report(found).encode())
 
 
 def _missing(error: ImportError) -> GamMergeError:
     return GamMergeError(f"figures and reports need {error.name}; pip install 'gam-merge[plot]'")
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise GamMergeError(f"{path}: cannot be written: {error.strerror}") from error
-    return path

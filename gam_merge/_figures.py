@@ -122,8 +122,8 @@ def _heat(axes: Axes, grid: Grid, title: str) -> None:
     bar.solids.set_edgecolor("face")
     bar.outline.set_visible(False)
     step = -(-len(grid.layers) // _TICKS)
-    axes.set_xticks(np.arange(0, len(grid.layers), step) + 0.5, [_short(layers[x]) for x in grid.layers[::step]])
-    axes.set_yticks(np.arange(len(grid.types)) + 0.5, [_short(names[x]) for x in grid.types])
+    axes.set_xticks(np.arange(0, len(grid.layers), step) + 0.5, [short(layers[x]) for x in grid.layers[::step]])
+    axes.set_yticks(np.arange(len(grid.types)) + 0.5, [short(names[x]) for x in grid.types])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.set_title(title, loc="left")
@@ -136,13 +136,13 @@ def _spectra(axes: Axes, spectra: Mapping[str, Sequence[Sequence[float]]]) -> No
         width = max((len(values) for values in modules), default=0)
         rows = [np.pad(values, (0, width - len(values))) / np.linalg.norm(values) for values in modules if len(values)]
         if rows:
-            _line(axes, i, np.arange(1, width + 1), np.mean(rows, 0), label)
+            line(axes, i, np.arange(1, width + 1), np.mean(rows, 0), label)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes, "spectra of the deltas, norm one", "singular value", "mean size")
+    finish(axes, "spectra of the deltas, norm one", "singular value", "mean size")
 
 
 def _spectra_of_adapters(found: Comparison) -> dict[str, list[Sequence[float]]]:
@@ -159,10 +159,10 @@ def _angles(axes: Axes, found: Comparison) -> None:
     )
     for i, (label, cosines, chance) in enumerate(sides):
         if cosines:
-            _line(axes, i, np.quantile(np.degrees(np.arccos(np.concatenate(cosines))), shares), shares, label)
+            line(axes, i, np.quantile(np.degrees(np.arccos(np.concatenate(cosines))), shares), shares, label)
             axes.axvline(float(np.degrees(np.arccos(np.sqrt(chance)))), color=_COLORS[i], linewidth=0.8, alpha=0.6)
     axes.set_xlim(0, 90)
-    _finish(axes, "principal angles", "degrees (thin line: chance)", "share of angles below")
+    finish(axes, "principal angles", "degrees (thin line: chance)", "share of angles below")
 
 
 def _gram(axes: Axes, found: Comparison) -> None:
@@ -188,17 +188,17 @@ def _energy(axes: Axes, found: Inspection) -> None:
     names = shortened(found.by("type"))
     for i, (label, part) in enumerate(found.by("type").items()):
         ranks = range(max(module.rank for module in part.modules) + 1)
-        _line(axes, i, ranks, [part.energy_share(rank) for rank in ranks], names[label])
+        line(axes, i, ranks, [part.energy_share(rank) for rank in ranks], names[label])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes, "energy kept by a cut to a rank", "rank", "share")
+    finish(axes, "energy kept by a cut to a rank", "rank", "share")
 
 
-def _line(axes: Axes, i: int, x: Any, y: Any, label: str) -> None:
+def line(axes: Axes, i: int, x: Any, y: Any, label: str) -> None:
     style = _LINES[i // len(_COLORS) % len(_LINES)]
-    axes.plot(x, y, style, color=_COLORS[i % len(_COLORS)], linewidth=1.6, label=_short(label))
+    axes.plot(x, y, style, color=_COLORS[i % len(_COLORS)], linewidth=1.6, label=short(label))
 
 
-def _finish(axes: Axes, title: str, x: str, y: str) -> None:
+def finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -209,8 +209,8 @@ def _finish(axes: Axes, title: str, x: str, y: str) -> None:
 def _labels(found: Comparison) -> list[str]:
     """Position and the end of the path of each adapter."""
     names = shortened(found.sources, "/")
-    return [f"{i} {_short(names[source])}" for i, source in enumerate(found.sources)]
+    return [f"{i} {short(names[source])}" for i, source in enumerate(found.sources)]
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
     return label if len(label) <= _LONGEST else f"...{label[3 - _LONGEST :]}"

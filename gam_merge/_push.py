@@ -14,12 +14,14 @@ from pathlib import Path, PurePath
 import huggingface_hub  # loads its parts when they are asked for
 
 from gam_merge import _yaml
-from gam_merge._card import REPO_PLACEHOLDER
+from gam_merge._card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
 from gam_merge._directory import stamped
 from gam_merge._errors import GamMergeError
 from gam_merge._export import CARD_NAME, COMPANIONS, RECIPE_NAME, REPORT_NAME, as_json
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._hub_id import HubId, parse_hub_id
+
+_FIGURE_NAME = "merge.png"
 
 
 def push(
@@ -80,36 +82,53 @@ def _commit(
 
 
 def _operations(path: Path, repo: str) -> "Iterator[huggingface_hub.CommitOperationAdd]":
-    """One a file that a merge writes and that is there."""
-    published = _published(
-        {name: (path / name).read_text("utf-8") for name in COMPANIONS if (path / name).is_file()}, repo
-    )
+    """One a file that a merge writes and that is there, and the figure of the card."""
+    texts = {name: (path / name).read_text("utf-8") for name in COMPANIONS if (path / name).is_file()}
+    texts = _published(texts)
+    figure = _figure(texts) if CARD_NAME in texts else None
+    if CARD_NAME in texts:
+        shown = f"![What survives of each adapter in each layer]({_FIGURE_NAME})" if figure else ""
+        texts[CARD_NAME] = texts[CARD_NAME].replace(REPO_PLACEHOLDER, repo).replace(FIGURE_PLACEHOLDER, shown)
+    contents = {name: text.encode() for name, text in texts.items()} | ({_FIGURE_NAME: figure} if figure else {})
     yield huggingface_hub.CommitOperationAdd(WEIGHTS_NAME, path / WEIGHTS_NAME)
-    for name, text in published.items():
-        yield huggingface_hub.CommitOperationAdd(name, text.encode())
+    for name, content in contents.items():
+        yield huggingface_hub.CommitOperationAdd(name, content)
 
 
-def _published(texts: Mapping[str, str], repo: str) -> dict[str, str]:
-    """The texts of a merge without paths of this machine, and with the name of the repository in the card."""
-    result = dict(texts)
+def _published(texts: Mapping[str, str]) -> dict[str, str]:
+    """The texts of a merge without paths of this machine."""
+    result, names = dict(texts), list[str]()
     if RECIPE_NAME in result:
         documents = [document.data for document in _yaml.parse(result[RECIPE_NAME], RECIPE_NAME)]
         for source in (source for document in documents for source in document["sources"]):
             source.update({key: _public(source[key]) for key in ("path", "base_model") if key in source})
+        names = [source["path"] for source in documents[-1]["sources"]]
         comments = [line for line in result[RECIPE_NAME].splitlines(keepends=True) if line.startswith("#")]
         result[RECIPE_NAME] = "".join(comments) + _yaml.dump(documents)
     if REPORT_NAME in result:
         report = json.loads(result[REPORT_NAME])
-        report["sources"] = [_public(source) for source in report["sources"]]
+        # The recipe knows paths from Hub ids, which the report names as they were typed.
+        names = names if len(names) == len(report["sources"]) else [_public(name) for name in report["sources"]]
+        report["notes"] = [
+            replace_names(note, dict(zip(report["sources"], names, strict=True))) for note in report["notes"]
+        ]
+        report["sources"] = names
         result[REPORT_NAME] = as_json(report)
     if CONFIG_NAME in result:
         config = json.loads(result[CONFIG_NAME])
         if base := config.get("base_model_name_or_path"):
             config["base_model_name_or_path"] = _public(base)
         result[CONFIG_NAME] = as_json(config, sort=True)
-    if CARD_NAME in result:
-        result[CARD_NAME] = result[CARD_NAME].replace(REPO_PLACEHOLDER, repo)
     return result
+
+
+def _figure(texts: Mapping[str, str]) -> bytes | None:
+    """Of the report, where matplotlib is installed."""
+    try:
+        from gam_merge._figures_merge import survival_png
+    except ImportError:
+        return None
+    return survival_png(json.loads(texts[REPORT_NAME])) if REPORT_NAME in texts else None
 
 
 def _public(name: str) -> str:

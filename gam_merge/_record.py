@@ -11,8 +11,8 @@ from typing import Any
 
 from gam_merge import _yaml
 from gam_merge._adapter import Adapter
-from gam_merge._digest import sha256
 from gam_merge._export import RECIPE_NAME
+from gam_merge._files import sha256
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._recipe import Recipe
 from gam_merge._request import MergePlan

@@ -3,6 +3,7 @@
 import json
 import re
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ import gam_merge as gm
 # huggingface_hub uploads in a way that its HTTP client will drop
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-NAMES = {"adapter_model.safetensors", "adapter_config.json", "gam_merge_recipe.yaml", "merge_report.json", "README.md"}
+NAMES = {
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "gam_merge_recipe.yaml",
+    "merge_report.json",
+    "README.md",
+    "merge.png",
+}
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -72,8 +80,27 @@ def test_no_path_of_this_machine_goes_there(hub: Hub, merged: Path, tmp_path: Pa
     assert [s["path"] for s in yaml.safe_load(files["gam_merge_recipe.yaml"])["sources"]] == ["code", "maths"]
     assert json.loads(files["merge_report.json"])["sources"] == ["code", "maths"]
     assert b'"me/merged"' in files["README.md"]
+    assert b"](merge.png)" in files["README.md"]
+    assert files["merge.png"].startswith(b"\x89PNG")
     for name in (WEIGHTS, "adapter_config.json"):
         assert files[name] == (merged / name).read_bytes()
+
+
+def test_notes_tell_no_path_either(hub: Hub, merged: Path, tmp_path: Path, monkeypatch):
+    """What a note says of a source that was typed with its path, from where the path leads nowhere."""
+    (merged.parent / "here" / "adapters").mkdir(parents=True)
+    (merged.parent / "secret").rename(merged.parent / "here" / "adapters" / "secret")
+    monkeypatch.chdir(merged.parent / "here")
+    source = gm.load("adapters/secret/code")
+    noted = replace(source, notes=("one thing to know",))
+    gm.merge([noted, "adapters/secret/maths"], out="out")
+    monkeypatch.chdir(merged)
+    gm.push(tmp_path / "here" / "out", "me/merged")
+    files = hub.files("me/merged")
+    assert json.loads(files["merge_report.json"])["notes"][0] == "code: one thing to know"
+    assert json.loads(files["merge_report.json"])["sources"] == ["code", "maths"]
+    assert b"code: one thing to know" in files["README.md"]
+    assert not any(b"secret" in content or b"adapters/" in content for content in files.values())
 
 
 def test_a_local_base_model_keeps_its_name_alone(hub: Hub, tmp_path: Path, monkeypatch):
@@ -103,7 +130,7 @@ def test_pushing_twice_changes_nothing(hub: Hub, merged: Path):
     before = hub.files("me/merged")
     gm.push(merged, "me/merged")
     assert hub.files("me/merged") == before
-    assert hub.asked("PUT /lfs/") == 1
+    assert hub.asked("PUT /lfs/") == 2  # weights and figure, once
 
 
 def test_private_branch_and_pull_request(hub: Hub, merged: Path):

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from gam_cli import INTERRUPTED
+from gam_cli._batch import batch
 from gam_cli._compare import compare
 from gam_cli._extract import extract
 from gam_cli._fuse import fuse
@@ -19,8 +20,9 @@ from gam_cli._merge import merge
 from gam_cli._methods import methods
 from gam_cli._push import push
 from gam_cli._recipe import recipe
+from gam_cli._search import search
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract, recipe, push)
+_VERBS = (merge, inspect, compare, methods, fuse, extract, recipe, search, batch, push)
 _DEFAULT = "merge"
 
 

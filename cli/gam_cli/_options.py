@@ -86,6 +86,18 @@ Set = Annotated[
     _option(_RECIPE, "--set", metavar="KEY=VALUE", help="Over the recipe: weights.a=0.3, params.density=0.2, ..."),
 ]
 
+SearchedRecipe = Annotated[Path, _option(_RECIPE, "--recipe", metavar="FILE", help="Where the search starts.")]
+Recipes = Annotated[list[Path], typer.Argument(metavar="FILES", help="Recipes.")]
+Evaluate = Annotated[
+    str,
+    _option(_RECIPE, "--evaluate", metavar="COMMAND", help='Prints a score last: "python score.py {adapter}".'),
+]
+Trials = Annotated[int, _option(_RECIPE, "--trials", metavar="INT", min=1, help="Merges to score, in all.")]
+Vary = Annotated[
+    list[str] | None,
+    _option(_RECIPE, "--vary", metavar="KEY", help="weights (if not given), anchor, params.NAME, KEY=LOW:HIGH."),
+]
+Minimize = Annotated[bool, _option(_RECIPE, "--minimize", help="The lower the score the better.")]
 RecipeFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="A recipe.")]
 Schema = Annotated[bool, _option(_RECIPE, "--schema", help="Print the JSON Schema of recipes.")]
 
@@ -136,5 +148,7 @@ Device = Annotated[str, _option(_RUNNING, "--device", metavar="NAME", help="auto
 DryRun = Annotated[bool, _option(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing.")]
 Seed = Annotated[int, _option(_RUNNING, "--seed", metavar="INT", help="Of the rows on which signs are compared.")]
 Explain = Annotated[bool, _option(_RUNNING, "--explain", help="Print the ten modules that lost most.")]
+SearchSeed = Annotated[int, _option(_RUNNING, "--seed", metavar="INT", help="Of the first points that are tried.")]
+Jobs = Annotated[int, _option(_RUNNING, "--jobs", "-j", metavar="INT", min=1, help="Recipes at a time.")]
 Quiet = Annotated[bool, _option(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, _option(_RUNNING, "--verbose", "-v", help="Print more: a row for each module.")]

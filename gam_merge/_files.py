@@ -1,5 +1,7 @@
-"""What a file is known by."""
+"""Single files: written whole or not at all, and known by their sha256."""
 
+import os
+import secrets
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
@@ -20,3 +22,17 @@ def sha256(path: Path) -> str:
 def _sha256(path: Path, *version: int) -> str:
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def write_file(path: Path, content: bytes) -> Path:
+    """Whole or not at all; an existing file is replaced. Raises GamMergeError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be written: {error.strerror}") from error
+    return path

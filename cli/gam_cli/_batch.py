@@ -1,0 +1,43 @@
+"""``gam-merge batch recipes/*.yaml -o OUT``: many recipes."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import typer
+
+from gam_cli import _options as options
+
+
+def batch(
+    recipes: options.Recipes,
+    out: options.RequiredOut,
+    set_: options.Set = None,
+    jobs: options.Jobs = 1,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Do the merges of many recipes; one that fails does not stop the rest."""
+    import gam_merge as gm
+    from gam_cli import _present as present
+    from gam_cli import _tables_recipes as tables
+
+    if quiet:
+        present.silence_downloads()
+    with present.progress_bar("merging", "recipes", quiet=quiet) as progress, ThreadPoolExecutor(jobs) as pool:
+        items = gm.batch(
+            recipes, out, overrides=set_ or (), device=device, force=force, executor=pool, progress=progress
+        )
+    data = [
+        {
+            "recipe": str(item.recipe),
+            "out": str(item.out),
+            "seconds": item.seconds,
+            "report": item.report.to_dict() if item.report else None,
+            "error": item.error,
+        }
+        for item in items
+    ]
+    present.show(data, tables.of_batch(items, out), as_json=as_json, quiet=quiet)
+    if any(item.error is not None for item in items):
+        raise typer.Exit(1)
