@@ -20,13 +20,13 @@ from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._methods import get_method
 from gam_merge._record import Record, RecordedSource, recipe_text
 from gam_merge._report import MergeReport
+from gam_merge._serving import max_lora_rank
 
 REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
 
 _HUB = "https://huggingface.co"
 _FRONT_MATTER = 1 << 16  # characters of a card within which its front matter must end
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the max_lora_rank that vLLM takes
 _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformers
     "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
     "SEQ_2_SEQ_LM": (None, "AutoModelForSeq2SeqLM"),
@@ -165,12 +165,11 @@ model = PeftModel.from_pretrained(model, "{REPO_PLACEHOLDER}")
 
 
 def _vllm(base: str, rank: int) -> str:
-    allowed = next((r for r in _VLLM_RANKS if r >= rank), rank)
     return f"""```python
 from vllm import LLM
 from vllm.lora.request import LoRARequest
 
-llm = LLM({json.dumps(base)}, enable_lora=True, max_lora_rank={allowed})
+llm = LLM({json.dumps(base)}, enable_lora=True, max_lora_rank={max_lora_rank(rank)})
 llm.generate("...", lora_request=LoRARequest("merged", 1, "{REPO_PLACEHOLDER}"))
 ```"""
 

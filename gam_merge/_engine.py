@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from gam_kernels import compress, norm, product_norm, response
+from gam_kernels import compress, norm, product_norm, rank_for_energy, response
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import check_equal, merge_extra
@@ -41,14 +41,13 @@ class Job:
     """How to carry out a plan. Small, and picklable: it travels to every worker.
 
     ``anchor``: position of an adapter; ``missing``: whether a delta that is not there counts as "zero" or is left out
-    of the mean, "skip"; ``rank``, ``dtype``: of the output.
+    of the mean, "skip"; ``dtype``: of the output.
     """
 
     settings: Settings
     method: Method
     anchor: int
     missing: Literal["zero", "skip"]
-    rank: int
     dtype: torch.dtype
     device: torch.device
 
@@ -88,13 +87,21 @@ class _Lifted(NamedTuple):
 
 
 def run(
-    plan: Plan, job: Job, sink: Sink, *, executor: Executor | None = None, progress: Progress | None = None
+    plan: Plan,
+    job: Job,
+    sink: Sink,
+    *,
+    summary: Any = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ModuleReport, ...]:
-    """Merge every bucket of the plan into the sink, in the order of the plan. Raises GamMergeError."""
+    """Merge every bucket of the plan into the sink, in the order of the plan. summary: what ``survey`` gave.
+
+    Raises GamMergeError."""
     reports: list[ModuleReport] = []
     waiting: dict[str, list[_Done]] = {}
     total = len(plan.names)
-    visit = partial(_merge_bucket, job, survey(plan, job, executor))
+    visit = partial(_merge_bucket, job, summary)
     with closing(_walk(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
         for bucket in results:
             for done in bucket:
@@ -144,6 +151,30 @@ def survey(plan: Plan, job: Job, executor: Executor | None = None) -> Any:
     if not any(job.method.survey(job.params_of(bucket.names[0])) for bucket in plan.buckets):
         return None
     return reduce(_add, _walk(plan, job, partial(_survey_bucket, job), executor), None)
+
+
+def needed_ranks(
+    plan: Plan, job: Job, energy: float, *, summary: Any = None, executor: Executor | None = None
+) -> dict[str, int]:
+    """The fewest ranks, up to those of the plan, in which each module keeps a share of its energy, by name.
+
+    A pass of its own. A stack needs what the neediest of its matrices does. Raises GamMergeError.
+    """
+    needed = dict.fromkeys(plan.names, 0)
+    for found in _walk(plan, job, partial(_needed_bucket, job, energy, summary), executor):
+        for name, rank in found:
+            needed[name] = max(needed[name], rank)
+    return needed
+
+
+def _needed_bucket(job: Job, energy: float, summary: Any, bucket: Bucket) -> list[tuple[str, int]]:
+    """Runs on a worker."""
+    found: list[tuple[str, int]] = []
+    for part in job.method.parts(bucket) if bucket.deltas else ():
+        merged = combine(job, part, summary)
+        s = compress(merged.left, merged.right, *merged.grams(part))[2] if merged.s is None else merged.s
+        found += zip(part.names, rank_for_energy(s, energy).clamp(max=part.output_rank).tolist(), strict=True)
+    return found
 
 
 def _add(x: Any, y: Any) -> Any:

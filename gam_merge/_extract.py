@@ -204,4 +204,6 @@ def _adapter(checkpoint: Checkpoint, base_model: str, found: Mapping[str, Factor
     conv1d = any(is_conv1d(checkpoint, name) for name in found)
     described = {"base_model_name_or_path": base_model, "fan_in_fan_out": conv1d}
     layouts = {name: module.layout for name, module in modules.items()}
-    return Adapter("extracted", modules, base_model, merged_config([described], layouts, (), rank))
+    return Adapter(
+        "extracted", modules, base_model, merged_config([described], layouts, (), dict.fromkeys(layouts, rank))
+    )

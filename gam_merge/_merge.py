@@ -3,9 +3,10 @@
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from gam_merge._plan import Plan
 from gam_merge._push import push
 from gam_merge._record import Record, recipe_text, record
 from gam_merge._report import MergeReport
-from gam_merge._request import MergePlan, plan
+from gam_merge._request import MergePlan, plan, settle
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
@@ -82,6 +83,10 @@ def merge(
     anchor: int | str = 0,
     missing: str = "zero",
     rank: int | None = None,
+    energy: float | None = None,
+    max_rank: int | None = None,
+    per_module_rank: bool = False,
+    target: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
     base_model: str | None = None,
@@ -99,7 +104,9 @@ def merge(
     over the depth of the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. anchor: the source that ``gam``
     aligns the others to, by position or as given in ``sources``. missing: what a module counts as that an adapter
     lacks, "zero", or not at all, "skip"; what is trained beside the factors is averaged over the adapters that have it.
-    rank, dtype: of the output, by default the largest rank and the narrowest dtype that holds all sources. base_model,
+    rank, dtype: of the output, by default the largest rank and the narrowest dtype that holds all sources. energy: the
+    share of each module's squared norm to keep instead, in one rank for all, or each in its own with per_module_rank;
+    max_rank: at most so many. target: "vllm" refuses what that does not serve, and says what to change. base_model,
     alpha: for bare files without a config; alpha one for all or one a source. executor: any concurrent.futures.Executor
     runs the chunks, for instance that of a Dask client; threads of this process by default; same bytes with any.
     progress: called with (modules done, in all).
@@ -116,6 +123,10 @@ def merge(
         out=out,
         anchor=anchor,
         rank=rank,
+        energy=energy,
+        max_rank=max_rank,
+        per_module_rank=per_module_rank,
+        target=target,
         dtype=dtype,
         device=device,
         base_model=base_model,
@@ -125,9 +136,9 @@ def merge(
         params=params,
         force=force,
     )
-    if out is None:
-        return _merge_in_memory(planned, executor, progress)
-    return _merge_to_disk(planned, Path(out), force, executor, progress)
+    planned, summary = settle(planned, executor)
+    run = partial(_run, planned, summary, executor, progress)
+    return _in_memory(planned, run) if out is None else _to_disk(planned, run, Path(out), force)
 
 
 class _Memory(dict[str, Tensor]):
@@ -137,9 +148,9 @@ class _Memory(dict[str, Tensor]):
         self[key] = value.clone()
 
 
-def _merge_in_memory(planned: MergePlan, executor: Executor | None, progress: Progress | None) -> MergeResult:
+def _in_memory(planned: MergePlan, run: Callable[[Sink], MergeReport]) -> MergeResult:
     plan, memory, made_by = planned.plan, _Memory(), record(planned)
-    report = _run(planned, memory, executor, progress)
+    report = run(memory)
     adapter = _merged_adapter(plan, {key: MemoryTensor(value) for key, value in memory.items()})
     return MergeResult(replace(adapter, made_by=made_by if made_by.repeatable else None), report, made_by)
 
@@ -161,16 +172,14 @@ def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
     return Adapter("merged", modules, plan.base_model, _config(plan), extras)
 
 
-def _merge_to_disk(
-    planned: MergePlan, out: Path, force: bool, executor: Executor | None, progress: Progress | None
-) -> MergeResult:
+def _to_disk(planned: MergePlan, run: Callable[[Sink], MergeReport], out: Path, force: bool) -> MergeResult:
     plan, job, made_by = planned.plan, planned.job, record(planned)
     with (
         AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer,
         ThreadPoolExecutor(1, "gam-merge-aside") as aside,
     ):
         recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
-        report = _run(planned, writer, executor, progress)
+        report = run(writer)
         writer.commit(_texts(_config(plan), report, made_by, recipe.result()))
     return MergeResult(load(out), report, made_by, out)
 
@@ -199,24 +208,26 @@ def _specs(plan: Plan) -> list[TensorSpec]:
 
 def _config(plan: Plan) -> dict[str, Any]:
     kinds = {extra.kind for extra in plan.extras}
-    return merged_config([adapter.config for adapter in plan.adapters], plan.layouts, kinds, plan.rank)
+    return merged_config([adapter.config for adapter in plan.adapters], plan.layouts, kinds, plan.ranks)
 
 
-def _run(planned: MergePlan, sink: Sink, executor: Executor | None, progress: Progress | None) -> MergeReport:
+def _run(
+    planned: MergePlan, summary: Any, executor: Executor | None, progress: Progress | None, sink: Sink
+) -> MergeReport:
     plan, job = planned.plan, planned.job
-    modules = run(plan, job, sink, executor=executor, progress=progress)
+    modules = run(plan, job, sink, summary=summary, executor=executor, progress=progress)
     run_extras(plan, job, sink)
     report = MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),
         weights=job.mean_weights(plan.names),
         anchor=job.anchor,
-        rank=job.rank,
+        rank=plan.rank,
         dtype=str(job.dtype).removeprefix("torch."),
         modules=modules,
         params=job.method.validate({}) | dict(job.settings.params),
         extras=dict(Counter(extra.kind for extra in plan.written_extras)),
-        notes=plan.notes,
+        notes=planned.notes,
     )
     return replace(report, notes=(*report.notes, *_erased(report))) if job.method.normalize else report
 

@@ -103,6 +103,5 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         "anchor": recipe.anchor,
         "missing": recipe.missing,
         "allow_base_mismatch": recipe.allow_base_mismatch,
-        "rank": recipe.output.rank,
-        "dtype": recipe.output.dtype,
+        **dict(recipe.output),
     }

@@ -15,7 +15,7 @@ from gam_merge._extras import PlannedExtra, extra_notes, plan_extras
 from gam_merge._layout import Layout
 from gam_merge._settings import Settings
 
-_SERVED_RANK = 512  # the largest max_lora_rank of vLLM
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
     adapters: tuple[Adapter, ...]
     buckets: tuple[PlannedBucket, ...]
     base_model: str | None
-    rank: int  # of every module of the output
+    rank: int  # the largest of the output, and of every module unless each has its own
     dtype: torch.dtype  # of the output
     compute_dtype: torch.dtype
     extras: tuple[PlannedExtra, ...] = ()
@@ -54,6 +54,11 @@ class Plan:
     def matrices(self) -> int:
         """How many matrices the modules are together."""
         return sum(len(bucket.names) * bucket.layout.stack for bucket in self.buckets)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each module of the output."""
+        return {name: b.output_rank * b.layout.groups for b in self.buckets for name in b.names}
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:
@@ -78,10 +83,13 @@ class Plan:
         """What a user should know beforehand."""
         notes = [f"{adapter.source}: {note}" for adapter in self.adapters for note in adapter.notes]
         notes += extra_notes(self.extras, len(self.adapters))
-        if self.rank > _SERVED_RANK:
+        if len(set(self.ranks.values())) > 1:
             notes.append(
-                f"rank {self.rank} is more than the {_SERVED_RANK} that servers of LoRA take; cut it with --rank"
+                "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales them wrongly"
             )
+        if self.rank > VLLM_RANKS[-1]:
+            most = VLLM_RANKS[-1]
+            notes.append(f"rank {self.rank} is more than the {most} that servers of LoRA take; cut it with --rank")
         return tuple(notes)
 
     @property
@@ -95,6 +103,7 @@ def make_plan(
     *,
     settings: Settings | None = None,
     rank: int | None = None,
+    max_rank: int | None = None,
     native: Literal["largest", "sum"] = "largest",
     dtype: torch.dtype | None = None,
     allow_base_mismatch: bool = False,
@@ -103,7 +112,7 @@ def make_plan(
 
     settings: an adapter takes part in a module where its weight is not zero; without them everywhere. rank: of the
     output, by default the largest rank of any module, or with native="sum" the largest sum of ranks over the adapters
-    that hold a module. dtype: of the output, by default the narrowest that holds all sources.
+    that hold a module, but not above max_rank. dtype: of the output, by default the narrowest that holds all sources.
     """
     base = _base_model(adapters, allow_base_mismatch)
     groups: dict[object, tuple[tuple[int, ...], list[str]]] = {}
@@ -120,7 +129,7 @@ def make_plan(
     if not groups:
         raise GamMergeError("every module has weight zero in every adapter; there is nothing to merge")
     buckets = [_bucket(adapters, holders, names) for holders, names in groups.values()]
-    rank = _output_rank(buckets, rank, native)
+    rank = _output_rank(buckets, rank, max_rank, native)
     buckets = [replace(bucket, output_rank=rank // bucket.layout.groups) for bucket in buckets]
     source_dtype = adapters[0].dtype
     for adapter in adapters:
@@ -142,14 +151,18 @@ def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[s
     return PlannedBucket(tuple(names), first.layout, first.shape, holders, ranks, members)
 
 
-def _output_rank(buckets: Sequence[PlannedBucket], rank: int | None, native: Literal["largest", "sum"]) -> int:
-    """The rank asked for, else the native one; a rank that the groups of all convolutions share."""
+def _output_rank(
+    buckets: Sequence[PlannedBucket], rank: int | None, max_rank: int | None, native: Literal["largest", "sum"]
+) -> int:
+    """The rank asked for, else the native one up to a limit; a rank that the groups of all convolutions share."""
     step = lcm(*(bucket.layout.groups for bucket in buckets))
-    if rank is None:
-        return -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
-    if rank % step:
-        raise GamMergeError(f"rank {rank} is not shared by {step} groups of a convolution; give a multiple of {step}")
-    return rank
+    for asked in (rank, max_rank):
+        if asked is not None and asked % step:
+            raise GamMergeError(f"rank {asked} is not shared by {step} groups of a convolution; give a multiple of it")
+    if rank is not None:
+        return rank
+    most = -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
+    return most if max_rank is None else min(most, max_rank)
 
 
 def _native_rank(bucket: PlannedBucket, kind: Literal["largest", "sum"]) -> int:

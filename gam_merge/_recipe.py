@@ -70,6 +70,11 @@ class RecipeOutput(_Strict):
     """What is written."""
 
     rank: int | None = Field(default=None, ge=1, description="By default the largest of the sources.")
+    energy: float | None = Field(
+        default=None, gt=0, le=1, description="The share of each module's squared norm to keep, instead of a rank."
+    )
+    max_rank: int | None = Field(default=None, ge=1, description="At most so many.")
+    per_module_rank: bool = Field(default=False, description="Each module in the rank that it needs.")
     dtype: str | None = Field(default=None, description="By default the narrowest that holds all sources.")
 
 

@@ -57,8 +57,7 @@ class Record:
     anchor: int
     missing: str
     allow_base_mismatch: bool
-    rank: int
-    dtype: str
+    output: Mapping[str, Any]  # as a recipe has it
 
     @property
     def repeatable(self) -> bool:
@@ -76,9 +75,16 @@ def record(planned: MergePlan) -> Record:
         anchor=job.anchor,
         missing=job.missing,
         allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
-        rank=job.rank,
-        dtype=str(job.dtype).removeprefix("torch."),
+        output={**_ranks(planned), "dtype": str(job.dtype).removeprefix("torch.")},
     )
+
+
+def _ranks(planned: MergePlan) -> dict[str, Any]:
+    policy = planned.policy
+    if not policy.looks:
+        return {"rank": planned.plan.rank}
+    found = {"energy": policy.energy, "max_rank": policy.max_rank, "per_module_rank": policy.per_module}
+    return {"rank": policy.rank, **found}
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
@@ -121,7 +127,7 @@ def _add(wanted: str, record: Record, home: Path | None, documents: list[dict[st
         "anchor": record.anchor,
         "missing": record.missing,
         **({"allow_base_mismatch": True} if record.allow_base_mismatch else {}),
-        "output": {"rank": record.rank, "dtype": record.dtype},
+        "output": dict(record.output),
     }
     plain = _plain(document)
     for known in documents:

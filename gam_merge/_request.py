@@ -1,7 +1,8 @@
 """A merge as asked for -> what to do and how: every check that needs no tensor, in one place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +11,13 @@ import torch
 
 from gam_merge._adapter import Adapter
 from gam_merge._directory import check_output
-from gam_merge._engine import Job
+from gam_merge._engine import Job, needed_ranks, survey
 from gam_merge._errors import GamMergeError
 from gam_merge._estimate import Estimate, estimate
 from gam_merge._methods import Method, get_method
 from gam_merge._plan import Plan, make_plan
+from gam_merge._ranks import RankPolicy, check_ranks, with_ranks
+from gam_merge._serving import check_target
 from gam_merge._settings import Setting, Settings, make_settings
 from gam_merge._sources import Source, load
 
@@ -36,6 +39,13 @@ class MergePlan:
 
     plan: Plan
     job: Job
+    policy: RankPolicy = field(default_factory=RankPolicy)  # for ranks that only a look at the deltas can tell
+    target: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know beforehand. Raises GamMergeError if the target does not take the merge."""
+        return (*self.plan.notes, *check_target(self.plan, self.target))
 
     def estimate(self) -> Estimate:
         """How long the merge will take and how much memory, from a rehearsal of about a second. Reads no tensor."""
@@ -52,10 +62,12 @@ class MergePlan:
             "missing": self.job.missing,
             "base_model": self.plan.base_model,
             "device": str(self.job.device),
-            "rank": self.job.rank,
+            "rank": self.plan.rank,
+            "energy": self.policy.energy,
+            "per_module_rank": self.policy.per_module,
             "dtype": str(self.job.dtype).removeprefix("torch."),
             "nbytes": self.plan.nbytes,
-            "notes": list(self.plan.notes),
+            "notes": list(self.notes),
             "buckets": [
                 {"shape": bucket.shape, "adapters": bucket.adapters, "ranks": bucket.ranks, "modules": bucket.names}
                 for bucket in self.plan.buckets
@@ -72,6 +84,10 @@ def plan(
     anchor: int | str = 0,
     missing: str = "zero",
     rank: int | None = None,
+    energy: float | None = None,
+    max_rank: int | None = None,
+    per_module_rank: bool = False,
+    target: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
     base_model: str | None = None,
@@ -85,6 +101,7 @@ def plan(
     Raises GamMergeError wherever ``merge`` would before it reads the first tensor.
     """
     chosen = get_method(method)
+    policy = check_ranks(RankPolicy(rank, energy, max_rank, per_module_rank))
     adapters = _load_all(sources, base_model, alpha)
     given = _check_weights(weights, len(adapters))
     position = _anchor_position(anchor, sources, given)
@@ -94,8 +111,9 @@ def plan(
     lined_up = make_plan(
         [adapters[i] for i in kept],
         settings=settings,
-        rank=_check_rank(rank),
-        native=chosen.rank,
+        rank=policy.rank,
+        max_rank=policy.max_rank,
+        native="sum" if policy.energy is not None else chosen.rank,
         dtype=parse_dtype(dtype),
         allow_base_mismatch=allow_base_mismatch,
     )
@@ -104,14 +122,32 @@ def plan(
         method=chosen,
         anchor=kept.index(position),
         missing=_check_missing(missing),
-        rank=lined_up.rank,
         dtype=lined_up.dtype,
         device=pick_device(device),
     )
     if out is not None:
         files = [adapter.file for adapter in adapters if adapter.file is not None]
         check_output(Path(out), force=force, sources=files)
-    return MergePlan(lined_up, job)
+    planned = MergePlan(lined_up, job, policy, target)
+    if not policy.looks:
+        check_target(lined_up, target)
+    return planned
+
+
+def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergePlan, Any]:
+    """What a merge must know of all deltas before it writes the first: its ranks, and the summary of the method.
+
+    Reads the tensors once more for each. Raises GamMergeError.
+    """
+    lined_up, job, policy = planned.plan, planned.job, planned.policy
+    summary = survey(lined_up, job, executor)
+    if not policy.looks:
+        return planned, summary
+    share = 1.0 if policy.energy is None else policy.energy
+    needed = needed_ranks(lined_up, job, share, summary=summary, executor=executor)
+    settled = with_ranks(lined_up, needed, per_module=policy.per_module)
+    check_target(settled, planned.target)
+    return replace(planned, plan=settled), summary
 
 
 def _load_all(
@@ -173,12 +209,6 @@ def _check_missing(missing: str) -> Literal["zero", "skip"]:
             f"missing = {missing!r}: a module that an adapter lacks counts as 'zero' or is left out, 'skip'"
         )
     return missing  # type: ignore[return-value]
-
-
-def _check_rank(rank: int | None) -> int | None:
-    if rank is not None and not (isinstance(rank, int) and rank >= 1):
-        raise GamMergeError(f"rank {rank!r} is not a positive whole number")
-    return rank
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -146,7 +146,7 @@ def test_a_plan_of_merges_of_merges_reads_no_tensor(folder):
     done = gm.merge_recipe(write(TWO))
     assert planned.plan.names == [module.name for module in done.report.modules]
     assert [a.source for a in planned.plan.adapters] == list(done.report.sources)
-    assert (planned.job.rank, planned.job.dtype) == (done.report.rank, done.adapter.dtype)
+    assert (planned.plan.rank, planned.job.dtype) == (done.report.rank, done.adapter.dtype)
     Path("out").mkdir()
     Path("out", "mine").touch()
     for function in (gm.plan_recipe, gm.merge_recipe):
@@ -236,7 +236,7 @@ def test_told_of_a_named_merge(folder):
             "line 3: output.rank: '8' is not right: input should be a valid int",
         ),
         ("sources: [{path: a}]\noutput:\n  dtype: int8", "line 3: output.dtype: dtype 'int8' is not one of"),
-        ("sources: [{path: a}]\noutput:\n  size: 8", "line 3: output.size: is no key .* rank, dtype"),
+        ("sources: [{path: a}]\noutput:\n  size: 8", "line 3: output.size: is no key .* rank, energy, .*dtype"),
         ("sources: [{path: a}]\nmethod: magic", "line 2: method: no method is called 'magic'"),
         ("sources: [{path: a}]\nparams:\n  magic: 1", "line 3: params.magic: method gam has no parameter 'magic'"),
         ("sources: [{path: a}]\nparams:\n  x: []", "line 2: params: x is .*, neither a list of numbers"),

@@ -122,5 +122,5 @@ def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     (note,) = gm.plan(adapters, method="cat").to_dict()["notes"]
     assert note.startswith("rank 520 is more than the 512")
     assert not gm.plan(adapters, method="cat", rank=512).plan.notes
-    monkeypatch.setattr(planning, "_SERVED_RANK", 8)
+    monkeypatch.setattr(planning, "VLLM_RANKS", (1, 8))
     assert gm.merge(related(count=3).adapters, method="cat").report.notes

@@ -10,8 +10,10 @@ import typer
 from gam_cli import _options as options
 
 _IN_RECIPES = (
-    "method", "params", "weights", "anchor", "missing", "base", "alpha", "allow_base_mismatch", "rank", "dtype"
+    "method", "params", "weights", "anchor", "missing", "base", "alpha", "allow_base_mismatch",
+    "rank", "energy", "max_rank", "per_module_rank", "for_", "dtype",
 )  # fmt: skip
+_RANKS = ("rank", "energy", "max_rank", "per_module_rank")
 _OF_PUSH = ("private", "revision", "create_pr", "commit_message")
 
 
@@ -30,6 +32,10 @@ def merge(
     set_: options.Set = None,
     out: options.Out = None,
     rank: options.Rank = None,
+    energy: options.Energy = None,
+    max_rank: options.MaxRank = None,
+    per_module_rank: options.PerModuleRank = False,
+    for_: options.For = None,
     dtype: options.Dtype = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -101,11 +107,12 @@ def _check_usage(ctx: typer.Context) -> None:
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the library that decide what comes out."""
-    same = ("method", "anchor", "missing", "allow_base_mismatch", "rank", "dtype")
+    same = ("method", "anchor", "missing", "allow_base_mismatch", "dtype", *_RANKS)
     return {
         **{name: params[name] for name in same},
         "params": dict(params["params"] or ()),
         "weights": params["weights"] or None,
         "base_model": params["base"],
+        "target": params["for_"],
         "alpha": params["alpha"] or None,
     }

@@ -104,6 +104,13 @@ Schema = Annotated[bool, _option(_RECIPE, "--schema", help="Print the JSON Schem
 Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 Rank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources.")]
+MaxRank = Annotated[int | None, _option(_OUTPUT, "--max-rank", metavar="INT", help="At most so many.")]
+PerModuleRank = Annotated[
+    bool, _option(_OUTPUT, "--per-module-rank", help="Each module in the rank that it needs: not for llama.cpp.")
+]
+For = Annotated[
+    str | None, _option(_OUTPUT, "--for", metavar="SERVER", help="Refuse what it does not serve, and say why: vllm.")
+]
 CutRank = Annotated[
     int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter; with --energy the largest allowed.")
 ]

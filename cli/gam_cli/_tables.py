@@ -55,7 +55,7 @@ def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = No
     if expected is not None:
         took = f"{duration(expected.seconds)} and {size(expected.nbytes)} of memory"
         yield f"about {took}, by a rehearsal on made-up numbers"
-    yield from map(warning, plan.notes)
+    yield from map(warning, planned.notes)
 
 
 def of_merge(result: MergeResult, seconds: float, *, verbose: bool, explain: bool) -> Iterator[RenderableType]:

@@ -4,6 +4,7 @@ Names of modules come from the tensors and ranks from their shapes, so that what
 ignored. A field that is on no list and away from its default is refused by name: it may change what the factors mean.
 """
 
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import sqrt
@@ -134,13 +135,18 @@ def _first_match(where: str, patterns: Iterable[str], name: str) -> str | None:
 
 
 def merged_config(
-    configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], kinds: Collection[ExtraKind], rank: int
+    configs: Sequence[Mapping[str, Any]],
+    layouts: Mapping[str, Layout],
+    kinds: Collection[ExtraKind],
+    ranks: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The adapter_config.json of a merge: scale folded in, one rank, lora_alpha = r, so that every reader agrees.
+    """The adapter_config.json of a merge: scale folded in, lora_alpha = r, so that every reader agrees.
 
-    configs: of the adapters. layouts: of the modules of the merge. kinds: of its extras. Fields that describe the
-    model and not the training are carried over where the adapters agree.
+    configs: of the adapters. layouts, ranks: of the modules of the merge. kinds: of its extras. Fields that describe
+    the model and not the training are carried over where the adapters agree.
     """
+    rank = max(ranks.values())
+    others = {key: r for name, r in ranks.items() if r != rank for key in _patterns(name, layouts[name])}
     shared = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")
     saved = {entry for config in configs for entry in config.get("modules_to_save") or []}
     whole = {"modules_to_save", "embedding", "trainable_tokens"}.intersection(kinds)
@@ -157,14 +163,25 @@ def merged_config(
         "use_dora": False,
         "init_lora_weights": True,
         "inference_mode": True,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "modules_to_save": sorted(saved) if "modules_to_save" in kinds else None,
         "trainable_token_indices": _agreed(configs, "trainable_token_indices") if "trainable_tokens" in kinds else None,
         "ensure_weight_tying": bool(whole) and any(config.get("ensure_weight_tying") for config in configs),
         "target_modules": _target_modules(configs, layouts),
         "target_parameters": _target_parameters(layouts) or None,
     }
+
+
+def _patterns(name: str, layout: Layout) -> list[str]:
+    """Patterns that match a module alone, by PEFT's rule."""
+    parameters = layout.parameters if isinstance(layout, ExpertsLayout) else ()
+    return [f"^{re.escape(known)}" for known in config_names(name, parameters)]
+
+
+def config_names(name: str, parameters: Collection[str]) -> list[str]:
+    """What PEFT looks up in rank_pattern and alpha_pattern for a module, or for parameters of it."""
+    return [f"{owner(name)}.{parameter}" for parameter in parameters] or [owner(name)]
 
 
 def _agreed(configs: Sequence[Mapping[str, Any]], name: str) -> Any:

@@ -23,6 +23,7 @@ from gam_merge._adapter import Adapter, Extra, ExtraKind, LoraModule
 from gam_merge._errors import GamMergeError, collecting
 from gam_merge._formats import _peft_config as fields
 from gam_merge._formats._peft_config import merged_config as merged_config
+from gam_merge._formats._peft_config import owner as owner
 from gam_merge._layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
 from gam_merge._tensors import LazyTensor
 
@@ -121,12 +122,10 @@ def _extra(where: str, config: Mapping[str, Any], key: str, bare: str, tensor: L
     for entry in fields.strings(where, config, "modules_to_save"):
         if f"{entry}." in bare:  # as PEFT does: the name of a module that ends like this
             return Extra(bare, "modules_to_save", tensor)
-    owner, _, parameter = bare.removesuffix(".base_layer.bias").rpartition(".")
-    if bare.endswith(".base_layer.bias"):
-        owner, parameter = bare.removesuffix(".base_layer.bias"), "bias"
+    module, _, parameter = bare.rpartition(".")
     if parameter == "bias" and config.get("bias", "none") != "none":
-        return Extra(f"{owner}.bias", "bias", tensor)
-    if parameter == "weight" and owner.rpartition(".")[2] in _EMBEDDINGS:
+        return Extra(f"{module.removesuffix('.base_layer')}.bias", "bias", tensor)
+    if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
         return Extra(bare, "embedding", tensor)
     raise GamMergeError(f"{where}: tensor {key} is no part of a LoRA that can be merged; leave this adapter out")
 
@@ -139,7 +138,7 @@ def _module(where: str, config: Mapping[str, Any], name: str, found: Mapping[str
         missing = "A" if a is None else "B"
         raise GamMergeError(f"{where}: module {name} has no {stem}{missing}; the file is not whole")
     parameters = _parameters(where, config, name)
-    known = {parameter: fields.rank(where, config, parameter) for parameter in _config_names(name, parameters)}
+    known = {parameter: fields.rank(where, config, parameter) for parameter in fields.config_names(name, parameters)}
     if len(set(known.values())) > 1:
         raise GamMergeError(f"{where}: {name} adapts {list(known)} at different ranks, and its keys do not say which")
     rank = next(iter(known.values()))
@@ -176,11 +175,6 @@ def _parameters(where: str, config: Mapping[str, Any], name: str) -> tuple[str, 
     owner = fields.owner(name)
     split = [target.rpartition(".") for target in fields.strings(where, config, "target_parameters")]
     return tuple(sorted({parameter for parent, _, parameter in split if f".{owner}".endswith(f".{parent}")}))
-
-
-def _config_names(name: str, parameters: tuple[str, ...]) -> list[str]:
-    """What PEFT looks up in rank_pattern and alpha_pattern for a module."""
-    return [f"{fields.owner(name)}.{parameter}" for parameter in parameters] or [fields.owner(name)]
 
 
 def config_names(weights: PurePath) -> tuple[str, ...]:
