@@ -4,6 +4,7 @@ Tensor legend: ``m`` out, ``n`` in, ``k`` rank.
 """
 
 from collections.abc import Iterator
+from math import hypot, isfinite
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from gam_kernels import leading_svd
 from gam_merge._errors import GamMergeError
 from gam_merge._tensors import FileTensor, blocks
 
-_ROWS = 512  # of a difference that are multiplied at a time
+_BLOCK = 1 << 19  # entries of a difference that are worked on at a time
 _FIRST_RANK = 32  # of those tried for a share of energy; then twice that, and so on
 _SLACK = 1e-6  # what products in float32 may add to a share of energy or take from it
 
@@ -29,7 +30,7 @@ class Factored(NamedTuple):
 
 def distance(tuned: FileTensor, base: FileTensor) -> float:
     """|tuned - base|, piece by piece."""
-    return float(torch.stack([piece.double().square().sum() for _, piece in _pieces(tuned, base)]).sum().sqrt())
+    return hypot(*(_norm(piece) for _, piece in _pieces(tuned, base)))
 
 
 def difference(tuned: FileTensor, base: FileTensor, *, transposed: bool) -> Tensor:
@@ -42,10 +43,10 @@ def difference(tuned: FileTensor, base: FileTensor, *, transposed: bool) -> Tens
 
 
 def _pieces(tuned: FileTensor, base: FileTensor) -> Iterator[tuple[slice, Tensor]]:
-    for (part, x), (_, y) in zip(blocks(tuned), blocks(base), strict=True):
+    for (part, x), (_, y) in zip(blocks(tuned, _BLOCK), blocks(base, _BLOCK), strict=True):
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         piece = x.to(dtype) - y.to(dtype)
-        if not piece.isfinite().all():
+        if not isfinite(_norm(piece)):
             where = tuned if not x.isfinite().all() else base
             raise GamMergeError(f"{where.path}: {where.key} has NaN or Inf; nothing can be extracted from it")
         yield part, piece
@@ -58,12 +59,11 @@ def factorize(
 
     rank: of the result, or with ``energy`` the largest that is tried to keep that share of |x|^2.
     """
-    largest = min(rank, *x.shape)
+    (m, n), rows = x.shape, max(1, _BLOCK // x.shape[1])
+    largest = min(rank, m, n)
     width = largest if energy is None else min(_FIRST_RANK, largest)
     while True:
-        u, s, v, total = leading_svd(
-            lambda: x.split(_ROWS), (x.shape[0], x.shape[1]), width, generator=random, oversampling=width + 16
-        )
+        u, s, v, total = leading_svd(lambda: x.split(rows), (m, n), width, generator=random, oversampling=width + 16)
         if total == 0:
             return None
         missing = 1 - s.square().cumsum(0) / total  # (k,) share of energy if cut after each
@@ -78,13 +78,15 @@ def factorize(
         raise GamMergeError(
             f"a factor does not fit into {str(dtype).removeprefix('torch.')}; write bfloat16 or float32"
         )
-    error = _error(x, b.to(x.dtype), a.to(x.dtype))
+    error = _error(x, b.to(x.dtype), a.to(x.dtype), rows)
     return Factored(b, a, float(total.sqrt()), error / float(total.sqrt()))
 
 
-def _error(x: Tensor, b: Tensor, a: Tensor) -> float:
+def _error(x: Tensor, b: Tensor, a: Tensor, rows: int) -> float:
     """|x - b a|, block by block."""
-    squares = [
-        (block - left @ a).double().square().sum() for block, left in zip(x.split(_ROWS), b.split(_ROWS), strict=True)
-    ]
-    return float(torch.stack(squares).sum().sqrt())
+    pairs = zip(x.split(rows), b.split(rows), strict=True)
+    return hypot(*(_norm(torch.addmm(block, left, a, alpha=-1)) for block, left in pairs))
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))

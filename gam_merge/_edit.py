@@ -48,7 +48,7 @@ class AddDelta:
         view = weight.mT if self.transposed else weight  # (m, n)
         rows, energy = max(1, _BLOCK // view.shape[1]), 0.0
         for block, left in zip(view.split(rows), b.split(rows), strict=True):
-            energy += float(block.double().square().sum())
+            energy += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
             block.copy_(torch.addmm(block.to(dtype), left, a))
         delta = product_norm(b.double()[None], a.double().mT[None])
         return FusedModule(self.module.name, self.module.shape, float(delta), sqrt(energy))

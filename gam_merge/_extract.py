@@ -125,9 +125,15 @@ def extract(
     keys = sorted(first.tensors.keys() | second.tensors.keys())
     for done, key in enumerate(keys, 1):
         if name := chosen.get(key):
-            x = difference(second.tensors[key], first.tensors[key], transposed=is_conv1d(first, name))
-            random, kept = generator(seed, name), target or second.tensors[key].dtype
-            if factored := factorize(x, rank=largest, energy=share, dtype=kept, random=random):
+            before, after = first.tensors[key], second.tensors[key]
+            factored = factorize(
+                difference(after, before, transposed=is_conv1d(first, name)),
+                rank=largest,
+                energy=share,
+                dtype=target or after.dtype,
+                random=generator(seed, name),
+            )
+            if factored is not None:
                 found[name] = factored
         elif (change := _change(first, second, key)) != 0.0:
             left_out[key] = change

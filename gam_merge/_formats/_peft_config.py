@@ -169,7 +169,7 @@ def merged_config(
         "trainable_token_indices": _agreed(configs, "trainable_token_indices") if "trainable_tokens" in kinds else None,
         "ensure_weight_tying": bool(whole) and any(config.get("ensure_weight_tying") for config in configs),
         "target_modules": _target_modules(configs, layouts),
-        "target_parameters": _target_parameters(layouts) or None,
+        "target_parameters": _target_parameters(configs, layouts) or None,
     }
 
 
@@ -207,8 +207,12 @@ def _target_modules(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, 
     return sorted(suffixes) if named == suffixes else modules
 
 
-def _target_parameters(layouts: Mapping[str, Layout]) -> list[str]:
+def _target_parameters(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout]) -> list[str]:
+    """As every adapter spells them, if all do alike: a model in PEFT takes no other spelling. Else full names."""
     experts = {owner(name): layout for name, layout in layouts.items() if isinstance(layout, ExpertsLayout)}
+    spelled = {frozenset(map(str, config.get("target_parameters") or ())) for config in configs}
+    if len(spelled) == 1:
+        return sorted(spelled.pop())
     return sorted(f"{name}.{parameter}" for name, layout in experts.items() for parameter in layout.parameters)
 
 

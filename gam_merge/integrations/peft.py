@@ -87,4 +87,5 @@ def _add(model: PeftModel, name: str, result: MergeResult) -> None:
     except (ValueError, TypeError) as error:
         raise GamMergeError(f"PEFT does not add the merged adapter {name!r}: {error}") from error
     loaded: Any = set_peft_model_state_dict(model, state_dict(adapter), adapter_name=name)
-    assert not loaded.unexpected_keys, loaded.unexpected_keys  # the sources are adapters of this very model
+    # The sources are adapters of this very model. One end of tied weights may be left: PEFT fills it from the other.
+    assert not any(".lora_" in key for key in loaded.unexpected_keys), loaded.unexpected_keys

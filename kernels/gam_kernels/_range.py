@@ -38,12 +38,11 @@ def leading_svd(
     sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator).to(next(iter(blocks())))
     q = _range(blocks, sketch)  # (m, l)
     for _ in range(_PASSES):
-        z, _ = _adjoint(blocks, q)  # (n, l)
-        q = _range(blocks, torch.linalg.qr(z).Q)
-    z, energy = _adjoint(blocks, q)  # x is about q z^T
+        q = _range(blocks, torch.linalg.qr(_adjoint(blocks, q)).Q)
+    z = _adjoint(blocks, q)  # (n, l): x is about q z^T
     v, upper = torch.linalg.qr(z.double())  # (n, l), (l, l)
     p, s, wt = torch.linalg.svd(upper.mT)
-    return Leading(q @ p[:, :rank].to(q), s[:rank], (v @ wt[:rank].mT).to(q), energy)
+    return Leading(q @ p[:, :rank].to(q), s[:rank], (v @ wt[:rank].mT).to(q), _energy(blocks))
 
 
 def _range(blocks: Blocks, x: Tensor) -> Tensor:
@@ -51,13 +50,19 @@ def _range(blocks: Blocks, x: Tensor) -> Tensor:
     return torch.linalg.qr(torch.cat([block @ x for block in blocks()])).Q
 
 
-def _adjoint(blocks: Blocks, q: Tensor) -> tuple[Tensor, Tensor]:
-    """The transposed matrix times q, (m, l) -> (n, l), and its squared norm."""
-    out, energy, start = None, torch.zeros((), dtype=torch.float64, device=q.device), 0
+def _adjoint(blocks: Blocks, q: Tensor) -> Tensor:
+    """The transposed matrix times q: (m, l) -> (n, l)."""
+    out, start = None, 0
     for block in blocks():
         part = block.mT @ q[start : start + len(block)]
         out = part if out is None else out.add_(part)
-        energy += block.double().square().sum()
         start += len(block)
     assert out is not None
-    return out, energy
+    return out
+
+
+def _energy(blocks: Blocks) -> Tensor:
+    energy = torch.zeros((), dtype=torch.float64)
+    for block in blocks():
+        energy = energy.to(block.device) + torch.linalg.vector_norm(block, dtype=torch.float64).square()
+    return energy
