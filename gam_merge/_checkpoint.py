@@ -1,7 +1,7 @@
 """A whole model on disk, known from the headers of its safetensors files; its config, and the files beside them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -87,26 +87,26 @@ def is_conv1d(checkpoint: Checkpoint, module: str) -> bool:
     return checkpoint.config.get("model_type") in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_NAMES
 
 
-def common_prefix(checkpoint: Checkpoint, parameters: Iterable[str]) -> tuple[int, str]:
+def common_prefix(checkpoint: Checkpoint, parameters: Iterable[Sequence[str]]) -> tuple[int, str]:
     """How the names of a model in memory become keys of its file: how many leading parts to drop, what to put before.
 
-    (0, "") for most; a headless checkpoint lacks the "model." of a causal model, say. The change that finds all
-    ``parameters`` holds, the one that drops least and no number of a layer. Raises GamMergeError if there is none, or
-    more than one.
+    parameters: for each, the names that it may have. (0, "") for most; a headless checkpoint lacks the "model." of a
+    causal model, say. The change that finds all of them holds, the one that drops least and no number of a layer.
+    Raises GamMergeError if there is none, or more than one.
     """
-    names = sorted(parameters)
-    keys = checkpoint.tensors.keys()
-    parts = names[0].split(".")
+    wanted, keys = sorted(map(tuple, parameters)), checkpoint.tensors.keys()
+    parts = wanted[0][0].split(".")
     layer = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
     for drop in range(layer):
-        rest = ".".join(parts[drop:])
-        starts = sorted({key.removesuffix(rest) for key in keys if f".{key}".endswith(f".{rest}")})
-        fitting = [start for start in starts if all(rename(name, drop, start) in keys for name in names)]
+        tails = [rename(name, drop, "") for name in wanted[0]]
+        starts = sorted({key.removesuffix(tail) for tail in tails for key in keys if f".{key}".endswith(f".{tail}")})
+        fitting = [start for start in starts if all(any(rename(n, drop, start) in keys for n in ns) for ns in wanted)]
         if len(fitting) > 1:
-            raise GamMergeError(f"{checkpoint.path}: {names[0]} may be any of {', '.join(s + rest for s in fitting)}")
+            places = ", ".join(start + tails[0] for start in fitting)
+            raise GamMergeError(f"{checkpoint.path}: {wanted[0][0]} may be any of {places}")
         if fitting:
             return drop, fitting[0]
-    missing = next((name for name in names if name not in keys), names[0])
+    missing = next((names[0] for names in wanted if not keys & set(names)), wanted[0][0])
     raise GamMergeError(f"{checkpoint.path}: has no tensor {missing}; the adapter is of another base model")
 
 

@@ -1,17 +1,19 @@
-"""What becomes of a weight of the base model when an adapter is fused into it.
+"""What becomes of a tensor of the base model when an adapter is fused into it.
 
-Tensor legend: ``m`` out, ``n`` in, ``r`` rank.
+Tensor legend: ``S`` matrices in a tensor, ``m`` out, ``n`` in, ``r`` rank.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gam_kernels import product_norm
-from gam_merge._adapter import LoraModule
+from gam_merge._adapter import Extra, LoraModule
+from gam_merge._layout import ConvLayout
 from gam_merge._tensors import read
 
 _BLOCK = 1 << 21  # elements of a weight that are worked on at a time
@@ -22,7 +24,7 @@ class FusedModule:
     """One module that was fused: Frobenius norms of its delta and of the weight that it was added to."""
 
     name: str
-    shape: tuple[int, int]  # (out, in)
+    shape: tuple[int, int]  # (out, in) of each of its matrices
     delta_norm: float
     weight_norm: float
 
@@ -37,18 +39,58 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class AddDelta:
-    """weight + scale * B A, or its transpose, each element rounded to the dtype of the weight once."""
+    """weight + scale * B A, each element rounded to the dtype of the weight once. ``transposed``: kept as (in, out)."""
 
     module: LoraModule
     transposed: bool
 
     def apply(self, weight: Tensor) -> FusedModule:
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        b, a = read(self.module.b).to(dtype) * self.module.scale, read(self.module.a).to(dtype)  # (m, r), (r, n)
-        view = weight.mT if self.transposed else weight  # (m, n)
-        rows, energy = max(1, _BLOCK // view.shape[1]), 0.0
-        for block, left in zip(view.split(rows), b.split(rows), strict=True):
-            energy += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
-            block.copy_(torch.addmm(block.to(dtype), left, a))
-        delta = product_norm(b.double()[None], a.double().mT[None])
-        return FusedModule(self.module.name, self.module.shape, float(delta), sqrt(energy))
+        b, a = self.module.factors(dtype)  # (S, m, r), (S, r, n)
+        b = b * self.module.scale
+        norms = [_add(*matrix) for matrix in zip(self._matrices(weight), b, a, strict=True)]
+        delta = product_norm(b.double(), a.double().mT)  # (S,)
+        return FusedModule(self.module.name, self.module.shape, float(delta.norm()), hypot(*norms))
+
+    def _matrices(self, weight: Tensor) -> Tensor:
+        """The tensor seen as (S, m, n)."""
+        if isinstance(self.module.layout, ConvLayout):
+            return weight.flatten(1).unsqueeze(0)
+        stack = weight if weight.dim() == 3 else weight.unsqueeze(0)
+        return stack.mT if self.transposed else stack
+
+
+def _add(weight: Tensor, b: Tensor, a: Tensor) -> float:
+    """Add b a to a matrix, in blocks of rows: its norm before that."""
+    rows = max(1, _BLOCK // weight.shape[1])
+    norms: list[float] = []
+    for block, left in zip(weight.split(rows), b.split(rows), strict=True):
+        norms.append(float(torch.linalg.vector_norm(block, dtype=torch.float64)))
+        block.copy_(torch.addmm(block.to(b.dtype), left, a))
+    return hypot(*norms)
+
+
+@dataclass(frozen=True)
+class AddExtra:
+    """weight + scale * value: what lora_bias does to a bias."""
+
+    extra: Extra
+
+    def apply(self, weight: Tensor) -> None:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        weight.copy_(weight.to(dtype) + self.extra.scale * read(self.extra.tensor).to(dtype))
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The value of the adapter, rounded to the dtype of the weight; with ``rows`` only those."""
+
+    extra: Extra
+    rows: Sequence[int] | None = None
+
+    def apply(self, weight: Tensor) -> None:
+        value = read(self.extra.tensor).to(weight.dtype)
+        if self.rows is None:
+            weight.copy_(value)
+        else:
+            weight[torch.tensor(self.rows)] = value

@@ -1,24 +1,24 @@
 """``fuse``: an adapter into its base model, file by file: no more of the model is in memory than one tensor."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import hypot
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._checkpoint import Checkpoint, common_prefix, is_conv1d, open_checkpoint, rename
+from gam_merge._checkpoint import Checkpoint, open_checkpoint
 from gam_merge._directory import DirectoryWriter, check_output
-from gam_merge._edit import AddDelta, Edit, FusedModule
+from gam_merge._edit import Edit, FusedModule
 from gam_merge._engine import Progress
-from gam_merge._errors import GamMergeError
 from gam_merge._export import as_json
+from gam_merge._placement import Placement, place
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec
 from gam_merge._sources import Source, load
 from gam_merge._tensors import FileTensor, read
 
-REPORT_NAME = "fuse_report.json"
+REPORT_NAME, _CONFIG_NAME = "fuse_report.json", "config.json"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class FuseReport:
     base: str
     adapter: str
     modules: tuple[FusedModule, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def relative_norm(self) -> float:
@@ -52,80 +53,61 @@ def fuse(
     """Write the model that ``base`` is with ``adapter`` applied, in the files, dtypes and shards of the base.
 
     base: a directory that ``save_pretrained`` wrote in safetensors. adapter: what ``load`` takes. out: the directory
-    to write; config, tokenizer and the like are carried along. progress: called with (tensors done, in all).
+    to write; config, tokenizer and the like are carried along. Tied weights stay tied unless the adapter changes one
+    of them alone. progress: called with (tensors done, in all).
 
     Raises GamMergeError, and then nothing is written: for a base that the adapter does not fit, that is quantised, or
     an ``out`` that exists (``force`` replaces it if it is empty or one that we wrote).
     """
     checkpoint, loaded = open_checkpoint(base), load(adapter)
-    sources = [checkpoint.path] + ([loaded.file] if loaded.file else [])
+    sources = [checkpoint.path, *([loaded.file] if loaded.file else [])]
     check_output(Path(out), force=force, sources=sources)
-    edits = plan_edits(checkpoint, loaded)
-    return _write(checkpoint, edits, Path(out), loaded.source, force=force, progress=progress)
-
-
-def plan_edits(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, Edit]:
-    """What becomes of each tensor of the base that does not stay as it is, by its key. Raises GamMergeError."""
-    drop, start = common_prefix(checkpoint, [f"{name}.weight" for name in adapter.modules])
-    edits: dict[str, Edit] = {}
-    for name, module in adapter.modules.items():
-        key = rename(f"{name}.weight", drop, start)
-        weight = checkpoint.tensors[key]
-        edits[key] = AddDelta(module, _is_transposed(checkpoint, adapter, module, weight))
-    return edits
-
-
-def _is_transposed(checkpoint: Checkpoint, adapter: Adapter, module: LoraModule, weight: FileTensor) -> bool:
-    """Whether the weight is kept as (in, out). Its shape says so, unless it is square."""
-    if not weight.is_plain:
-        raise GamMergeError(f"{weight.path}: {weight.key} is {weight}; fuse into a base model that is not quantised")
-    m, n = module.shape
-    if weight.shape not in ((m, n), (n, m)):
-        raise GamMergeError(
-            f"module {module.name} is {module.shape} in {adapter.source} and {weight.shape} in {checkpoint.path}; "
-            "the adapter is of another base model"
-        )
-    if m != n:
-        return weight.shape == (n, m)
-    return is_conv1d(checkpoint, module.name) or bool(
-        adapter.config.get("fan_in_fan_out") and "model_type" not in checkpoint.config
-    )
-
-
-def _write(
-    checkpoint: Checkpoint,
-    edits: Mapping[str, Edit],
-    out: Path,
-    adapter: str,
-    *,
-    force: bool,
-    progress: Progress | None,
-) -> FuseReport:
-    companions = [file for file in checkpoint.companions() if file.name != REPORT_NAME]
-    names = [*(file.name for file in companions), REPORT_NAME, *([checkpoint.index] if checkpoint.index else [])]
-    fused: list[FusedModule] = []
-    done = 0
-    with DirectoryWriter(out, companions=names, force=force) as directory:
-        for name, tensors in checkpoint.shards.items():
-            specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()]
-            with directory.safetensors(name, specs, {}) as file:
-                for key, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
-                    fused += _carry(file, tensor, edits.get(key))
-                    done += 1
-                    if progress:
-                        progress(done, len(checkpoint.tensors))
-        for path in companions:
-            directory.copy(path)
-        if checkpoint.index:
-            directory.copy(checkpoint.path / checkpoint.index)
-        report = FuseReport(str(checkpoint.path), adapter, tuple(fused))
-        directory.commit({REPORT_NAME: as_json(report.to_dict())})
+    placement = place(checkpoint, loaded)
+    texts = dict(_changed_texts(checkpoint, placement))
+    companions = [file for file in checkpoint.companions() if file.name not in (REPORT_NAME, *texts)]
+    names = [*(file.name for file in companions), *texts, REPORT_NAME]
+    with DirectoryWriter(Path(out), companions=names, force=force) as directory:
+        fused = tuple(_write_shards(checkpoint, placement, directory, progress))
+        report = FuseReport(str(checkpoint.path), loaded.source, fused, tuple(placement.notes))
+        for file in companions:
+            directory.copy(file)
+        directory.commit({REPORT_NAME: as_json(report.to_dict()), **texts})
     return report
 
 
-def _carry(file: SafetensorsWriter, tensor: FileTensor, edit: Edit | None) -> list[FusedModule]:
+def _write_shards(
+    checkpoint: Checkpoint, placement: Placement, directory: DirectoryWriter, progress: Progress | None
+) -> Iterator[FusedModule]:
+    copies = {key: checkpoint.tensors[original] for key, original in placement.copies.items()}
+    done, total = 0, len(checkpoint.tensors) + len(copies)
+    for name, tensors in checkpoint.shards.items():
+        added = {key: tensor for key, tensor in copies.items() if placement.copies[key] in tensors}
+        held = sorted({**tensors, **added}.items(), key=lambda item: item[1].offset)
+        specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in held]
+        with directory.safetensors(name, specs, {}) as file:
+            for key, tensor in held:
+                yield from _carry(file, key, tensor, placement.edits.get(key, ()))
+                done += 1
+                if progress:
+                    progress(done, total)
+
+
+def _carry(file: SafetensorsWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]) -> list[FusedModule]:
     """One tensor from the base to the output. A function of its own: the tensor is gone before the next is read."""
     value = read(tensor)
-    fused = edit.apply(value) if edit else None
-    file.write(tensor.key, value)
-    return [fused] if fused else []
+    fused = [edit.apply(value) for edit in edits]
+    file.write(key, value)
+    return [module for module in fused if module is not None]
+
+
+def _changed_texts(checkpoint: Checkpoint, placement: Placement) -> Iterator[tuple[str, str]]:
+    """The index, which a copy goes into, and the config, which then must not tie what has parted."""
+    if checkpoint.index is not None:
+        index: dict[str, Any] = json.loads((checkpoint.path / checkpoint.index).read_bytes())
+        for key, original in placement.copies.items():
+            index["weight_map"][key] = index["weight_map"][original]
+            if isinstance(size := index.get("metadata", {}).get("total_size"), int):
+                index["metadata"]["total_size"] = size + checkpoint.tensors[original].nbytes
+        yield checkpoint.index, as_json(index)
+    if placement.copies:
+        yield _CONFIG_NAME, as_json({**checkpoint.config, "tie_word_embeddings": False})

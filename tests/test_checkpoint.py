@@ -43,7 +43,7 @@ KEYS = ["model.layers.0.q.weight", "model.layers.1.q.weight", "vision.layers.0.q
 )
 def test_prefix(parameters, expected, tmp_path):
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))]))
-    assert common_prefix(checkpoint, parameters) == expected
+    assert common_prefix(checkpoint, [[name] for name in parameters]) == expected
     assert all(rename(name, *expected) in checkpoint.tensors for name in parameters)
 
 
@@ -59,7 +59,7 @@ def test_prefix(parameters, expected, tmp_path):
 def test_no_prefix(parameters, message, tmp_path):
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))]))
     with pytest.raises(gm.GamMergeError, match=message):
-        common_prefix(checkpoint, parameters)
+        common_prefix(checkpoint, [[name] for name in parameters])
 
 
 def test_shards_need_their_index(tmp_path):

@@ -22,6 +22,7 @@ def of_fuse(report: FuseReport, out: str, seconds: float, *, verbose: bool) -> I
         yield rows
         yield ""
     yield f"the delta's norm is {percent(report.relative_norm)} of that of the weights it was added to"
+    yield from map(warning, report.notes)
     yield wrote(Path(out), seconds)
 
 
