@@ -90,6 +90,16 @@ def test_from_disk(directory):
     assert found.source == str(directory)
 
 
+def test_files_and_the_hub_are_sources_too(directory, hub):
+    hub.add("org/name", {path.name: path.read_bytes() for path in directory.iterdir()})
+    found = gm.inspect(directory)
+    for source in (directory / "adapter_model.safetensors", "org/name"):
+        assert gm.inspect(source).modules == found.modules
+    total = gm.compare([directory, "org/name", directory / "adapter_model.safetensors"]).total
+    close(total.overlap_u, 1.0)
+    close(total.cosines, np.ones((3, 3)))
+
+
 def test_what_a_merge_refuses_is_told(directory):
     """Unknown tensors and half a module: the rest is measured, and a merge still refuses."""
     weights = directory / "adapter_model.safetensors"
