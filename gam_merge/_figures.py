@@ -39,6 +39,8 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "svg.fonttype": "none",
+    "text.hinting": "no_hinting",  # widths as a browser has them, nearly:
+    "figure.constrained_layout.w_pad": 0.15,  # room for what its font is wider
     "svg.hashsalt": "gam-merge",  # the same figure has the same bytes
 }
 _NO_METADATA: dict[str, dict[str, None]] = {
@@ -209,8 +211,10 @@ def finish(axes: Axes, title: str, x: str, y: str) -> None:
 def _labels(found: Comparison) -> list[str]:
     """Position and the end of the path of each adapter."""
     names = shortened(found.sources, "/")
-    return [f"{i} {short(names[source])}" for i, source in enumerate(found.sources)]
+    return [short(names[source], f"{i} ") for i, source in enumerate(found.sources)]
 
 
-def short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"...{label[3 - _LONGEST :]}"
+def short(label: str, head: str = "") -> str:
+    """At most _LONGEST characters: the head, and the end of the label."""
+    room = _LONGEST - len(head)
+    return head + (label if len(label) <= room else f"...{label[3 - room :]}")

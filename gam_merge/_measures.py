@@ -132,9 +132,9 @@ class Measures:
 
     @property
     def cosine(self) -> Array:
-        """Mean cosine of two deltas."""
-        pairs = self.norms.shape[-1] * (self.norms.shape[-1] - 1)
-        return _pairs(self.cosines) / pairs
+        """Mean cosine of two deltas, of those that are not zero."""
+        cosines = self.cosines
+        return _ratio(_pairs(np.nan_to_num(cosines)), _pairs(np.isfinite(cosines).astype(np.float64)))
 
     @property
     def common_energy(self) -> Array:

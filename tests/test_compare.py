@@ -162,6 +162,8 @@ def test_missing_and_zero_modules_count_as_a_merge_counts_them():
         assert np.isnan(parts[name].overlap_u)
         assert np.isnan(parts[name].cosines[0, 1])
     close(found.total.overlap_u, parts["both"].overlap_u)
+    third = gm.compare([*adapters, adapters[0]]).by("module")["alone"]
+    close(third.cosine, 1.0)  # of the two that have it
 
 
 def test_json_is_strict_and_whole():

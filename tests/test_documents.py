@@ -26,6 +26,13 @@ def chrome() -> Iterator[Browser]:
         yield running
 
 
+# Whether every text of a figure lies within it.
+WITHIN = """[...document.querySelectorAll('svg text')].every(text => {
+    const [inner, outer] = [text, text.ownerSVGElement].map(e => e.getBoundingClientRect());
+    return inner.left > outer.left - 1 && inner.right < outer.right + 1;
+})"""
+
+
 def adapters(count: int) -> list[gm.Adapter]:
     """Of 30 layers of two types, one of them badly named, each with a bad name of its own."""
     generator = torch.Generator().manual_seed(0)
@@ -60,6 +67,7 @@ def test_a_page_in_a_browser(chrome, pages, kind, scheme, width):
     assert chrome.run("performance.getEntriesByType('resource').length") == 0
     assert chrome.run("document.documentElement.scrollWidth <= innerWidth")
     assert chrome.run("[...document.querySelectorAll('figure svg')].every(svg => svg.getBBox().width > 100)")
+    assert chrome.run(WITHIN)
     ink, paper = (
         sum(map(int, chrome.run(f"getComputedStyle(document.body).{name}.match(/\\d+/g)")))
         for name in ("color", "backgroundColor")
