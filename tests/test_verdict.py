@@ -1,0 +1,54 @@
+"""The advice holds against what the laboratory has measured."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from gam_merge._methods import get_method
+from gam_merge._verdict import RULES
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "lab" / "results.jsonl"
+KINDS = {"specialists": "specialists", "same goal": "one goal"}  # of the laboratory, of the rules
+NAMES = {("tsvm", "norm"): ("tsvm", {"rescale": "norm"}), ("consensus(-0.25)", "own"): ("consensus", {"p": -0.25})}
+CLOSE = 0.05  # nats: what few seeds cannot tell apart
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    return (row for row in map(json.loads, RESULTS.read_text().splitlines()) if row["size"] == 4)
+
+
+def test_sets_of_known_kind_are_told_apart():
+    seen = [
+        (row["kind"], (row["overlap_u"] - row["chance_u"]) / (1 - row["chance_u"]))
+        for row in rows()
+        if "overlap_u" in row
+    ]
+    assert {kind for kind, _ in seen} >= KINDS.keys()
+    for kind, above in seen:
+        if kind in KINDS:
+            assert next(rule.kind for rule in RULES if above <= rule.most) == KINDS[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_recommended_was_close_to_the_best(kind):
+    """By mean NLL over all seeds and both kinds of initialisation, at the sum of ranks, scales not tuned."""
+    measured = defaultdict(list)
+    for row in rows():
+        if row["kind"] == kind and row.get("nll") and row["rank"] == "R" and row["scale_rule"] in ("own", "norm"):
+            measured[row["method"], row["scale_rule"]].append(mean(row["nll"].values()))
+    nll = {name: mean(values) for name, values in measured.items()}
+    first = next(rule for rule in RULES if rule.kind == KINDS[kind]).best
+    (name,) = [name for name, candidate in NAMES.items() if candidate == (first.method, first.params)]
+    assert nll[name] < min(nll.values()) + CLOSE
+    assert nll[name] < nll["mean", "own"] + CLOSE
+
+
+def test_every_rule_names_a_method_that_takes_its_parameters():
+    for rule in RULES:
+        get_method(rule.best.method).validate(rule.best.params)
+    assert RULES[-1].most == 1.0  # every overlap falls under some rule
