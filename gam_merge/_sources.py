@@ -11,7 +11,9 @@ from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
 from gam_merge._formats import peft
 from gam_merge._hub_id import parse_hub_id
+from gam_merge._layout import ExpertsLayout
 from gam_merge._safetensors import floats, read_header
+from gam_merge._tensors import LazyTensor
 
 Source = str | PathLike[str] | Adapter
 
@@ -25,9 +27,10 @@ def load(
 ) -> Adapter:
     """Open an adapter: headers are read and checked, tensors only when a merge asks for them.
 
-    source: a directory that PEFT wrote, a ``.safetensors`` file, a Hub id ``org/name[@revision][:subfolder]`` where no
-    path of that name exists (the subfolder may be a file), or an Adapter, which is returned as it is. The config of
-    ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json`` beside it; without any of them
+    source: a directory that PEFT wrote, a ``.safetensors`` file or a pickle (``.bin``), a Hub id
+    ``org/name[@revision][:subfolder]`` where no path of that name exists (the subfolder may be a file), or an Adapter,
+    which is returned as it is. The config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or
+    ``adapter_config.json`` beside it; without any of them
     ``base_model`` and ``alpha`` are needed, and the ranks are those of the tensors.
 
     Raises GamMergeError if the source is missing, not whole, or holds what cannot be merged. With a list of
@@ -37,17 +40,15 @@ def load(
         return source
     path, revision = _locate(source)
     if path.is_dir():
-        weights = path / peft.WEIGHTS_NAME
-        if not weights.is_file():
+        weights = next(filter(Path.is_file, (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)), None)
+        if weights is None:
             raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
         config_path: Path | None = path / peft.CONFIG_NAME
     elif path.is_file():
         weights, config_path = path, _config_beside(path)
     else:
         raise GamMergeError(f"{source}: no such file or directory")
-    tensors, _ = read_header(weights, any_dtype=problems is not None)
-    if problems is not None:
-        tensors = floats(tensors, problems)
+    tensors, notes = _read_tensors(weights, problems)
     if config_path is not None and (config_path.is_file() or path.is_dir()):
         config = _read_config(config_path)
     elif alpha is None or base_model is None:
@@ -60,7 +61,34 @@ def load(
     told = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
     given = {name: value for name, value in told.items() if value is not None and name not in config}
     adapter = peft.parse_adapter(str(source), {**config, **given}, tensors, path=str(weights), problems=problems)
-    return replace(adapter, given=given, file=weights.absolute(), revision=revision)
+    if config_path is not None and path.is_file() and config_path.name == peft.CONFIG_NAME:
+        _check_belongs(path, adapter)
+    return replace(adapter, given=given, file=weights.absolute(), revision=revision, notes=notes)
+
+
+def _read_tensors(weights: Path, problems: list[str] | None) -> tuple[Mapping[str, LazyTensor], tuple[str, ...]]:
+    """The tensors of a file, and what to say of it."""
+    if weights.suffix == Path(peft.PICKLE_NAME).suffix:
+        from gam_merge._pickled import NOTE, read_pickle
+
+        return read_pickle(weights), (NOTE,)
+    tensors, _ = read_header(weights, any_dtype=problems is not None)
+    return tensors if problems is None else floats(tensors, problems), ()
+
+
+def _check_belongs(path: Path, adapter: Adapter) -> None:
+    """A config that several files may share says nothing of which it is for: ranks are checked in any case, and where
+    it names modules as a list, those of the file must be among them."""
+    listed = adapter.config.get("target_modules")
+    others = [file for file in path.parent.glob("*.safetensors") if file != path]
+    if not others or not isinstance(listed, list):
+        return
+    for name, module in adapter.modules.items():
+        if not isinstance(module.layout, ExpertsLayout) and not any(f".{name}".endswith(f".{e}") for e in listed):
+            raise GamMergeError(
+                f"{path}: module {name} is none that the {peft.CONFIG_NAME} beside it and {others[0].name} names; "
+                f"put its own beside it as {path.stem}.json"
+            )
 
 
 def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:

@@ -29,6 +29,7 @@ from gam_merge._tensors import LazyTensor
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+PICKLE_NAME = "adapter_model.bin"
 PREFIX = "base_model.model."
 
 _LORA = re.compile(
