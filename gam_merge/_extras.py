@@ -55,7 +55,7 @@ def plan_extras(
             raise GamMergeError(f"{owner} has LoRA factors in one adapter and {extra.name} ({extra.kind}) in another")
     if any(extra.kind == "lora_bias" for extra in planned):
         planned += _zero_biases({extra.name: extra for extra in planned}, modules)
-    return tuple(planned)
+    return tuple(sorted(planned, key=lambda extra: extra.name))
 
 
 def _plan_extra(adapters: Sequence[Adapter], name: str, dtype: torch.dtype | None) -> PlannedExtra:
