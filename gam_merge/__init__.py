@@ -46,6 +46,7 @@ from gam_merge._report import MergeReport as MergeReport
 from gam_merge._report import ModuleReport as ModuleReport
 from gam_merge._request import MergePlan as MergePlan
 from gam_merge._request import plan as plan
+from gam_merge._resize import resize as resize
 from gam_merge._search import SearchResult as SearchResult
 from gam_merge._search import search as search
 from gam_merge._sources import load as load

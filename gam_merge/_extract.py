@@ -19,6 +19,7 @@ from gam_merge._export import EXTRACT_REPORT_NAME, as_json, save_adapter
 from gam_merge._formats._peft_config import merged_config
 from gam_merge._formats.peft import CONFIG_NAME
 from gam_merge._random import generator
+from gam_merge._ranks import RankPolicy, check_ranks
 from gam_merge._request import parse_dtype
 from gam_merge._tensors import MemoryTensor
 
@@ -95,6 +96,7 @@ def extract(
     *,
     rank: int | None = None,
     energy: float | None = None,
+    max_rank: int | None = None,
     out: str | PathLike[str] | None = None,
     modules: Sequence[str] | None = None,
     base_model: str | None = None,
@@ -106,16 +108,19 @@ def extract(
     """The adapter that takes a model closest to another one, its linear layers one by one.
 
     base, tuned: directories that ``save_pretrained`` wrote in safetensors. rank: of every module. energy: the share of
-    its squared norm that each difference keeps, at the smallest rank that does it, up to ``rank`` or else 512; the
-    adapter gets the largest of these ranks. modules: last parts of the names of the layers to take, by default all
-    linear ones within numbered layers. base_model: what the adapter says it belongs to, by default ``base`` as given.
-    dtype: of the adapter, by default that of each weight of ``tuned``. seed: of the sketches. progress: called with
-    (tensors done, in all). In memory are one difference at a time, in float32, and the adapter.
+    its squared norm that each difference keeps instead, in as few ranks as that takes, at most ``max_rank`` or else
+    512; the adapter gets the largest of these ranks. modules: last parts of the names of the layers to take, by default
+    all linear ones within numbered layers. base_model: what the adapter says it belongs to, by default ``base`` as
+    given. dtype: of the adapter, by default that of each weight of ``tuned``. seed: of the sketches. progress: called
+    with (tensors done, in all). In memory are one difference at a time, in float32, and the adapter.
 
     The error is within 1 % of the least that the rank allows, before rounding to ``dtype``. Raises GamMergeError for
     models that do not fit together or do not differ, and then nothing is written.
     """
-    largest, share, target = _check_rank(rank, energy), _check_energy(energy), parse_dtype(dtype)
+    check_ranks(RankPolicy(rank, energy, max_rank))
+    if rank is None and energy is None:
+        raise GamMergeError("how large an adapter? give --rank or --energy (rank= or energy= in Python)")
+    largest, target = rank or max_rank or _LARGEST_RANK, parse_dtype(dtype)
     first, second = open_checkpoint(base), open_checkpoint(tuned)
     if out is not None:
         check_output(Path(out), force=force, sources=[first.path, second.path])
@@ -129,7 +134,7 @@ def extract(
             factored = factorize(
                 difference(after, before, transposed=is_conv1d(first, name)),
                 rank=largest,
-                energy=share,
+                energy=energy,
                 dtype=target or after.dtype,
                 random=generator(seed, name),
             )
@@ -146,20 +151,6 @@ def extract(
     if out is not None:
         result.save(out, force=force)
     return result
-
-
-def _check_rank(rank: int | None, energy: float | None) -> int:
-    if rank is None and energy is None:
-        raise GamMergeError("how large an adapter? give --rank or --energy (rank= or energy= in Python)")
-    if rank is not None and rank < 1:
-        raise GamMergeError(f"rank {rank} is not positive")
-    return _LARGEST_RANK if rank is None else rank
-
-
-def _check_energy(energy: float | None) -> float | None:
-    if energy is not None and not 0 < energy <= 1:
-        raise GamMergeError(f"energy {energy} is no share of one: give a number over 0, up to 1")
-    return energy
 
 
 def _linear_layers(base: Checkpoint, tuned: Checkpoint, modules: Sequence[str] | None) -> dict[str, str]:

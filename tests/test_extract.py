@@ -83,7 +83,7 @@ def test_energy(llama, energy, tmp_path):
         assert b[:, module.rank :].abs().sum() == 0
         assert 1 - module.residual**2 >= energy - 2e-6
     assert max(m.rank for m in result.report.modules) == result.report.rank == result.adapter.config["r"]
-    capped = gm.extract(base, tuned, energy=energy, rank=2)
+    capped = gm.extract(base, tuned, energy=energy, max_rank=2)
     assert capped.report.rank == min(2, result.report.rank)
 
 
@@ -140,8 +140,9 @@ def test_mistakes_write_nothing(llama, gpt2, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, options, message in (
         ((base, tuned), {}, r"give --rank or --energy"),
-        ((base, tuned), {"rank": 0}, r"rank 0 is not positive"),
+        ((base, tuned), {"rank": 0}, r"rank 0 is not a positive"),
         ((base, tuned), {"energy": 1.5}, r"energy 1\.5 is no share"),
+        ((base, tuned), {"energy": 0.5, "rank": 2}, r"rank says it all"),
         ((base, base), {"rank": 2}, r"do not differ in any of these layers"),
         ((base, other), {"rank": 2}, r"down_proj\.weight is \(24, 40\) float32 in .*base and is missing in .*gpt2"),
         ((base, tuned), {"rank": 2, "modules": ["nope"]}, r"no such linear layers"),

@@ -20,9 +20,10 @@ from gam_cli._merge import merge
 from gam_cli._methods import methods
 from gam_cli._push import push
 from gam_cli._recipe import recipe
+from gam_cli._resize import resize
 from gam_cli._search import search
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract, recipe, search, batch, push)
+_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, recipe, search, batch, push)
 _DEFAULT = "merge"
 
 

@@ -111,9 +111,7 @@ PerModuleRank = Annotated[
 For = Annotated[
     str | None, _option(_OUTPUT, "--for", metavar="SERVER", help="Refuse what it does not serve, and say why: vllm.")
 ]
-CutRank = Annotated[
-    int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter; with --energy the largest allowed.")
-]
+NewRank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter.")]
 Energy = Annotated[
     float | None,
     _option(_OUTPUT, "--energy", metavar="SHARE", help="Least rank that keeps this share of every module's energy."),

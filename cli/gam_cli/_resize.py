@@ -1,0 +1,50 @@
+"""``gam-merge resize A -o OUT``: an adapter at another rank."""
+
+from time import perf_counter
+
+from gam_cli import _options as options
+
+
+def resize(
+    source: options.Source,
+    out: options.RequiredOut,
+    rank: options.NewRank = None,
+    energy: options.Energy = None,
+    max_rank: options.MaxRank = None,
+    per_module_rank: options.PerModuleRank = False,
+    for_: options.For = None,
+    dtype: options.Dtype = None,
+    base: options.Base = None,
+    alpha: options.OneAlpha = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Cut an adapter to a lower rank, or fill it up to a higher one."""
+    start = perf_counter()
+    import gam_merge as gm
+    from gam_cli import _present as present
+    from gam_cli import _tables as tables
+
+    if quiet:
+        present.silence_downloads()
+    with present.progress_bar("resizing", "modules", quiet=quiet) as progress:
+        result = gm.resize(
+            source,
+            rank=rank,
+            energy=energy,
+            max_rank=max_rank,
+            per_module_rank=per_module_rank,
+            out=out,
+            target=for_,
+            dtype=dtype,
+            device=device,
+            base_model=base,
+            alpha=alpha,
+            force=force,
+            progress=progress,
+        )
+    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose, explain=False)
+    present.show(result.report.to_dict(), lines, as_json=as_json, quiet=quiet)
