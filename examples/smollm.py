@@ -77,7 +77,17 @@ def load_base(dtype=torch.float32):
     gguf = next(folder.glob("*.gguf")).name
     attention = "eager"  # rows of some twenty tokens: the backward pass of the fused kernel takes longer
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype, attn_implementation=attention)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+    return plain(model, dtype, attention).eval(), AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+
+
+def plain(model, dtype, attention):
+    """The same weights in a model that does not say it is quantised: transformers' Trainer would not train it."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    fresh.load_state_dict(model.state_dict())
+    return fresh
 
 
 def answer_logits(model, tokenizer, pairs):

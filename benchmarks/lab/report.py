@@ -120,10 +120,10 @@ def cell(results: Results, kind: str, regime: str) -> str:
         "NLL, cut to r",
         "accuracy, tuned (own)",
     ]
-    header += ["worst family, own", "gain kept, own", "own against mean", "tuned against mean"]
+    header += ["worst family, own", "gain kept, own", "against mean, own", "against mean, norm", "against mean, tuned"]
     lines = [_plain(results, kind, regime, seeds, *who) for who in (("base", "base"), ("single", "one adapter"))]
-    lines.append(_plain(results, kind, "shared", seeds, "joint training", "joint training"))
-    against = {rule: _against(results, kind, regime, rule) for rule in ("own", "tuned")}
+    lines.append(_plain(results, "specialists", "shared", seeds, "joint training", "joint training"))
+    against = {rule: _against(results, kind, regime, rule) for rule in ("own", "norm", "tuned")}
     lines += [
         _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against] for label in METHODS
     ]
@@ -157,9 +157,9 @@ def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: 
         rows = results.pick(kind, regime, who, rank="r")
         found = [[rows[s]] for s in seeds if s in rows]
     if len(found) < len(seeds):
-        return [title, *[NONE] * 6, *["-"] * 3]
+        return [title, *[NONE] * 6, *["-"] * 4]
     means = [interval([fmean(map(f, rows)) for rows in found]) for f in (nll, accuracy, worst)]
-    return [title, text(means[0]), "-", "-", "-", f"({text(means[1])})", text(means[2]), "-", "-", "-"]
+    return [title, text(means[0]), "-", "-", "-", f"({text(means[1])})", text(means[2]), "-", "-", "-", "-"]
 
 
 def _gain_kept(results: Results, row: Row) -> float:

@@ -97,7 +97,7 @@ def main():
     run.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if run.is_world_process_zero():
         run.model.peft_config["default"].base_model_name_or_path = args.student
-        run.model.save_pretrained(work / "adapter", save_embedding_layers=False)
+        run.model.save_pretrained(work / "adapter", selected_adapters=["default"], save_embedding_layers=False)
         (work / "adapter").rename(args.out)  # whole or not at all
         shutil.rmtree(work)
 
