@@ -60,7 +60,9 @@ def fetch(hub: HubId) -> tuple[Path, str]:
             config = _download(hub, str(folder / CONFIG_NAME))
             commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
             _download(replace(hub, revision=commit), str(folder / WEIGHTS_NAME))
-        except hub_errors.RemoteEntryNotFoundError:
+        except hub_errors.EntryNotFoundError as error:
+            if isinstance(error, hub_errors.LocalEntryNotFoundError):  # not in the cache, and the Hub was not asked
+                raise
             raise _no_adapter(hub) from None
         return config.parent, commit
 
@@ -70,13 +72,20 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     file = PurePosixPath(name)
     weights = _download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
-    for config in config_names(file):
+    for config in (str(file.with_name(name)) for name in config_names(file)):
         try:
-            _download(replace(hub, revision=commit), str(file.with_name(config)))
+            _download(replace(hub, revision=commit), config)
             break
-        except hub_errors.EntryNotFoundError:
-            continue
+        except hub_errors.EntryNotFoundError as error:
+            absent = huggingface_hub.try_to_load_from_cache(hub.repo, config, revision=commit)
+            if isinstance(error, hub_errors.LocalEntryNotFoundError) and not _is_known_absent(absent):
+                raise  # it may well be there: the next name could be the config of another file
     return weights, commit
+
+
+def _is_known_absent(cached: Any) -> bool:
+    """Whether the cache remembers that the Hub has no such file."""
+    return cached is not None and not isinstance(cached, str)
 
 
 def _download(hub: HubId, name: str) -> Path:

@@ -50,7 +50,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet goes to servers of its own: not measured
+        monkeypatch.setattr(
+            constants, "HF_HUB_DISABLE_XET", True, raising=False
+        )  # Xet goes to servers of its own: not measured
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
         yield server

@@ -95,6 +95,19 @@ def test_a_file_with_its_own_config(hub: Hub, files):
     assert gm.load("org/bare:one.safetensors", base_model="base", alpha=6).modules["layers.0.q"].scale == 3.0
 
 
+def test_a_config_that_cannot_be_asked_for_is_not_taken_for_missing(hub: Hub, files, monkeypatch):
+    """The next name could be the config of another file, with another alpha."""
+    other = files[CONFIG].replace(b'"lora_alpha": 4', b'"lora_alpha": 8')
+    hub.add("org/name", {"one.safetensors": files[WEIGHTS], "one_config.json": files[CONFIG], CONFIG: other})
+    hub.faults.append(Fault("HEAD .*/one_config.json"))
+    with pytest.raises(gm.GamMergeError, match=r"connection to .* failed"):
+        gm.load("org/name:one.safetensors")
+    hub.faults.clear()
+    assert gm.load("org/name:one.safetensors").modules["layers.0.q"].scale == 2.0
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert gm.load("org/name:one.safetensors").modules["layers.0.q"].scale == 2.0
+
+
 def test_an_existing_path_is_no_hub_id(hub: Hub, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
