@@ -191,6 +191,7 @@ def test_each_failure_is_one_clear_line(hub: Hub, files, source, arrange, expect
     with pytest.raises(gm.GamMergeError, match=f"^{re.escape(source)}: .*{expected}") as caught:
         gm.load(source)
     assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None  # a chain would show URLs, signed ones among them
     assert caught.value.__suppress_context__
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 

@@ -84,6 +84,7 @@ def test_an_interrupted_search_goes_on(folder: Path, stop: int):
     journal.write_text(journal.read_text() + '{"number": 1')  # killed in the middle of a line
     resumed = gm.search("recipe.yaml", score, "search", trials=10)
     assert resumed.trials == whole.trials
+    assert gm.search("recipe.yaml", score, "search", trials=10).trials == whole.trials  # the journal can be read again
     assert len(journal.read_text().splitlines()) == 11
     assert gm.merge_recipe("search/best.yaml").report.weights == gm.merge_recipe("whole/best.yaml").report.weights
 
