@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import diagnose, process, speed
+from benchmarks import diagnose, memory, process, speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Where the synthetic adapters are kept between runs.")]
@@ -52,6 +52,12 @@ def lab_command(
     command.main(
         folder, jobs=jobs, quick=quick, plan=plan, tables=tables, kinds=kind or [], passes=only or [], seeds=seeds
     )
+
+
+@app.command("memory")
+def memory_command() -> None:
+    """Peak memory and time of every method on one module of 4096 x 12288, four adapters of rank 16."""
+    memory.main()
 
 
 app()

@@ -141,6 +141,11 @@ def significant(s: Tensor, size: int) -> Tensor:
     return s > _EPS * size * s[..., :1]
 
 
+def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
+    """sum w_i x_i: (L, N), (L, N, p, q) -> (L, p, q)."""
+    return torch.einsum("ln,lnpq->lpq", weights, x)
+
+
 def isometry(x: Tensor, size: int) -> Tensor:
     """The nearest matrices that keep lengths on the row space of x and drop the rest: (L, K, d) -> (L, K, d)."""
     p, s, qt = torch.linalg.svd(x, full_matrices=False)

@@ -224,3 +224,55 @@ def svc(merged: Tensor, deltas: Deltas, alpha: float | None = None) -> Tensor:
         counted = sum(max(alpha, float(row @ part / part.norm() ** 2)) for part in there)
         calibrated.append(s[r] * len(there) / counted)
     return u * torch.stack(calibrated) @ v.T
+
+
+def actmat(deltas: Deltas, weights: Weights) -> Tensor:
+    grams = [w * delta.T @ delta for w, delta in zip(weights, deltas, strict=True)]
+    return sum(d @ g for d, g in zip(deltas, grams, strict=True)) @ torch.linalg.pinv(
+        sum(grams), hermitian=True, rtol=1e-12
+    )
+
+
+def star(deltas: Deltas, weights: Weights, eta: float = 0.4) -> Tensor:
+    out = []
+    for delta in deltas:
+        u, s, v = thin(delta)
+        k = next(k for k in range(1, len(s) + 1) if s[:k].sum() >= eta * s.sum() or k == len(s))
+        out.append((u[:, :k] * s[:k] * s.sum() / s[:k].sum()) @ v[:, :k].T)
+    return weighted(out, weights)
+
+
+def cart(deltas: Deltas, weights: Weights, fraction: float = 0.04, c: float = 0.1) -> Tensor:
+    dimensions = min(numerical_rank(torch.cat(list(deltas), 1)), numerical_rank(torch.cat(list(deltas), 0)))
+    k = max(1, int(fraction * dimensions))
+    mean, apart = weighted(deltas, weights), []
+    for delta in deltas:
+        u, s, vt = torch.linalg.svd(delta - mean)
+        apart.append(u[:, :k] * s[:k] @ vt[:k])
+    return mean + c * len(deltas) * weighted(apart, weights)
+
+
+def subspace_boost(merged: Tensor, beta: float = 0.01) -> Tensor:
+    u, s, v = thin(merged)
+    k = next(k for k in range(len(s)) if s[: k + 1].sum() >= beta * s.sum())
+    return u * s.clamp(min=s[k]) @ v.T
+
+
+def ct_merging(deltas: Deltas, weights: Weights, common: int = 4, own: int = 16) -> Tensor:
+    us, _, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    bases = []
+    for side in (us, vs):
+        k = numerical_rank(torch.cat(list(side), 1))
+        bases.append(torch.linalg.eigh(weighted([x @ x.T for x in side], weights))[1][:, -min(common, k) :])
+    k = min(bases[0].shape[1], bases[1].shape[1])
+    u, v = bases[0][:, -k:], bases[1][:, -k:]
+    p, s, qt = torch.linalg.svd(u.T @ weighted(deltas, weights) @ v)
+    left, right, spectra = [u @ p], [v @ qt.T], [s]
+    for w, delta in zip(weights, deltas, strict=True):
+        rest = w * (delta - u @ u.T @ delta)
+        x, t, y = thin(rest - rest @ v @ v.T)
+        t = t[: min(own, numerical_rank(delta))]
+        left.append(x[:, : len(t)])
+        right.append(y[:, : len(t)])
+        spectra.append(t.square().mean().sqrt().expand(len(t)))
+    return isometry(torch.cat(left, 1)) * torch.cat(spectra) @ isometry(torch.cat(right, 1)).T

@@ -6,7 +6,7 @@ from pathlib import Path
 from properties import PROPERTIES
 
 import gam_merge as gm
-from gam_merge._methods import plugins, spaces
+from gam_merge._methods._registry import plugins, spaces
 from gam_merge._methods._schema import Param
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"

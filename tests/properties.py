@@ -181,6 +181,6 @@ def catalogue() -> list[gm.Method]:
     methods = list(gm.methods())
     spaces = ("core", "knots", "ctm", "factor", "delta")
     names = [f"{m.rule.name}@{space}" for m in methods if m.rule.entries is not None for space in spaces]
-    plugins = ["norm_equalise+mean", "mad_cap+mean", "pico+mean", "mean+svc"]
+    plugins = ["norm_equalise+mean", "mad_cap+mean", "pico+mean", "mean+svc", "mean+subspace_boost"]
     found = {gm.get_method(name).name: gm.get_method(name) for name in [m.name for m in methods] + names + plugins}
     return list(found.values())

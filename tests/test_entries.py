@@ -11,11 +11,12 @@ from catalogue import PROBLEMS, full, merged, related
 from helpers import adapter, delta, random_factors, relative
 from peft import PeftModel
 from real import save_adapter
+from strategies import Problem
 from torch import Tensor
 
 import gam_merge as gm
 from gam_merge import GamMergeError
-from gam_merge._methods import spaces
+from gam_merge._methods import _entries
 from gam_merge._methods._entries import generator
 
 RULES: dict[str, list[dict[str, Any]]] = {
@@ -164,10 +165,23 @@ def test_seed_moves_all_random_numbers(method: str) -> None:
 def test_blocks_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds found by counting over blocks are those found by sorting, random numbers come in the same order."""
     problem = PROBLEMS["three"]
-    whole = merged(problem, f"{rule}@delta", columns=full(problem))
-    monkeypatch.setattr(spaces.delta, "_BLOCK", 70)
-    monkeypatch.setattr(spaces.delta, "_HELD", 0)
+    whole, seen = merged(problem, f"{rule}@delta", columns=full(problem)), merged(problem, f"{rule}@knots")
+    monkeypatch.setattr(_entries, "BLOCK", 70)
+    monkeypatch.setattr("gam_merge._methods.spaces.delta._HELD", 0)
     assert relative(merged(problem, f"{rule}@delta", columns=full(problem)), whole) < 1e-12
+    assert relative(merged(problem, f"{rule}@knots"), seen) < 1e-12
+
+
+@pytest.mark.parametrize(("rule", "params"), CASES)
+@pytest.mark.parametrize("space", ["delta", "knots", "core", "factor"])
+def test_float32_sources(space: str, rule: str, params: dict[str, Any]) -> None:
+    """Entries are seen in float32 where the deltas are large; nothing else changes."""
+    problem = PROBLEMS["three"]
+    narrow = Problem(tuple((b.float(), a.float()) for b, a in problem.pairs), problem.weights)
+    wide = Problem(tuple((b.double(), a.double()) for b, a in narrow.pairs), problem.weights)
+    more = {"columns": 11} if space == "delta" else {}
+    found, wanted = (merged(p, f"{rule}@{space}", **params, **more) for p in (narrow, wide))
+    assert relative(found, wanted) < 1e-5
 
 
 def test_delta_says_what_compression_lost() -> None:

@@ -82,6 +82,15 @@ def test_svc(problem: Problem, name: str, alpha: float | None) -> None:
     assert relative(merged(problem, f"{name}+svc", **{"svc.alpha": alpha}, **PARAMS.get(name, {})), expected) < 1e-8
 
 
+@EVERY
+@RULES
+@pytest.mark.parametrize("beta", [0.01, 0.5, 0.9])
+def test_subspace_boost(problem: Problem, name: str, beta: float) -> None:
+    expected = oracle.subspace_boost(rule(name, problem.deltas, list(problem.weights)), beta)
+    params = {"subspace_boost.beta": beta, **PARAMS.get(name, {})}
+    assert relative(merged(problem, f"{name}+subspace_boost", **params), expected) < 1e-7
+
+
 def test_before_and_after_together() -> None:
     problem, weights = PROBLEMS["three"], list(PROBLEMS["three"].weights)
     seen = oracle.pico(problem.deltas, problem.deltas)

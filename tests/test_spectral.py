@@ -123,3 +123,31 @@ def test_frechet(name: str) -> None:
 def test_frechet_refuses_unlike_ranks() -> None:
     with pytest.raises(gm.GamMergeError, match=r"module w has deltas of numerical rank \(4, 2, 1, 3\)"):
         merged(PROBLEMS["mixed ranks"], "frechet")
+
+
+@EVERY
+@pytest.mark.parametrize("eta", [0.0, 0.4, 0.8, 1.0])
+def test_star(problem: Problem, eta: float) -> None:
+    expected = oracle.star(problem.deltas, problem.weights, eta)
+    assert relative(merged(problem, "star", eta=eta), expected) < 1e-9
+
+
+@EVERY
+@pytest.mark.parametrize(("fraction", "c"), [(0.04, 0.1), (0.5, 0.7)])
+def test_cart(problem: Problem, fraction: float, c: float) -> None:
+    expected = oracle.cart(problem.deltas, problem.weights, fraction, c)
+    assert relative(merged(problem, "cart", fraction=fraction, c=c), expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["two", "three", "apart", "close"])
+def test_actmat(name: str) -> None:
+    problem = PROBLEMS[name]
+    assert relative(merged(problem, "actmat"), oracle.actmat(problem.deltas, problem.weights)) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["two", "three", "mixed ranks", "close", "full"])
+@pytest.mark.parametrize(("common", "own"), [(4, 16), (2, 16), (3, 1), (1, 2)])
+def test_ct_merging(name: str, common: int, own: int) -> None:
+    problem = PROBLEMS[name]
+    expected = oracle.ct_merging(problem.deltas, problem.weights, common, own)
+    assert relative(merged(problem, "ct_merging", common=common, own=own), expected) < 1e-9

@@ -18,7 +18,7 @@ def methods(
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_methods as tables
-    from gam_merge._methods import plugins, spaces
+    from gam_merge._methods._registry import plugins, spaces
 
     if name is None:
         data = {

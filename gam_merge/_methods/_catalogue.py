@@ -2,7 +2,9 @@
 
 from gam_merge._methods import dare, della, linear, slerp, spherical
 from gam_merge._methods.breadcrumbs import breadcrumbs
+from gam_merge._methods.cart import cart
 from gam_merge._methods.consensus import consensus
+from gam_merge._methods.ct_merging import ct_merging
 from gam_merge._methods.dc_merge import dc_merge
 from gam_merge._methods.frechet import frechet
 from gam_merge._methods.gam import gam
@@ -13,22 +15,24 @@ from gam_merge._methods.magnitude import magnitude
 from gam_merge._methods.model_stock import model_stock
 from gam_merge._methods.plugins.norms import mad_cap, norm_equalise
 from gam_merge._methods.plugins.pico import pico
+from gam_merge._methods.plugins.subspace_boost import subspace_boost
 from gam_merge._methods.plugins.svc import svc
 from gam_merge._methods.spaces.core import core
 from gam_merge._methods.spaces.ctm import ctm
 from gam_merge._methods.spaces.delta import delta
 from gam_merge._methods.spaces.factor import factor
 from gam_merge._methods.spaces.knots import knots
+from gam_merge._methods.star import star
 from gam_merge._methods.ties import ties
 from gam_merge._methods.tsvm import tsvm
-from gam_merge._methods.wudi import wudi
+from gam_merge._methods.wudi import actmat, wudi
 
 RULES = (
     *(gam, frechet, consensus),
     *(linear.mean, linear.total, linear.cat, linear.svd_k),
-    *(iso_c, iso_cts, tsvm, dc_merge, wudi),
+    *(iso_c, iso_cts, tsvm, dc_merge, ct_merging, wudi, actmat, star, cart),
     *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher, model_stock, geometric_median),
     *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
 )
 SPACES = (core, knots, ctm, factor, delta)
-PLUGINS = (norm_equalise, mad_cap, pico, svc)
+PLUGINS = (norm_equalise, mad_cap, pico, svc, subspace_boost)

@@ -30,6 +30,8 @@ class Entries(NamedTuple):
     """seed -> random numbers from 0 to 1, of the shape of x"""
 
 
+BLOCK = 1 << 20  # entries of all adapters at a time, where their matrices are large
+
 EntryRule = Callable[[Entries, Tensor], Tensor]  # entries, weights (L, N) -> merged (L, p, q)
 Blocks = Callable[[], Iterator[Tensor]]  # a fresh pass over blocks of rows
 
@@ -48,6 +50,16 @@ class Part:
     def of(name: str, x: Tensor, weights: Callable[[Tensor], Tensor] = lambda w: w) -> "Part":
         """Matrices that are all there: x (L, N, p, q)."""
         return Part(name, lambda: iter((x,)), x.shape[-2] * x.shape[-1], weights=weights)
+
+    @staticmethod
+    def in_blocks(name: str, shape: tuple[int, int], count: int, rows: Callable[[slice], Tensor]) -> "Part":
+        """Matrices of one module that are too large: ``rows`` makes some rows of all ``count`` of them (1, N, p, q)."""
+        step = max(1, BLOCK // (shape[1] * count))
+
+        def blocks() -> Iterator[Tensor]:
+            return (rows(slice(start, start + step)) for start in range(0, shape[0], step))
+
+        return Part(name, blocks, shape[0] * shape[1], whole=step >= shape[0])
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def merge_part(part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, his
             return torch.stack(drawn).reshape(x.shape).to(x.device)
 
         for x in part.blocks():
-            yield rule(Entries(x, threshold, uniform), weights)
+            yield rule(Entries(x, threshold, uniform), weights.to(x.dtype))
 
     return blocks
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
@@ -34,4 +34,4 @@ def breadcrumbs(
     gamma = min(gamma, 1 - density)
     size = entries.x.abs()
     kept = (size < entries.threshold(gamma, scope, 0)) & (size >= entries.threshold(gamma + density, scope, 1))
-    return torch.einsum("ln,lnpq->lpq", weights, entries.x * kept)
+    return weighted_sum(weights, entries.x * kept)

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, significant
+from gam_merge._core import Core, InCore, significant, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 
@@ -43,7 +43,7 @@ def consensus(
     p_v: Exponent = None,
     floor: Annotated[bool, "count eigenvalues below 1/N as 1/N"] = True,
 ) -> InCore:
-    mean = torch.einsum("ln,lnkj->lkj", weights, core.m)
+    mean = weighted_sum(weights, core.m)
     left = _filter(core.lefts, weights, p if p_u is None else p_u, floor)
     right = _filter(core.rights, weights, p if p_v is None else p_v, floor)
     return InCore(_flatten(left @ mean @ right, q, max(core.bucket.shape)))

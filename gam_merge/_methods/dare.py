@@ -6,6 +6,7 @@ x_i <- m_i * x_i / density,    m_i = 1 with probability ``density``
 import torch
 from torch import Tensor
 
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Seed
 from gam_merge._methods._rule import rule
 from gam_merge._methods.ties import Election, elect
@@ -24,7 +25,7 @@ _WHY = {"identity": "entries of a single adapter are dropped at random", "equal"
     breaks=_WHY,
 )
 def dare(entries: Entries, weights: Tensor, *, density: Density = 0.9, seed: Seed = 0) -> Tensor:
-    return torch.einsum("ln,lnpq->lpq", weights, _dropped(entries, density, seed))
+    return weighted_sum(weights, _dropped(entries, density, seed))
 
 
 @rule(

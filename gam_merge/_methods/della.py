@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Seed
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
@@ -52,13 +53,13 @@ def della(
 def della_linear(
     entries: Entries, weights: Tensor, *, density: Density = 0.7, epsilon: Spread = 0.15, seed: Seed = 0
 ) -> Tensor:
-    return torch.einsum("ln,lnpq->lpq", weights, _dropped(entries, density, epsilon, seed))
+    return weighted_sum(weights, _dropped(entries, density, epsilon, seed))
 
 
 def _dropped(entries: Entries, density: float, epsilon: float, seed: int) -> Tensor:
     """(L, N, p, q)"""
     x = entries.x
     rank = x.abs().argsort(dim=-1, stable=True).argsort(-1)  # 0 for the smallest of its row
-    place = rank.double() / max(1, x.shape[-1] - 1)  # from 0 to 1
+    place = rank.to(x.dtype) / max(1, x.shape[-1] - 1)  # from 0 to 1
     stays = (density - epsilon + 2 * epsilon * place).clamp(0.0, 1.0)
     return torch.where(entries.uniform(seed) < stays, x / stays, 0.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import polar
-from gam_merge._core import Core, InCore
+from gam_merge._core import Core, InCore, weighted_sum
 from gam_merge._errors import GamMergeError
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
@@ -58,5 +58,5 @@ def frechet(core: Core, weights: Tensor, *, iterations: Annotated[int, Range(1),
             break
     turned = polar(us.mT @ u.unsqueeze(1) + vs.mT @ v.unsqueeze(1)).rotation
     logs = turned.mT @ (spectra.log().unsqueeze(-1) * turned)  # (L, N, k, k)
-    middle = torch.linalg.matrix_exp(torch.einsum("ln,lnab->lab", weights, logs))
+    middle = torch.linalg.matrix_exp(weighted_sum(weights, logs))
     return InCore(u @ middle @ v.mT, {"the mean did not converge: it may not be unique": moving})

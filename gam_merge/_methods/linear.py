@@ -9,10 +9,10 @@ arXiv 2212.04089) and ``cat`` (PEFT's word for it): weights as given, one each b
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from gam_merge._bucket import Bucket, Merged, block_diagonal
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Entries
 from gam_merge._methods._rule import rule
 
@@ -25,7 +25,7 @@ def combination(bucket: Bucket, c: Tensor) -> Merged:
 
 def entrywise(entries: Entries, weights: Tensor) -> Tensor:
     """sum w_i x_i in any space."""
-    return torch.einsum("ln,lnpq->lpq", weights, entries.x)
+    return weighted_sum(weights, entries.x)
 
 
 @rule(

@@ -1,8 +1,8 @@
 """Magnitude pruning (PEFT's ``magnitude_prune``): the largest entries of each adapter, summed."""
 
-import torch
 from torch import Tensor
 
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 
@@ -25,4 +25,4 @@ from gam_merge._methods._rule import rule
 )
 def magnitude(entries: Entries, weights: Tensor, *, density: Density = 0.5, scope: Scope = "module") -> Tensor:
     kept = entries.x.abs() >= entries.threshold(density, scope, 1)
-    return torch.einsum("ln,lnpq->lpq", weights, entries.x * kept)
+    return weighted_sum(weights, entries.x * kept)

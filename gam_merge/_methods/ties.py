@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from gam_merge._core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 
@@ -42,7 +43,11 @@ def ties(
 
 def elect(x: Tensor, weights: Tensor, sign: str) -> Tensor:
     """Disjoint weighted mean of the entries whose sign wins: x (L, N, p, q), weights (L, N) -> (L, p, q)."""
-    w = weights[..., None, None]
-    votes = {"weighted": w * x, "total": x, "frequency": x.sign()}[sign].sum(1, keepdim=True)
-    agree = x.sign() == torch.where(votes >= 0, 1.0, -1.0)
-    return (w * x * agree).sum(1) / (w * agree).sum(1).clamp(min=torch.finfo(x.dtype).tiny)
+    votes = {
+        "weighted": lambda: weighted_sum(weights, x),
+        "total": lambda: x.sum(1),
+        "frequency": lambda: x.sign().sum(1),
+    }
+    agree = torch.where(votes[sign]().unsqueeze(1) >= 0, x > 0, x < 0)
+    total = weighted_sum(weights, agree.to(x.dtype))
+    return weighted_sum(weights, x * agree) / torch.where(total > 0, total, 1.0)

@@ -6,6 +6,8 @@
 The paper descends with Adam for 300 steps from X_0 = sum w_i delta_i, and so never meets the ill-conditioned directions
 of C that shared initialisations give. Two filters stand in for that: ``ridge`` solves with C + ridge * |C| I, ``flow``
 follows the gradient flow from X_0 for a time, which moves the direction of eigenvalue e by 1 - exp(-time * e / |C|).
+
+``actmat`` (arXiv 2604.01329) is the same without the division by |delta_i|^2.
 """
 
 from typing import Annotated, Literal
@@ -13,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore
+from gam_merge._core import Core, InCore, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 
@@ -39,16 +41,44 @@ def wudi(
     ridge: Annotated[float, Range(0), "share of the largest eigenvalue that is added to all"] = 0.01,
     time: Annotated[float, Range(0), "of the flow; 300 for the paper's steps"] = 300.0,
 ) -> InCore:
-    shares = weights.abs() / core.norms.square()  # (L, N)
-    grams = shares[..., None, None] * core.m.mT @ core.m  # (L, N, J, J)
-    target = (core.m @ grams).sum(1)  # D, (L, K, J)
-    values, q = torch.linalg.eigh(grams.sum(1))  # (L, J), (L, J, J)
-    values, largest = values.clamp(min=0.0), values[:, -1:]
+    target, values, q = _normal_equations(core, weights.abs() / core.norms.square())
+    largest = values[:, -1:]
     if filter == "ridge":
-        damped = values + ridge * largest
-        real = damped > torch.finfo(values.dtype).eps * max(core.bucket.shape) * largest
-        return InCore(target @ (q * torch.where(real, 1 / damped, 0.0).unsqueeze(-2)) @ q.mT)
+        return InCore(_solve(target, values, q, ridge, max(core.bucket.shape)))
     moved = -torch.expm1(-time * values / largest)  # (L, J)
     gain = torch.where(values > 0, moved / values, time / largest)
-    start = torch.einsum("ln,lnkj->lkj", weights, core.m)
+    start = weighted_sum(weights, core.m)
     return InCore((target @ q * gain.unsqueeze(-2) + start @ q * (1 - moved).unsqueeze(-2)) @ q.mT)
+
+
+@rule(
+    "core",
+    "actmat",
+    summary="as `wudi`, with large deltas counting for more",
+    reference="arXiv 2604.01329",
+    use="as `wudi`",
+    avoid="as `wudi`; its ridge is 0 unless it is set",
+    normalize=False,
+)
+def actmat(
+    core: Core,
+    weights: Tensor,
+    *,
+    ridge: Annotated[float, Range(0), "share of the largest eigenvalue that is added to all"] = 0.0,
+) -> InCore:
+    return InCore(_solve(*_normal_equations(core, weights.abs()), ridge, max(core.bucket.shape)))
+
+
+def _normal_equations(core: Core, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """D (L, K, J), and the eigenvalues (L, J), rising, and eigenvectors (L, J, J) of C."""
+    grams = shares[..., None, None] * core.m.mT @ core.m  # (L, N, J, J)
+    values, q = torch.linalg.eigh(grams.sum(1))
+    return (core.m @ grams).sum(1), values.clamp(min=0.0), q
+
+
+def _solve(target: Tensor, values: Tensor, q: Tensor, ridge: float, size: int) -> Tensor:
+    """D (C + ridge |C| I)^+"""
+    largest = values[:, -1:]
+    damped = values + ridge * largest
+    real = damped > torch.finfo(values.dtype).eps * size * largest
+    return target @ (q * torch.where(real, 1 / damped, 0.0).unsqueeze(-2)) @ q.mT

@@ -5,7 +5,7 @@
 Source: Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011), algorithms 4.4 and 5.1.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,18 +36,29 @@ def leading_svd(
     """
     width = min(rank + oversampling, *shape)
     sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator).to(next(iter(blocks())))
-    q = _range(blocks, sketch)  # (m, l)
+    q = _range(blocks, sketch, shape[0])  # (m, l)
     for _ in range(_PASSES):
-        q = _range(blocks, torch.linalg.qr(_adjoint(blocks, q)).Q)
-    z = _adjoint(blocks, q)  # (n, l): x is about q z^T
+        q = _range(blocks, torch.linalg.qr(_adjoint(blocks, q)).Q, shape[0])
+    energy = torch.zeros((), dtype=torch.float64, device=q.device)
+
+    def counted() -> Iterator[Tensor]:
+        for block in blocks():
+            energy.add_(torch.linalg.vector_norm(block, dtype=torch.float64).square())
+            yield block
+
+    z = _adjoint(counted, q)  # (n, l): x is about q z^T
     v, upper = torch.linalg.qr(z.double())  # (n, l), (l, l)
     p, s, wt = torch.linalg.svd(upper.mT)
-    return Leading(q @ p[:, :rank].to(q), s[:rank], (v @ wt[:rank].mT).to(q), _energy(blocks))
+    return Leading(q @ p[:, :rank].to(q), s[:rank], (v @ wt[:rank].mT).to(q), energy)
 
 
-def _range(blocks: Blocks, x: Tensor) -> Tensor:
+def _range(blocks: Blocks, x: Tensor, rows: int) -> Tensor:
     """An orthonormal basis of what the matrix makes of x: (n, l) -> (m, l)."""
-    return torch.linalg.qr(torch.cat([block @ x for block in blocks()])).Q
+    out, start = x.new_empty(rows, x.shape[1]), 0  # one piece: many small ones would keep freed blocks apart
+    for block in blocks():
+        torch.matmul(block, x, out=out[start : start + len(block)])
+        start += len(block)
+    return torch.linalg.qr(out).Q
 
 
 def _adjoint(blocks: Blocks, q: Tensor) -> Tensor:
@@ -59,10 +70,3 @@ def _adjoint(blocks: Blocks, q: Tensor) -> Tensor:
         start += len(block)
     assert out is not None
     return out
-
-
-def _energy(blocks: Blocks) -> Tensor:
-    energy = torch.zeros((), dtype=torch.float64)
-    for block in blocks():
-        energy = energy.to(block.device) + torch.linalg.vector_norm(block, dtype=torch.float64).square()
-    return energy

@@ -31,7 +31,7 @@ def ctm(
     k: Annotated[int, Range(0), "rank of the shared bases; 0: the largest of the adapters"] = 0,
     beta: Annotated[float, Range(0, 1), "1 weighs adapters by their norms when bases are chosen, 0 all alike"] = 0.0,
     iterations: Annotated[int, Range(1), "at most"] = 1000,
-    tolerance: Annotated[float, Range(0), "relative change of the captured energy that ends the iteration"] = 1e-12,
+    tolerance: Annotated[float, Range(0), "relative change of the captured energy that ends the iteration"] = 1e-8,
 ) -> View:
     k = min(k or max(core.bucket.ranks), *core.m.shape[-2:])
     norms = core.norms  # (L, N)

@@ -17,7 +17,6 @@ from gam_merge._methods._rule import space
 from gam_merge._methods._schema import Range
 from gam_merge._random import generator
 
-_BLOCK = 1 << 20  # entries of all adapters at a time: 8 MiB in float64
 _HELD = 1 << 21  # entries of a result that is small enough to be kept between passes
 
 
@@ -36,19 +35,17 @@ def delta(
     *,
     columns: Annotated[int, Range(0), "rank that the result is compressed to; 0: the sum of ranks"] = 0,
 ) -> View:
-    factors = [(x.b64[0] @ x.u[0] @ x.core[0], x.a64[0] @ x.v[0]) for x in bucket.deltas]  # (m, k_i), (n, k_i)
-    m, n = bucket.shape
-    rows = max(1, _BLOCK // (n * len(factors)))
-    columns = min(columns or sum(bucket.ranks), m, n)
+    narrow = bucket.deltas[0].b.dtype
+    factors = [((x.b64[0] @ x.u[0] @ x.core[0]).to(narrow), (x.a64[0] @ x.v[0]).to(narrow)) for x in bucket.deltas]
+    columns = min(columns or sum(bucket.ranks), *bucket.shape)
 
-    def blocks() -> Iterator[Tensor]:
-        for start in range(0, m, rows):
-            yield torch.stack([b[start : start + rows] @ a.mT for b, a in factors]).unsqueeze(0)
+    def rows(some: slice) -> Tensor:
+        return torch.stack([b[some] @ a.mT for b, a in factors]).unsqueeze(0)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
-        return _compress(merged[0], (m, n), columns, generator(0, *bucket.matrices))
+        return _compress(merged[0], bucket.shape, columns, generator(0, *bucket.matrices))
 
-    return View([Part("delta", blocks, m * n, whole=rows >= m)], lift)
+    return View([Part.in_blocks("delta", bucket.shape, len(factors), rows)], lift)
 
 
 def _compress(blocks: Blocks, shape: tuple[int, int], columns: int, random: torch.Generator) -> Merged:

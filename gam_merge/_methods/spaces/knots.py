@@ -27,13 +27,18 @@ from gam_merge._methods._rule import space
 def knots(core: Core, weights: Tensor) -> View:
     p = torch.linalg.svd(torch.cat(core.m.unbind(1), -1), full_matrices=False)[0]  # (L, K, K)
     p, _ = core.orient(p, p.new_zeros(len(p), core.v.shape[-1], 0))
-    v = core.right_basis()  # (L, n, J)
+    v = core.right_basis()[0]  # (n, J)
+    left = p[0].mT @ core.m[0]  # (N, K, J)
+
+    def rows(some: slice) -> Tensor:
+        return (left[:, some] @ v.mT).unsqueeze(0)  # (1, N, p, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
-        (x,) = merged[0]()  # (L, K, n)
-        a, t = torch.linalg.qr(x.mT)  # (L, n, k), (L, k, K): x = t^T a^T
+        x = torch.cat(list(merged[0]()), -2)  # (1, K, n)
+        a, t = torch.linalg.qr(x.mT)  # (1, n, k), (1, k, K): x = t^T a^T
         left, s, right = torch.linalg.svd(p @ t.mT, full_matrices=False)
         root = s.sqrt().unsqueeze(-2)
         return Merged(core.u @ (left * root), right.mT * root, s=s, a=a)
 
-    return View([Part.of("knots", (p.unsqueeze(1).mT @ core.m) @ v.unsqueeze(1).mT)], lift)
+    shape = left.shape[1], len(v)
+    return View([Part.in_blocks("knots", shape, len(left), rows)], lift)
