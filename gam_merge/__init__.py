@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from gam_merge._adapter import Adapter as Adapter
 from gam_merge._adapter import LoraModule as LoraModule
+from gam_merge._average import average_checkpoints as average_checkpoints
 from gam_merge._batch import BatchItem as BatchItem
 from gam_merge._batch import batch as batch
 from gam_merge._bucket import Bucket as Bucket

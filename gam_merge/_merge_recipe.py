@@ -69,6 +69,12 @@ def plan_recipe(
     return plan(sources, **last, out=out, device=device, force=force)
 
 
+def recipe_settings(recipe: str | PathLike[str]) -> dict[str, Any]:
+    """The arguments of ``merge`` that a recipe decides, for sources other than its own. Raises GamMergeError."""
+    *_, (last, _) = read_recipes(Path(recipe), ())
+    return _arguments(last)
+
+
 def _prepare(
     file: Path, overrides: Sequence[str], make: Callable[[list[Adapter], dict[str, Any]], Adapter]
 ) -> tuple[list[Adapter], dict[str, Any]]:

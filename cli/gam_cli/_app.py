@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from gam_cli import INTERRUPTED
 from gam_cli._batch import batch
+from gam_cli._checkpoints import checkpoints
 from gam_cli._compare import compare
 from gam_cli._extract import extract
 from gam_cli._fuse import fuse
@@ -23,7 +24,7 @@ from gam_cli._recipe import recipe
 from gam_cli._resize import resize
 from gam_cli._search import search
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, recipe, search, batch, push)
+_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, checkpoints, recipe, search, batch, push)
 _DEFAULT = "merge"
 
 

@@ -53,6 +53,12 @@ Model = Annotated[str, typer.Argument(metavar="BASE", help="A model: a directory
 
 TunedModel = Annotated[str, typer.Argument(metavar="TUNED", help="The same model after fine-tuning.")]
 
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The output folder of a trainer, with checkpoint-<step>.")]
+Last = Annotated[int, _option(_MERGE, "--last", metavar="INT", help="How many of them, from the end.")]
+Ema = Annotated[
+    float | None, _option(_MERGE, "--ema", metavar="DECAY", help="Of a moving average; equal weights without it.")
+]
+
 Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
 Params = Annotated[
     list[Param] | None,

@@ -5,7 +5,8 @@ add_merged_adapter(model, ["math", "code"], "both", method="gam", weights=[0.6, 
 model.set_adapter("both")
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,8 +57,44 @@ def add_merged_adapter(
     if isinstance(model, PeftModel):
         _check_name(model, adapter_name)
     result = _merge(model, adapters, {"method": method, **options})
-    _add(model, adapter_name, result)
+    _add(model, adapter_name, result.adapter)
     return result.report
+
+
+@contextmanager
+def with_adapter(model: PeftModel, adapter: Adapter, *, name: str = "gam_merge") -> Iterator[None]:
+    """The model computes with an adapter that it does not keep. On leaving it is as it was.
+
+    Raises GamMergeError, and then the model has not changed.
+    """
+    _check_name(model, name)
+    active, activated = model.active_adapter, model.active_adapters
+    with evaluating(model):
+        _add(model, name, adapter)
+        try:
+            model.set_adapter(name)
+            model.eval()
+            yield
+        finally:
+            model.base_model.set_adapter(activated)  # type: ignore[operator]
+            model.active_adapter = active
+            model.delete_adapter(name)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode. On leaving, modes, what is trainable and the random state are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _merge(model: PeftModel, adapters: Sequence[str], options: dict[str, Any]) -> MergeResult:
@@ -76,9 +113,8 @@ def _check_name(model: PeftModel, name: str) -> None:
         raise GamMergeError(f"{name!r} cannot be the name of a module of torch; choose another") from error
 
 
-def _add(model: PeftModel, name: str, result: MergeResult) -> None:
+def _add(model: PeftModel, name: str, adapter: Adapter) -> None:
     """PEFT makes the layers, of random values: the random state is put back, so that training goes on as ever."""
-    adapter = result.adapter
     try:
         with torch.random.fork_rng():
             model.add_adapter(

@@ -1,0 +1,80 @@
+"""The mean of the last checkpoints of a run, by function and by command."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import relative
+from real import save_adapter
+from test_cli import run
+
+import gam_merge as gm
+from gam_merge._average import ema_weights, find_checkpoints
+
+STEPS = (5, 10, 15, 100)
+
+
+@pytest.fixture(scope="module")
+def folder(llama, tmp_path_factory):
+    """Four checkpoints, whose order by name is not that by step, and what else lies in such a folder."""
+    folder = tmp_path_factory.mktemp("run")
+    for step in STEPS:
+        save_adapter(llama, folder / f"checkpoint-{step}", seed=step, r=4)
+    (folder / "checkpoint-200").mkdir()  # of a model that is no adapter
+    (folder / "checkpoint-best").mkdir()
+    (folder / "runs").mkdir()
+    return folder
+
+
+def expected(folder: Path, weights: dict[int, float]) -> dict[str, object]:
+    adapters = {step: gm.load(folder / f"checkpoint-{step}") for step in weights}
+    names = adapters[STEPS[-1]].modules
+    return {name: sum(w * adapters[step].modules[name].delta() for step, w in weights.items()) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({"last": 2}, {15: 0.5, 100: 0.5}),
+        ({"last": 9}, dict.fromkeys(STEPS, 0.25)),
+        ({"last": None, "ema": 0.6}, {5: 0.6**3, 10: 0.4 * 0.36, 15: 0.4 * 0.6, 100: 0.4}),
+        ({"last": 3, "ema": 0.0}, {100: 1.0}),
+    ],
+)
+def test_mean_of_the_last(options, weights, folder, tmp_path):
+    gm.average_checkpoints(folder, **options, rank=16, out=tmp_path / "out")
+    merged = gm.load(tmp_path / "out").modules
+    for name, delta in expected(folder, weights).items():
+        assert relative(merged[name].delta(), delta) < 1e-6
+
+
+def test_ema_weights_are_those_of_the_recursion():
+    values, average = [3.0, -1.0, 4.0, 1.5], None
+    for value in values:
+        average = value if average is None else 0.7 * average + 0.3 * value
+    weights = ema_weights(4, 0.7)
+    assert sum(w * v for w, v in zip(weights, values, strict=True)) == pytest.approx(average)
+    assert sum(weights) == pytest.approx(1.0)
+
+
+def test_order_is_by_step(folder):
+    assert [path.name for path in find_checkpoints(folder)] == [f"checkpoint-{step}" for step in STEPS]
+
+
+def test_mistakes(folder, tmp_path):
+    for call, message in (
+        (lambda: gm.average_checkpoints(tmp_path / "nowhere"), "no such directory"),
+        (lambda: gm.average_checkpoints(tmp_path), "holds no adapter checkpoints"),
+        (lambda: gm.average_checkpoints(folder, last=0), "last 0 is not positive"),
+        (lambda: gm.average_checkpoints(folder, ema=1.0), r"ema 1\.0 is no decay"),
+    ):
+        with pytest.raises(gm.GamMergeError, match=message):
+            call()
+
+
+def test_command(folder, tmp_path):
+    done = run(["checkpoints", folder, "-o", "out", "--last", "2", "--ema", "0.75", "--rank", "8", "--json"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
+    merged = gm.load(tmp_path / "out").modules
+    assert all(relative(merged[n].delta(), d) < 1e-6 for n, d in expected(folder, {15: 0.75, 100: 0.25}).items())
