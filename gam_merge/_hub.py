@@ -4,7 +4,7 @@ Its errors become one line here, by one table. Server text never gets into a mes
 Takes a third of a second to import: where it is not sure to be needed it is imported inside a function.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
 
 from gam_merge._errors import GamMergeError
-from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, config_names
+from gam_merge._formats.peft import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME, config_names
 from gam_merge._hub_id import HubId
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -56,14 +56,12 @@ def fetch(hub: HubId) -> tuple[Path, str]:
         if hub.subfolder and hub.subfolder.endswith(".safetensors"):
             return _fetch_file(hub, hub.subfolder)
         folder = PurePosixPath(hub.subfolder or "")
-        try:
-            config = _download(hub, str(folder / CONFIG_NAME))
-            commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
-            _download(replace(hub, revision=commit), str(folder / WEIGHTS_NAME))
-        except hub_errors.EntryNotFoundError as error:
-            if isinstance(error, hub_errors.LocalEntryNotFoundError):  # not in the cache, and the Hub was not asked
-                raise
-            raise _no_adapter(hub) from None
+        config = _first(hub, [str(folder / CONFIG_NAME)])
+        if config is None:
+            raise _no_adapter(hub)
+        commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
+        if _first(replace(hub, revision=commit), [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)]) is None:
+            raise _no_adapter(hub)
         return config.parent, commit
 
 
@@ -72,20 +70,20 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     file = PurePosixPath(name)
     weights = _download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
-    for config in (str(file.with_name(name)) for name in config_names(file)):
-        try:
-            _download(replace(hub, revision=commit), config)
-            break
-        except hub_errors.EntryNotFoundError as error:
-            absent = huggingface_hub.try_to_load_from_cache(hub.repo, config, revision=commit)
-            if isinstance(error, hub_errors.LocalEntryNotFoundError) and not _is_known_absent(absent):
-                raise  # it may well be there: the next name could be the config of another file
+    _first(replace(hub, revision=commit), [str(file.with_name(config)) for config in config_names(file)])
     return weights, commit
 
 
-def _is_known_absent(cached: Any) -> bool:
-    """Whether the cache remembers that the Hub has no such file."""
-    return cached is not None and not isinstance(cached, str)
+def _first(hub: HubId, names: Sequence[str]) -> Path | None:
+    """The first of these files that there is. One that cannot be asked for is an error: the next might be another's."""
+    for name in names:
+        try:
+            return _download(hub, name)
+        except hub_errors.EntryNotFoundError as error:
+            absent = huggingface_hub.try_to_load_from_cache(hub.repo, name, revision=hub.revision)
+            if isinstance(error, hub_errors.LocalEntryNotFoundError) and (absent is None or isinstance(absent, str)):
+                raise  # not because the cache remembers that the Hub has no such file
+    return None
 
 
 def _download(hub: HubId, name: str) -> Path:
@@ -97,11 +95,6 @@ def _no_adapter(hub: HubId) -> GamMergeError:
     siblings = HfApi().model_info(hub.repo, revision=hub.revision).siblings or ()
     files = {PurePosixPath(sibling.rfilename) for sibling in siblings}
     folder = PurePosixPath(hub.subfolder or "")
-    if folder / "adapter_model.bin" in files:
-        return GamMergeError(
-            f"{hub}: holds its weights as a pickle (adapter_model.bin), which can run code when it is opened; "
-            "load it with PEFT where you trust it and save it again"
-        )
     folders = sorted(file.parent for file in files if file.name == CONFIG_NAME and file.parent != folder)
     if folders:
         others = (replace(hub, subfolder=str(other) if other.parts else None) for other in folders[:5])

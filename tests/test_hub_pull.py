@@ -1,6 +1,8 @@
 """Adapters by Hub id, over real HTTP: what is fetched, from where, and how each failure reads."""
 
+import io
 import json
+import pickle
 import re
 import traceback
 from pathlib import Path
@@ -14,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 import gam_merge as gm
 from gam_merge._hub_id import HubId, parse_hub_id
@@ -108,6 +111,19 @@ def test_a_config_that_cannot_be_asked_for_is_not_taken_for_missing(hub: Hub, fi
     assert gm.load("org/name:one.safetensors").modules["layers.0.q"].scale == 2.0
 
 
+def test_old_adapters_are_pickles_read_as_data_alone(hub: Hub, files, monkeypatch):
+    content = io.BytesIO()
+    torch.save(load(files[WEIGHTS]), content)
+    hub.add("org/name", {CONFIG: files[CONFIG], "adapter_model.bin": content.getvalue()})
+    hub.add("org/hostile", {CONFIG: files[CONFIG], "adapter_model.bin": pickle.dumps(print)})
+    adapter = gm.load("org/name")
+    assert "pickle" in adapter.notes[0]
+    with pytest.raises(gm.GamMergeError, match="no pickle of tensors alone"):
+        gm.load("org/hostile")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert gm.load("org/name").rank == 2
+
+
 def test_an_existing_path_is_no_hub_id(hub: Hub, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
@@ -137,8 +153,8 @@ def _missing_weights(hub: Hub, files):
     hub.add("org/name", {CONFIG: files[CONFIG]})
 
 
-def _pickle_only(hub: Hub, files):
-    hub.add("org/name", {CONFIG: files[CONFIG], "adapter_model.bin": b"pickle"})
+def _no_config(hub: Hub, files):
+    hub.add("org/name", {WEIGHTS: files[WEIGHTS]})
 
 
 def _in_subfolders(hub: Hub, files):
@@ -172,7 +188,7 @@ def _fault(*args, **kwargs):
         ("org/name", _missing_weights, f"does not hold both {CONFIG} and {WEIGHTS}"),
         ("org/name:other", _missing_weights, "holds no adapter, but others do: name one as org/name$"),
         ("org/name", _in_subfolders, "name one as org/name:step-1, org/name:step-2"),
-        ("org/name", _pickle_only, "pickle"),
+        ("org/name", _no_config, f"does not hold both {CONFIG} and {WEIGHTS}"),
         ("org/name:x.safetensors", _missing_weights, "no such file"),
         ("org/name", _fault("HEAD", 500), "127.0.0.1 answers with error 500"),
         ("org/name", _fault("HEAD", 403), "the token may not do that"),
@@ -191,8 +207,9 @@ def test_each_failure_is_one_clear_line(hub: Hub, files, source, arrange, expect
     with pytest.raises(gm.GamMergeError, match=f"^{re.escape(source)}: .*{expected}") as caught:
         gm.load(source)
     assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is None  # a chain would show URLs, signed ones among them
-    assert caught.value.__suppress_context__
+    # a chain of causes would show URLs, signed ones among them
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 
 

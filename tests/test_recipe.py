@@ -49,6 +49,9 @@ FILTERS = [{"filter": "*.mlp.*", "value": 1 / 3}, {"filter": "*", "value": [1e-5
         {"weights": [0.1, 0.2, 0.7], "anchor": 2},
         {"weights": [OVER_DEPTH, FILTERS, 1], "rank": 3, "dtype": "bf16"},
         {"weights": (0, 1, torch.tensor(0.3).item()), "method": "mean", "missing": "skip"},
+        {"method": "dare_ties@knots", "params": {"seed": 7, "density": [0.3, 0.9]}},
+        {"method": "mean", "energy": 0.8, "max_rank": 4},
+        {"method": "mean", "energy": 0.8, "per_module_rank": True},
     ],
 )
 def test_the_written_recipe_gives_the_same_bytes(folder, settings):
