@@ -1,0 +1,41 @@
+"""Merge what axolotl and LLaMA-Factory trained: the output folders of both are PEFT directories, checkpoints and all.
+
+    python examples/trainer_outputs.py outputs/math-lora saves/llama3-8b/lora/code --out merged
+
+axolotl writes to ``output_dir`` of its YAML, LLaMA-Factory to ``output_dir`` of its own (saves/MODEL/lora/STAGE). Both
+leave adapter_config.json and adapter_model.safetensors there when the training ends, and in checkpoint-<step> before.
+A run that has not ended is taken as the mean of its last checkpoints; the method is the one that the comparison of the
+adapters speaks for. Neither tool is needed here.
+"""
+
+import argparse
+from pathlib import Path
+
+import gam_merge as gm
+
+
+def adapter_of(run: Path) -> gm.Adapter:
+    """The final adapter of a run, or the mean of its last three checkpoints."""
+    if (run / "adapter_model.safetensors").is_file():
+        return gm.load(run)
+    print(f"{run}: has not ended; the mean of its last checkpoints stands for it")
+    return gm.average_checkpoints(run, last=3).adapter
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("merged"))
+    arguments = parser.parse_args()
+
+    adapters = [adapter_of(run) for run in arguments.runs]
+    advice = gm.compare(adapters).recommendation
+    print(f"{advice.method}: {advice.reason}")
+    result = gm.merge(adapters, method=advice.method, params=advice.params, out=arguments.out)
+    for run, share in zip(arguments.runs, result.report.survival, strict=True):
+        print(f"{run}: {share:.0%} survives")
+    print(f"wrote {result.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Merge adapters for vLLM, and serve or query the result.
+
+    pip install gam-merge vllm
+    python examples/vllm_serve.py org/base adapter-a adapter-b --out merged
+
+Without vLLM the merge is still made, within what vLLM loads, and the command that serves it is printed.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import gam_merge as gm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("adapters", nargs="+")
+    parser.add_argument("--method", default="gam")
+    parser.add_argument("--out", type=Path, default=Path("merged"))
+    parser.add_argument("--prompt", default="What is 31 + 42?")
+    arguments = parser.parse_args()
+
+    # target="vllm" refuses, before anything is read, what vLLM does not load, and says what to change.
+    result = gm.merge(arguments.adapters, method=arguments.method, target="vllm", out=arguments.out)
+    rank = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= result.adapter.rank)
+    print(f"vllm serve {arguments.base} --enable-lora --max-lora-rank {rank} --lora-modules merged={arguments.out}")
+
+    if importlib.util.find_spec("vllm") is None:
+        print("vllm is not installed: the merge is written, and not served")
+        return
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    llm = LLM(arguments.base, enable_lora=True, max_lora_rank=rank)
+    request = LoRARequest("merged", 1, str(arguments.out.resolve()))
+    (answer,) = llm.generate([arguments.prompt], SamplingParams(max_tokens=32), lora_request=request)
+    print(answer.outputs[0].text)
+
+
+if __name__ == "__main__":
+    main()
