@@ -211,7 +211,7 @@ def test_interrupt(tmp_path):
 
 def _interrupted(folder):
     """Exit code and stderr of a merge that gets SIGINT as soon as its output is begun."""
-    command = [sys.executable, "-m", "gam_merge", "x", "x", "x", "-o", "out"]
+    command = [sys.executable, "-m", "gam_merge", "x", "x", "x", "-o", "out", "-m", "ties@delta"]  # a slow one
     process = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(folder.glob(".out*")) and process.poll() is None:
