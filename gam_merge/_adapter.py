@@ -22,7 +22,8 @@ class LoraModule:
     """One adapted weight: delta = scale * B A.
 
     ``a`` and ``b`` are as PEFT stores them: (r, in) and (out, r) for a linear layer, what ``layout`` says for others.
-    ``scale`` is alpha / r, or alpha / sqrt(r) with rsLoRA.
+    ``scale`` is alpha / r, or alpha / sqrt(r) with rsLoRA. ``magnitude`` makes it DoRA: the norms, one a row, to which
+    the rows of base weight + delta are scaled.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LoraModule:
     b: LazyTensor
     scale: float
     layout: Layout = field(default_factory=Layout)
+    magnitude: LazyTensor | None = None
 
     @cached_property
     def _matrices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

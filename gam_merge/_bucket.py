@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import Delta, Span, gram, norm
+from gam_merge._dora import Rows
 
 
 class Factors(NamedTuple):
@@ -40,6 +41,7 @@ class Bucket:
     spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
     indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
     output_rank: int = 0  # columns that the result may have
+    rows: Rows | None = None  # how DoRA scales the rows of the base weights
     fell_back: bool = False  # products of full size are formed in float64, since float32 does not serve
 
     @property
@@ -95,6 +97,7 @@ class Bucket:
             names=tuple(self.names[j] for j in index.tolist()),
             indices=tuple(self.indices[j] for j in index.tolist()) if self.indices else (),
             deltas=tuple(deltas),
+            rows=self.rows and self.rows.select(index),
             factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
             spans=self.spans and (self.spans[0].select(index), self.spans[1].select(index)),
         )

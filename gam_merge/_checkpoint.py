@@ -39,13 +39,17 @@ class Checkpoint:
         return [p for p in files if p.suffix not in _LEFT_BEHIND and not p.name.endswith(".index.json")]
 
 
-def open_checkpoint(source: str | PathLike[str]) -> Checkpoint:
-    """Open a directory that ``save_pretrained`` wrote. Raises GamMergeError if it holds no whole set of safetensors."""
+def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> Checkpoint:
+    """Open a directory that ``save_pretrained`` wrote, or ``only`` one file in it.
+
+    Raises GamMergeError if it holds no whole set of safetensors."""
     path = Path(source)
     if not path.is_dir():
         raise GamMergeError(f"{path}: no such directory; name the one that holds the model's safetensors files")
     indices, files = sorted(path.glob(f"*{_INDEX}")), sorted(path.glob("*.safetensors"))
     config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if only is not None:
+        return Checkpoint(path, {only: _tensors(path / only)}, config)
     if len(indices) == 1:
         return Checkpoint(path, _indexed(path, indices[0]), config, indices[0].name)
     if len(files) != 1 or indices:

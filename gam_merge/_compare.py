@@ -65,7 +65,9 @@ def compare(
         raise GamMergeError("compare needs two adapters with a weight; inspect looks at one")
     found: list[_Found] = []
     modules: list[ModuleComparison] = []
-    for part in walk(lined_up, partial(_visit, job, seed), device=job.device, anchor=job.anchor, executor=executor):
+    for part in walk(
+        lined_up, partial(_visit, job, seed), device=job.device, anchor=job.anchor, shares=job.shares, executor=executor
+    ):
         found.append(part)
         modules += part.modules
         if progress:

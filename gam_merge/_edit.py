@@ -39,7 +39,9 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class AddDelta:
-    """weight + scale * B A, each element rounded to the dtype of the weight once. ``transposed``: kept as (in, out)."""
+    """weight + scale * B A, each element rounded to the dtype of the weight once. ``transposed``: kept as (in, out).
+
+    The rows of a DoRA are then scaled to its magnitudes."""
 
     module: LoraModule
     transposed: bool
@@ -48,9 +50,13 @@ class AddDelta:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         b, a = self.module.factors(dtype)  # (S, m, r), (S, r, n)
         b = b * self.module.scale
+        name, shape, magnitude = self.module.name, self.module.shape, self.module.magnitude
+        if magnitude is not None:
+            (matrix,) = self._matrices(weight)
+            return FusedModule(name, shape, *_add_and_scale(matrix, b[0], a[0], read(magnitude).to(b).flatten()))
         norms = [_add(*matrix) for matrix in zip(self._matrices(weight), b, a, strict=True)]
         delta = product_norm(b.double(), a.double().mT)  # (S,)
-        return FusedModule(self.module.name, self.module.shape, float(delta.norm()), hypot(*norms))
+        return FusedModule(name, shape, float(delta.norm()), hypot(*norms))
 
     def _matrices(self, weight: Tensor) -> Tensor:
         """The tensor seen as (S, m, n)."""
@@ -68,6 +74,20 @@ def _add(weight: Tensor, b: Tensor, a: Tensor) -> float:
         norms.append(float(torch.linalg.vector_norm(block, dtype=torch.float64)))
         block.copy_(torch.addmm(block.to(b.dtype), left, a))
     return hypot(*norms)
+
+
+def _add_and_scale(weight: Tensor, b: Tensor, a: Tensor, magnitude: Tensor) -> tuple[float, float]:
+    """Add b a to a matrix and scale its rows to ``magnitude``: the norm of the change, and its norm before."""
+    rows = max(1, _BLOCK // weight.shape[1])
+    changes, norms = list[float](), list[float]()
+    for block, left, lengths in zip(weight.split(rows), b.split(rows), magnitude.split(rows), strict=True):
+        before = block.to(b.dtype)
+        moved = torch.addmm(before, left, a)
+        moved *= (lengths / torch.linalg.vector_norm(moved, dim=1)).unsqueeze(1)
+        changes.append(float(torch.linalg.vector_norm(moved - before, dtype=torch.float64)))
+        norms.append(float(torch.linalg.vector_norm(before, dtype=torch.float64)))
+        block.copy_(moved)
+    return hypot(*changes), hypot(*norms)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gam_kernels import compress, norm, product_norm, rank_for_energy, response
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import check_equal, merge_extra
-from gam_merge._formats.peft import extra_key, factor_keys
+from gam_merge._formats.peft import extra_key, factor_keys, magnitude_key
 from gam_merge._layout import Layout
 from gam_merge._methods import Method
 from gam_merge._plan import Plan
@@ -50,6 +50,7 @@ class Job:
     missing: Literal["zero", "skip"]
     dtype: torch.dtype
     device: torch.device
+    flatten: bool = False  # DoRA into plain LoRA
 
     def params_of(self, module: str) -> dict[str, Any]:
         """The parameters of the method in a module, all of them."""
@@ -58,6 +59,14 @@ class Job:
     def module_weights(self, modules: Sequence[str]) -> Tensor:
         """The weights as the user gave them: (L, N) float64."""
         return torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)
+
+    def shares(self, modules: Sequence[str], adapters: Sequence[int]) -> Tensor:
+        """What part each of some adapters has in the modules that they hold: (L, N) float64."""
+        everyone = self.module_weights(modules)
+        weights = everyone[:, list(adapters)]
+        if not self.method.normalize:
+            return weights
+        return weights / (everyone if self.missing == "zero" else weights).sum(-1, keepdim=True)
 
     def mean_weights(self, modules: Sequence[str]) -> tuple[float, ...]:
         """The weight of each adapter on average over the modules, as a share of one where the method takes a mean."""
@@ -74,6 +83,7 @@ class _Done(NamedTuple):
     position: int  # in the stack that its module is
     b: Tensor  # (m, k) on the CPU, in the dtype of the output
     a: Tensor  # (k, n) likewise
+    magnitude: Tensor | None  # (m,) likewise, of DoRA
     report: ModuleReport
 
 
@@ -108,19 +118,25 @@ def run(
                 parts = waiting.setdefault(done.module, [])
                 parts.append(done)
                 if len(parts) == plan.layouts[done.module].stack:
-                    reports.append(_write(plan.layouts[done.module], waiting.pop(done.module), sink))
+                    layout, done_parts = plan.layouts[done.module], waiting.pop(done.module)
+                    reports.append(_write(layout, done_parts, sink, plan.magnitude_dtype))
             if progress:
                 progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))
 
 
-def _write(layout: Layout, parts: list[_Done], sink: Sink) -> ModuleReport:
-    """Put a module together again from its matrices and write it."""
+def _write(layout: Layout, parts: list[_Done], sink: Sink, dtype: torch.dtype | None) -> ModuleReport:
+    """Put a module together again from its matrices and write it. dtype: of magnitudes."""
     parts.sort(key=lambda part: part.position)
     b, a = layout.join(torch.stack([part.b for part in parts]), torch.stack([part.a for part in parts]))
     name = parts[0].module
     for key, value in zip(factor_keys(name, layout), (a, b), strict=True):
         sink.write(key, value.squeeze(0))
+    if (magnitude := parts[0].magnitude) is not None:
+        stored = magnitude.to(dtype).reshape(layout.magnitude_shape(len(magnitude)))
+        if not stored.isfinite().all():
+            raise GamMergeError(f"the magnitudes of module {name} do not fit into {dtype}; write bfloat16 or float32")
+        sink.write(magnitude_key(name), stored)
     return combined([part.report for part in parts])
 
 
@@ -183,7 +199,9 @@ def _add(x: Any, y: Any) -> Any:
 
 def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Generator[T]:
     factors = job.method.reads_factors
-    return walk(plan, visit, device=job.device, anchor=job.anchor, factors=factors, executor=executor)
+    return walk(
+        plan, visit, device=job.device, anchor=job.anchor, factors=factors, shares=job.shares, executor=executor
+    )
 
 
 def _survey_bucket(job: Job, bucket: Bucket) -> Any:
@@ -200,10 +218,18 @@ def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_Done]:
     for part in job.method.parts(bucket):
         lifted = _merge(job, part, summary)
         b, a = _output(job, part, lifted)
+        magnitudes = _magnitudes(job, part, b, a)
         positions = part.indices or (0,) * len(part.names)
-        done = zip(part.names, positions, b, a, _report(job, part, lifted), strict=True)
+        done = zip(part.names, positions, b, a, magnitudes, _report(job, part, lifted), strict=True)
         results += [_Done(*each) for each in done]
     return results
+
+
+def _magnitudes(job: Job, bucket: Bucket, b: Tensor, a: Tensor) -> Sequence[Tensor | None]:
+    """Of DoRA, for the factors as they are written."""
+    if bucket.rows is None or job.flatten:
+        return [None] * len(b)
+    return list(bucket.rows.magnitudes(b, a))
 
 
 def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
@@ -231,12 +257,20 @@ def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
 
 def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:
     """The merged factors of a bucket, cut to the rank of the output."""
+    if job.flatten and bucket.rows:
+        whole = _lift(job, bucket, summary, max(bucket.output_rank, *bucket.shape))
+        b, a, kept = bucket.rows.flattened(bucket.names, whole.b, whole.a, bucket.output_rank)
+        return whole._replace(b=b, a=a, energy_kept=kept)
+    return _lift(job, bucket, summary, bucket.output_rank)
+
+
+def _lift(job: Job, bucket: Bucket, summary: Any, rank: int) -> _Lifted:
     if not bucket.deltas:
         b, a = (torch.zeros(len(bucket.names), size, 1, device=job.device) for size in bucket.shape)
         everywhere = torch.ones(len(bucket.names), dtype=torch.bool, device=job.device)
         return _Lifted(b, a, everywhere.double(), {"zero in every adapter": everywhere})
     merged = combine(job, bucket, summary)
-    left, right, kept = _cut(bucket, merged, bucket.output_rank)
+    left, right, kept = _cut(bucket, merged, rank)
     tall_b, tall_a = merged.sides(bucket)
     b, a = sum_of_products(tall_b, left), sum_of_products(tall_a, right)  # (L, m, k), (L, n, k)
     return _Lifted(b, a, kept if merged.kept is None else kept * merged.kept, dict(merged.warnings))

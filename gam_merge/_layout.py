@@ -36,6 +36,10 @@ class Layout:
         """(L S, m, r), (L S, r, n) -> factors as they are stored, of L modules."""
         return b, a
 
+    def magnitude_shape(self, m: int) -> Shape:
+        """The shape of a stored magnitude vector of DoRA."""
+        return (m,)
+
     def split_shapes(self, b: Shape, a: Shape) -> tuple[Shape, Shape]:
         """What ``split`` makes of the shapes of one module."""
         return _shapes(self.split, (1, *b), (1, *a))
@@ -65,6 +69,9 @@ class ConvLayout(Layout):
     @property
     def stack(self) -> int:
         return self.groups
+
+    def magnitude_shape(self, m: int) -> Shape:
+        return (1, m, *(1 for _ in self.kernel))
 
     def split(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         b, a = (x.flatten(2).unflatten(1, (self.groups, -1)) for x in (b, a))  # (L, S, m, r), (L, S, r, n)

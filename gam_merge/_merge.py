@@ -19,12 +19,12 @@ from gam_merge._card import card_text
 from gam_merge._directory import check_output
 from gam_merge._engine import Progress, Sink, run, run_extras
 from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
-from gam_merge._formats.peft import CONFIG_NAME, extra_key, factor_keys, merged_config
+from gam_merge._formats.peft import CONFIG_NAME, extra_key, factor_keys, magnitude_key, merged_config
 from gam_merge._plan import Plan
 from gam_merge._push import push
 from gam_merge._record import Record, recipe_text, record
 from gam_merge._report import MergeReport
-from gam_merge._request import MergePlan, plan, settle
+from gam_merge._request import BaseModel, MergePlan, plan, settle
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
@@ -82,6 +82,7 @@ def merge(
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
     missing: str = "zero",
+    flatten_dora: bool = False,
     rank: int | None = None,
     energy: float | None = None,
     max_rank: int | None = None,
@@ -89,7 +90,7 @@ def merge(
     target: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
-    base_model: str | None = None,
+    base_model: BaseModel | None = None,
     alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
     params: Mapping[str, Setting] | None = None,
@@ -107,9 +108,10 @@ def merge(
     rank, dtype: of the output, by default the largest rank and the narrowest dtype that holds all sources. energy: the
     share of each module's squared norm to keep instead, in one rank for all, or each in its own with per_module_rank;
     max_rank: at most so many. target: "vllm" refuses what that does not serve, and says what to change. base_model,
-    alpha: for bare files without a config; alpha one for all or one a source. executor: any concurrent.futures.Executor
-    runs the chunks, for instance that of a Dask client; threads of this process by default; same bytes with any.
-    progress: called with (modules done, in all).
+    alpha: for bare files without a config; alpha one for all or one a source. DoRA adapters need base_model as a
+    directory or a file of safetensors, and become DoRA again, or with flatten_dora the nearest plain LoRA. executor:
+    any concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of this process by
+    default; same bytes with any. progress: called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.
     ``force`` replaces an ``out`` that is empty or an earlier merge.
@@ -133,6 +135,7 @@ def merge(
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
         missing=missing,
+        flatten_dora=flatten_dora,
         params=params,
         force=force,
     )
@@ -165,7 +168,7 @@ def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
     modules: dict[str, LoraModule] = {}
     for name, layout in sorted(plan.layouts.items()):
         a, b = (tensors[key] for key in factor_keys(name, layout))
-        modules[name] = LoraModule(name, a, b, 1.0, layout)
+        modules[name] = LoraModule(name, a, b, 1.0, layout, tensors.get(magnitude_key(name)))
     extras: dict[str, Extra] = {}
     for extra in plan.written_extras:
         extras[extra.name] = Extra(extra.name, extra.kind, tensors[extra_key(extra.name, extra.kind, modules)])
@@ -201,6 +204,9 @@ def _specs(plan: Plan) -> list[TensorSpec]:
         for name in bucket.names:
             key_a, key_b = factor_keys(name, bucket.layout)
             specs += [TensorSpec(key_a, a, plan.dtype), TensorSpec(key_b, b, plan.dtype)]
+            if plan.magnitude_dtype is not None:
+                shape = bucket.layout.magnitude_shape(bucket.shape[0])
+                specs.append(TensorSpec(magnitude_key(name), shape, plan.magnitude_dtype))
     for extra in plan.written_extras:
         specs.append(TensorSpec(extra_key(extra.name, extra.kind, plan.layouts), extra.shape, extra.dtype))
     return specs
@@ -208,7 +214,8 @@ def _specs(plan: Plan) -> list[TensorSpec]:
 
 def _config(plan: Plan) -> dict[str, Any]:
     kinds = {extra.kind for extra in plan.extras}
-    return merged_config([adapter.config for adapter in plan.adapters], plan.layouts, kinds, plan.ranks)
+    configs, dora = [adapter.config for adapter in plan.adapters], plan.magnitude_dtype is not None
+    return merged_config(configs, plan.layouts, kinds, plan.ranks, dora=dora)
 
 
 def _run(

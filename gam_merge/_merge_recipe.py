@@ -109,5 +109,6 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         "anchor": recipe.anchor,
         "missing": recipe.missing,
         "allow_base_mismatch": recipe.allow_base_mismatch,
+        "base_model": recipe.base_model,
         **dict(recipe.output),
     }

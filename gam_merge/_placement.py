@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from gam_merge._adapter import Adapter, Extra, LoraModule
+from gam_merge._base import BaseWeight
 from gam_merge._checkpoint import Checkpoint, common_prefix, is_conv1d, rename
 from gam_merge._edit import AddDelta, AddExtra, Edit, Replace
 from gam_merge._errors import GamMergeError
@@ -36,8 +37,8 @@ def place(checkpoint: Checkpoint, adapter: Adapter) -> Placement:
     """Raises GamMergeError if a tensor of the adapter has no place, or one of another shape."""
     found, base = Placement(), _Base(checkpoint, adapter)
     for module in adapter.modules.values():
-        key, edit = _place_module(base, module)
-        found.edits[key].append(edit)
+        key, delta = _place_module(base, module)
+        found.edits[key].append(delta)
     for extra in adapter.extras.values():
         if extra.kind == "base_weight":
             found.notes.append(f"left out, as it belongs to the base model: {extra.name}")
@@ -46,6 +47,16 @@ def place(checkpoint: Checkpoint, adapter: Adapter) -> Placement:
         found.edits[key].append(edit)
     if base.tied:
         _settle_tied(base, found)
+    return found
+
+
+def base_weights(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, BaseWeight]:
+    """The weight of each module of an adapter. Raises GamMergeError if one is not there, or has another shape."""
+    base, found = _Base(checkpoint, adapter), dict[str, BaseWeight]()
+    for name, module in adapter.modules.items():
+        key, edit = _place_module(base, module)
+        tensor = checkpoint.tensors[key if key in checkpoint.tensors else base.embedding()]
+        found[name] = BaseWeight(tensor, edit.transposed)
     return found
 
 
@@ -64,7 +75,7 @@ class _Base:
         place = self.embedding() if self.tied and parameter == _HEAD else key
         tensor = self.checkpoint.tensors.get(place)
         if tensor is not None and not tensor.is_plain:
-            raise GamMergeError(f"{tensor.path}: {key} is {tensor}; fuse into a base model that is not quantised")
+            raise GamMergeError(f"{tensor.path}: {key} is {tensor}; name a base model that is not quantised")
         return None if tensor is None else (key, tensor)
 
     def embedding(self) -> str:
@@ -96,7 +107,7 @@ def _parameters(module: LoraModule) -> list[str]:
     return [f"{name}.weight", f"{name}.in_proj_weight"]  # the second in torch's MultiheadAttention
 
 
-def _place_module(base: _Base, module: LoraModule) -> tuple[str, Edit]:
+def _place_module(base: _Base, module: LoraModule) -> tuple[str, AddDelta]:
     layout, tensor = module.layout, None
     if isinstance(layout, ConvLayout) and layout.groups > 1:
         raise GamMergeError(f"{module.name} is a grouped convolution, whose delta is larger than its weight")

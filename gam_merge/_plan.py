@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from gam_merge._adapter import Adapter, LoraModule
+from gam_merge._base import BaseWeight
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import PlannedExtra, extra_notes, plan_extras
 from gam_merge._layout import Layout
@@ -32,6 +33,7 @@ class PlannedBucket:
     ranks: tuple[int, ...]
     members: tuple[tuple[LoraModule, ...], ...]
     output_rank: int = 0  # of its matrices
+    bases: tuple[BaseWeight, ...] = ()  # the weights of the modules, where one of them is a DoRA
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Plan:
     dtype: torch.dtype  # of the output
     compute_dtype: torch.dtype
     extras: tuple[PlannedExtra, ...] = ()
+    magnitude_dtype: torch.dtype | None = None  # of the output, if that is DoRA
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +79,8 @@ class Plan:
     def nbytes(self) -> int:
         """Of all tensors of the output."""
         factors = sum(len(b.names) * b.layout.stack * b.output_rank * sum(b.shape) for b in self.buckets)
+        if self.magnitude_dtype is not None:
+            factors += sum(len(b.names) * b.shape[0] for b in self.buckets)
         return factors * self.dtype.itemsize + sum(prod(e.shape) * e.dtype.itemsize for e in self.written_extras)
 
     @property

@@ -52,8 +52,8 @@ def with_ranks(plan: Plan, needed: Mapping[str, int], *, per_module: bool) -> Pl
         for rank, group in groupby(order, key=lambda j: ranks[bucket.names[j]]):
             index = list(group)
             names, members = tuple(bucket.names[j] for j in index), tuple(bucket.members[j] for j in index)
-            output_rank = rank // bucket.layout.groups
-            buckets.append(replace(bucket, names=names, members=members, output_rank=output_rank))
+            bases, k = tuple(bucket.bases[j] for j in index if bucket.bases), rank // bucket.layout.groups
+            buckets.append(replace(bucket, names=names, members=members, bases=bases, output_rank=k))
     return replace(plan, buckets=tuple(sorted(buckets, key=lambda b: b.names)), rank=max(ranks.values()))
 
 

@@ -75,6 +75,7 @@ class RecipeOutput(_Strict):
     )
     max_rank: int | None = Field(default=None, ge=1, description="At most so many.")
     per_module_rank: bool = Field(default=False, description="Each module in the rank that it needs.")
+    flatten_dora: bool = Field(default=False, description="Write DoRA as the nearest plain LoRA.")
     dtype: str | None = Field(default=None, description="By default the narrowest that holds all sources.")
 
 
@@ -92,6 +93,7 @@ class Recipe(_Strict):
         default="zero", description="What a module counts as that an adapter lacks: zero, or not at all."
     )
     allow_base_mismatch: bool = Field(default=False, description="Merge though the base models differ in name.")
+    base_model: str | None = Field(default=None, description="Path to the weights of the base model, for DoRA.")
     output: RecipeOutput = Field(default_factory=RecipeOutput, description="What is written.")
 
 

@@ -111,12 +111,18 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
         raise place.error(("anchor",), f"{anchor!r} is no source; give a position from 0 or a path as written here")
     sources = []
     for i, source in enumerate(recipe.sources):
-        local = Path(normpath(place.file.parent.absolute() / Path(source.path).expanduser()))
+        local = _beside(place.file, source.path)
         if source.path not in names and not local.exists() and parse_hub_id(source.path) is None:
             raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
         path = str(local) if source.path not in names and local.exists() else source.path
         sources.append(source.model_copy(update={"path": path}))
-    return recipe.model_copy(update={"sources": sources, "anchor": anchor})
+    base = recipe.base_model and str(_beside(place.file, recipe.base_model))
+    return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
+
+
+def _beside(file: Path, path: str) -> Path:
+    """A path as it is meant in a file."""
+    return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
 
 
 def _order(recipes: Sequence[Recipe], places: Sequence[Place], names: Mapping[str, int]) -> list[int]:

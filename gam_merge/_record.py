@@ -40,11 +40,15 @@ class RecordedSource:
             return str(replace(hub, revision=self.revision))
         if self.file is None:
             return self.source
-        path = self.file if Path(self.source).name == self.file.name else self.file.parent
-        if home is None:
-            return path.name
-        relative = Path(os.path.relpath(path, home.absolute())).as_posix()
-        return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id
+        return _seen_from(home, self.file if Path(self.source).name == self.file.name else self.file.parent)
+
+
+def _seen_from(home: Path | None, path: Path) -> str:
+    """A path relative to ``home``, and the last part of it without one."""
+    if home is None:
+        return path.name
+    relative = Path(os.path.relpath(path, home.absolute())).as_posix()
+    return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Record:
     anchor: int
     missing: str
     allow_base_mismatch: bool
+    base: Path | None  # where the weights of the base model were read, for DoRA
     output: Mapping[str, Any]  # as a recipe has it
 
     @property
@@ -75,16 +80,19 @@ def record(planned: MergePlan) -> Record:
         anchor=job.anchor,
         missing=job.missing,
         allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
-        output={**_ranks(planned), "dtype": str(job.dtype).removeprefix("torch.")},
+        base=planned.base,
+        output=_output(planned),
     )
 
 
-def _ranks(planned: MergePlan) -> dict[str, Any]:
-    policy = planned.policy
-    if not policy.looks:
-        return {"rank": planned.plan.rank}
-    found = {"energy": policy.energy, "max_rank": policy.max_rank, "per_module_rank": policy.per_module}
-    return {"rank": policy.rank, **found}
+def _output(planned: MergePlan) -> dict[str, Any]:
+    policy, job = planned.policy, planned.job
+    ranks: dict[str, Any] = {"rank": planned.plan.rank}
+    if policy.looks:
+        ranks = {"rank": policy.rank, "energy": policy.energy, "max_rank": policy.max_rank}
+        ranks["per_module_rank"] = policy.per_module
+    flatten = {"flatten_dora": True} if job.flatten else {}
+    return {**ranks, **flatten, "dtype": str(job.dtype).removeprefix("torch.")}
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
@@ -127,6 +135,7 @@ def _add(wanted: str, record: Record, home: Path | None, documents: list[dict[st
         "anchor": record.anchor,
         "missing": record.missing,
         **({"allow_base_mismatch": True} if record.allow_base_mismatch else {}),
+        **({"base_model": _seen_from(home, record.base)} if record.base else {}),
         "output": dict(record.output),
     }
     plain = _plain(document)

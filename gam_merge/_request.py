@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +11,21 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._adapter import Adapter
+from gam_merge._base import BaseWeight, resolve_base
 from gam_merge._directory import check_output
+from gam_merge._dora import base_weights_needed, check_dora, is_dora
 from gam_merge._engine import Job, needed_ranks, survey
 from gam_merge._errors import GamMergeError
 from gam_merge._estimate import Estimate, estimate
 from gam_merge._methods import Method, get_method
+from gam_merge._placement import base_weights
 from gam_merge._plan import Plan, make_plan
 from gam_merge._ranks import RankPolicy, check_ranks, with_ranks
 from gam_merge._serving import check_target
 from gam_merge._settings import Setting, Settings, make_settings
 from gam_merge._sources import Source, load
+
+BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -41,6 +47,7 @@ class MergePlan:
     job: Job
     policy: RankPolicy = field(default_factory=RankPolicy)  # for ranks that only a look at the deltas can tell
     target: str | None = None
+    base: Path | None = None  # where the weights of the base model lie, for DoRA
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -83,6 +90,7 @@ def plan(
     out: str | PathLike[str] | None = None,
     anchor: int | str = 0,
     missing: str = "zero",
+    flatten_dora: bool = False,
     rank: int | None = None,
     energy: float | None = None,
     max_rank: int | None = None,
@@ -90,7 +98,7 @@ def plan(
     target: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
-    base_model: str | None = None,
+    base_model: BaseModel | None = None,
     alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
     params: Mapping[str, Setting] | None = None,
@@ -124,11 +132,15 @@ def plan(
         missing=_check_missing(missing),
         dtype=lined_up.dtype,
         device=pick_device(device),
+        flatten=flatten_dora,
     )
     if out is not None:
         files = [adapter.file for adapter in adapters if adapter.file is not None]
         check_output(Path(out), force=force, sources=files)
-    planned = MergePlan(lined_up, job, policy, target)
+    dora = any(map(is_dora, lined_up.adapters))
+    if dora:
+        lined_up = _with_base(lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora)
+    planned = MergePlan(lined_up, job, policy, target, _path(base_model) if dora else None)
     if not policy.looks:
         check_target(lined_up, target)
     return planned
@@ -150,8 +162,30 @@ def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergeP
     return replace(planned, plan=settled), summary
 
 
+def _path(base: BaseModel | None) -> Path | None:
+    return None if base is None or isinstance(base, Mapping) else Path(base).absolute()
+
+
+def _with_base(
+    plan: Plan, base: BaseModel | None, policy: RankPolicy, *, dtype: torch.dtype | None, flatten: bool
+) -> Plan:
+    """The plan with the base weights that DoRA adapters need."""
+    if base is None:
+        raise base_weights_needed(plan.adapters)
+    if flatten and policy.looks:
+        raise GamMergeError("DoRA is flattened to a rank that is given; use rank or max_rank, not energy")
+    check_dora(plan.adapters)
+    weights: dict[str, BaseWeight] = {}
+    for adapter in plan.adapters:
+        weights |= base if isinstance(base, Mapping) else base_weights(resolve_base(base), adapter)
+    buckets = [replace(bucket, bases=tuple(weights[name] for name in bucket.names)) for bucket in plan.buckets]
+    stored = [m.magnitude.dtype for a in plan.adapters for m in a.modules.values() if m.magnitude is not None]
+    widest = dtype or reduce(torch.promote_types, stored)
+    return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest)
+
+
 def _load_all(
-    sources: Sequence[Source], base_model: str | None, alpha: float | Sequence[float] | None
+    sources: Sequence[Source], base_model: BaseModel | None, alpha: float | Sequence[float] | None
 ) -> list[Adapter]:
     if isinstance(sources, str | PathLike):
         raise GamMergeError("sources is one path; give a list of adapters")
@@ -162,7 +196,8 @@ def _load_all(
         alphas *= len(sources)
     if len(alphas) != len(sources):
         raise GamMergeError(f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each")
-    return [load(source, base_model=base_model, alpha=a) for source, a in zip(sources, alphas, strict=True)]
+    name = None if base_model is None or isinstance(base_model, Mapping) else str(base_model)
+    return [load(source, base_model=name, alpha=a) for source, a in zip(sources, alphas, strict=True)]
 
 
 def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:

@@ -17,6 +17,8 @@ def check_target(plan: Plan, target: str | None) -> tuple[str, ...]:
         return ()
     if target not in TARGETS:
         raise GamMergeError(f"target {target!r} is not known; there are: {', '.join(TARGETS)}")
+    if plan.magnitude_dtype is not None:
+        raise GamMergeError("vllm takes no DoRA; --flatten-dora (flatten_dora=True) writes plain LoRA")
     for extra in plan.written_extras:
         raise GamMergeError(f"vllm takes no {extra.kind} ({extra.name}); leave the adapters that trained it out")
     for name, layout in plan.layouts.items():

@@ -18,6 +18,7 @@ from torch import Tensor
 from gam_kernels import Delta, factored_delta
 from gam_merge._adapter import LoraModule
 from gam_merge._bucket import Bucket, Factors
+from gam_merge._dora import Rows, rescale
 from gam_merge._errors import GamMergeError
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
@@ -25,6 +26,7 @@ from gam_merge._tensors import LazyTensor, read
 _CHUNK_BYTES = 16 << 20  # of factors in float64 that are worked on at a time: about a processor's cache
 
 T = TypeVar("T")
+Shares = Callable[[Sequence[str], Sequence[int]], Tensor]  # modules, adapters -> (L, N) float64
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Reader:
     anchor: int = 0  # passed on to the buckets
     labels: tuple[str, ...] = ()  # likewise
     factors: bool = False  # whether buckets keep the factors as read
+    shares: Shares | None = None  # of the adapters, where deltas depend on them: those of DoRA
 
 
 def walk(
@@ -46,6 +49,7 @@ def walk(
     device: torch.device,
     anchor: int = 0,
     factors: bool = False,
+    shares: Shares | None = None,
     executor: Executor | None = None,
 ) -> Generator[T]:
     """``visit`` every module of the plan once, bucket by bucket: its results, in the order of the plan.
@@ -53,11 +57,12 @@ def walk(
     Chunks are read and visited on the executor while the caller deals with finished ones, so reads, arithmetic and
     writes overlap. At most a few are in flight: memory does not grow with the model. ``visit`` should give back
     little, and must be picklable if the executor crosses processes. With ``factors`` buckets keep them as read.
+    ``shares`` tells what part each adapter has in modules, for deltas that depend on it.
 
     Raises GamMergeError for a file that cannot be read and for NaN or Inf.
     """
     sources = tuple(adapter.source for adapter in plan.adapters)
-    reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors)
+    reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors, shares)
     for results in walk_chunks(plan, partial(_visit_bucket, reader, visit), executor):
         yield from results
 
@@ -72,7 +77,8 @@ def walk_chunks(plan: Plan, task: Callable[[PlannedBucket], T], executor: Execut
 @torch.no_grad()
 def _visit_bucket(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
     """Runs on a worker."""
-    return [visit(bucket) for bucket in _by_rank(reader, chunk, _read_all(reader, chunk))]
+    deltas, rows = _read_all(reader, chunk)
+    return [visit(bucket) for bucket in _by_rank(reader, chunk, deltas, rows)]
 
 
 @contextmanager
@@ -109,16 +115,24 @@ def chunks_of(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
     size = max(1, _CHUNK_BYTES // (8 * bucket.layout.stack * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):
         part = slice(start, start + size)
-        yield replace(bucket, names=bucket.names[part], members=bucket.members[part])
+        yield replace(bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part])
 
 
 def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:
-    """The deltas of one adapter, their scale folded in here and nowhere else. ``members`` have one layout."""
-    layout = members[0].layout
-    stored_b, stored_a = (_stack([m.b for m in members], dtype, device), _stack([m.a for m in members], dtype, device))
-    b, a = layout.split(stored_b, stored_a)  # (L, m, r), (L, r, n)
-    scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=device)
-    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(layout.stack))
+    """The deltas of one adapter. ``members`` have one layout."""
+    return _delta(members, *_read_factors(members, dtype, device))
+
+
+def _read_factors(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """B (L, m, r) and A (L, r, n) of one adapter, one a matrix."""
+    b, a = _stack([m.b for m in members], dtype, device), _stack([m.a for m in members], dtype, device)
+    return members[0].layout.split(b, a)
+
+
+def _delta(members: Sequence[LoraModule], b: Tensor, a: Tensor) -> Delta:
+    """The scale is folded in here and nowhere else."""
+    scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=b.device)
+    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(members[0].layout.stack))
 
 
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -130,11 +144,19 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.devi
     return out.to(device, non_blocking=pinned)
 
 
-def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
-    """The deltas of each adapter of the chunk. Non-finite ones are refused."""
+def _read_all(reader: Reader, chunk: PlannedBucket) -> tuple[list[Delta], Rows | None]:
+    """The deltas of each adapter of the chunk, and how DoRA scales rows of the base. Non-finite ones are refused."""
+    columns = list(zip(*chunk.members, strict=True))
+    factors, rows = (_read_factors(members, reader.compute_dtype, reader.device) for members in columns), None
+    if chunk.bases:
+        assert reader.shares is not None
+        pairs = list(factors)
+        shares = reader.shares(chunk.names, chunk.adapters).to(reader.device)
+        rescaled, rows = rescale(chunk.names, chunk.bases, columns, pairs, shares)
+        factors = ((b, a) for b, (_, a) in zip(rescaled, pairs, strict=True))
     deltas: list[Delta] = []
-    for i, members in zip(chunk.adapters, zip(*chunk.members, strict=True), strict=True):
-        delta = read_delta(members, reader.compute_dtype, reader.device)
+    for i, members, (b, a) in zip(chunk.adapters, columns, factors, strict=True):
+        delta = _delta(members, b, a)
         finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
         if not finite.all():
             j = int(finite.int().argmin())
@@ -143,7 +165,7 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> list[Delta]:
                 f"{reader.sources[i]}: module {name} has NaN or Inf in {factor}; leave this adapter out"
             )
         deltas.append(delta)
-    return deltas
+    return deltas, rows
 
 
 def broken_factor(delta: Delta, j: int) -> str:
@@ -151,7 +173,7 @@ def broken_factor(delta: Delta, j: int) -> str:
     return "lora_A" if delta.b[j].isfinite().all() else "lora_B"
 
 
-def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> Iterator[Bucket]:
+def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta], rows: Rows | None) -> Iterator[Bucket]:
     """Split a chunk into buckets of equal numerical ranks, without the adapters whose delta is zero there."""
     ranks = torch.stack([delta.rank for delta in deltas], -1).tolist()  # (L, N)
     wide = torch.stack([delta.wide for delta in deltas], -1).any(-1).tolist()  # (L,)
@@ -166,6 +188,7 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta]) -> I
             names=tuple(chunk.names[j // stack] for j in members),
             indices=tuple(j % stack for j in members) if stack > 1 else (),
             output_rank=chunk.output_rank,
+            rows=rows and rows.select(index),
             shape=chunk.shape,
             adapters=tuple(chunk.adapters[i] for i in present),
             deltas=tuple(deltas[i].select(index, rank=group[i], wide=is_wide) for i in present),

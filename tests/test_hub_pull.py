@@ -258,6 +258,6 @@ def test_names_cannot_leave_the_repository(hub: Hub, files):
 
 
 def test_hostile_config_from_the_hub(hub: Hub, files):
-    hub.add("org/name", {**files, CONFIG: json.dumps({"peft_type": "LORA", "use_dora": True}).encode()})
-    with pytest.raises(gm.GamMergeError, match="DoRA"):
+    hub.add("org/name", {**files, CONFIG: json.dumps({"peft_type": "LORA", "velora_config": {"scale": 1}}).encode()})
+    with pytest.raises(gm.GamMergeError, match="VeLoRA"):
         gm.load("org/name")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import relative
-from variants import VARIANTS, dense_mean, forward, load, model, save
+from variants import VARIANTS, base, dense_mean, forward, load, model, save
 
 import gam_merge as gm
 
@@ -23,20 +23,26 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Pat
     return Saved()
 
 
+def base_of(name: str) -> str | None:
+    """DoRA alone needs the weights of the base."""
+    kind, config = VARIANTS[name]
+    return str(base(kind)) if config.get("use_dora") else None
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_identity(name: str, saved: dict[tuple[str, int], Path], tmp_path: Path) -> None:
     kind, _ = VARIANTS[name]
-    base, expected = forward(model(kind)), forward(load(kind, saved[name, 0]))
-    assert relative(base, expected) > 1e-3  # else the comparison proves nothing
-    gm.merge([saved[name, 0]], out=tmp_path / "out")
-    assert relative(forward(load(kind, tmp_path / "out")) - base, expected - base) < 1e-5
+    before, expected = forward(model(kind)), forward(load(kind, saved[name, 0]))
+    assert relative(before, expected) > 1e-3  # else the comparison proves nothing
+    gm.merge([saved[name, 0]], base_model=base_of(name), out=tmp_path / "out")
+    assert relative(forward(load(kind, tmp_path / "out")) - before, expected - before) < 1e-5
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_mean_of_two(name: str, saved: dict[tuple[str, int], Path], tmp_path: Path) -> None:
     kind, _ = VARIANTS[name]
     paths, weights = [saved[name, 0], saved[name, 1]], [0.75, 0.25]
-    base, expected = forward(model(kind)), forward(dense_mean(kind, paths, weights))
-    assert relative(base, expected) > 1e-3
-    gm.merge(paths, method="mean", weights=weights, rank=8, out=tmp_path / "out")
-    assert relative(forward(load(kind, tmp_path / "out")) - base, expected - base) < 1e-5
+    before, expected = forward(model(kind)), forward(dense_mean(kind, paths, weights))
+    assert relative(before, expected) > 1e-3
+    gm.merge(paths, method="mean", weights=weights, rank=8, base_model=base_of(name), out=tmp_path / "out")
+    assert relative(forward(load(kind, tmp_path / "out")) - before, expected - before) < 1e-5

@@ -1,6 +1,9 @@
 """Every kind of adapter that PEFT can write, on tiny real models, and what it does to the weights, by PEFT alone."""
 
+import atexit
 import copy
+import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 import transformers as tf
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _IDS = torch.arange(20).reshape(2, 10) * 7 % 37
@@ -144,6 +147,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "conv_grouped": ("conv", {"target_modules": _CONVS}),
     "conv_bias": ("conv", {"target_modules": ["plain", "line"], "lora_bias": True}),
     "multihead_attention": ("conv", {"target_modules": ["attention", "head"]}),
+    "dora": ("llama", {"target_modules": _ALL_LINEAR, "use_dora": True}),
+    "dora_rslora": ("llama", {"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}),
+    "dora_embeddings": ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "use_dora": True}),
+    "dora_conv1d_of_gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True}),
+    "dora_conv": ("conv", {"target_modules": ["plain", "pointwise", "line", "space"], "use_dora": True}),
+    "dora_modules_to_save": (
+        "llama",
+        {"target_modules": ["v_proj"], "use_dora": True, "modules_to_save": ["norm"]},
+    ),
     "init_gaussian": ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"}),
     "init_orthogonal": ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"}),
     "init_mica": ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "mica"}),
@@ -168,6 +180,15 @@ def save(path: Path, kind: str, seed: int, **config: Any) -> Path:
                 if parameter.requires_grad:
                     parameter += 0.2 * torch.randn_like(parameter)
         adapted.save_pretrained(path)
+    return path
+
+
+@cache
+def base(kind: str) -> Path:
+    """The weights of the model in a file, as float32."""
+    path = Path(tempfile.mkdtemp(prefix="gam-merge-base-")) / "model.safetensors"
+    atexit.register(shutil.rmtree, path.parent)
+    save_file({name: value.float().clone() for name, value in model(kind).state_dict().items()}, path)
     return path
 
 

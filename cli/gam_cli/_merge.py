@@ -11,7 +11,7 @@ from gam_cli import _options as options
 
 _IN_RECIPES = (
     "method", "params", "weights", "anchor", "missing", "base", "alpha", "allow_base_mismatch",
-    "rank", "energy", "max_rank", "per_module_rank", "for_", "dtype",
+    "flatten_dora", "rank", "energy", "max_rank", "per_module_rank", "for_", "dtype",
 )  # fmt: skip
 _RANKS = ("rank", "energy", "max_rank", "per_module_rank")
 _OF_PUSH = ("private", "revision", "create_pr", "commit_message")
@@ -31,6 +31,7 @@ def merge(
     recipe: options.Recipe = None,
     set_: options.Set = None,
     out: options.Out = None,
+    flatten_dora: options.FlattenDora = False,
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_rank: options.MaxRank = None,
@@ -107,7 +108,7 @@ def _check_usage(ctx: typer.Context) -> None:
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the library that decide what comes out."""
-    same = ("method", "anchor", "missing", "allow_base_mismatch", "dtype", *_RANKS)
+    same = ("method", "anchor", "missing", "allow_base_mismatch", "flatten_dora", "dtype", *_RANKS)
     return {
         **{name: params[name] for name in same},
         "params": dict(params["params"] or ()),

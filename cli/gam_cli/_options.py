@@ -72,7 +72,8 @@ Anchor = Annotated[
     str, _option(_MERGE, "--anchor", metavar="SOURCE", help="What to align to: position from 0, or source as typed.")
 ]
 Base = Annotated[
-    str | None, _option(_MERGE, "--base", metavar="MODEL", help="Base model of files without a config beside them.")
+    str | None,
+    _option(_MERGE, "--base", metavar="MODEL", help="Base model: of bare files; its directory for DoRA."),
 ]
 Alpha = Annotated[
     list[float] | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source.")
@@ -111,6 +112,7 @@ Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help
 RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")]
 Rank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources.")]
 MaxRank = Annotated[int | None, _option(_OUTPUT, "--max-rank", metavar="INT", help="At most so many.")]
+FlattenDora = Annotated[bool, _option(_OUTPUT, "--flatten-dora", help="Write DoRA as the nearest plain LoRA.")]
 PerModuleRank = Annotated[
     bool, _option(_OUTPUT, "--per-module-rank", help="Each module in the rank that it needs: not for llama.cpp.")
 ]

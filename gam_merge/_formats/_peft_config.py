@@ -23,6 +23,7 @@ HONOURED = {
     *("peft_type", "base_model_name_or_path", "revision", "task_type", "auto_mapping", "fan_in_fan_out", "r"),
     *("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "target_modules"),
     *("target_parameters", "bias", "lora_bias", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+    "use_dora",
 }
 # What says how the adapter was trained, placed or saved, and leaves the meaning of its tensors alone.
 IGNORED = {
@@ -32,7 +33,6 @@ IGNORED = {
 }
 # What changes what the factors mean. Value: why such an adapter cannot be merged from its factors alone.
 REFUSED = {
-    "use_dora": "DoRA rescales rows of the base weight",
     "layer_replication": "its layers are copies of the base model's",
     "alora_invocation_tokens": "an activated LoRA applies to some tokens only",
     "use_qalora": "QALoRA pools the input",
@@ -139,6 +139,8 @@ def merged_config(
     layouts: Mapping[str, Layout],
     kinds: Collection[ExtraKind],
     ranks: Mapping[str, int],
+    *,
+    dora: bool = False,
 ) -> dict[str, Any]:
     """The adapter_config.json of a merge: scale folded in, lora_alpha = r, so that every reader agrees.
 
@@ -160,7 +162,7 @@ def merged_config(
         "lora_bias": "lora_bias" in kinds,
         "fan_in_fan_out": bool(_agreed(configs, "fan_in_fan_out")),
         "use_rslora": False,
-        "use_dora": False,
+        "use_dora": dora,
         "init_lora_weights": True,
         "inference_mode": True,
         "rank_pattern": others,

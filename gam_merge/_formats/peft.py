@@ -4,6 +4,7 @@ Keys are ``base_model.model.<module>.`` and then
 
 lora_A.weight, lora_B.weight          factors (r, in), (out, r); of a convolution (r, in, *kernel), (out, r, 1, ...)
 lora_embedding_A, lora_embedding_B    factors (r, vocabulary), (dim, r)
+lora_magnitude_vector                 norms of the rows (out,) of DoRA; of a convolution (1, out, 1, ...)
 lora_B.bias                           what lora_bias adds to the bias of the base, before the scale
 bias, base_layer.bias                 biases trained with bias="all" or "lora_only"
 token_adapter.trainable_tokens_delta  new embeddings of some tokens
@@ -33,7 +34,7 @@ PICKLE_NAME = "adapter_model.bin"
 PREFIX = "base_model.model."
 
 _LORA = re.compile(
-    r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(?:\.(?P<infix>[^.]+))??(?P<suffix>\.weight|\.bias)?"
+    r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(?:\.(?P<infix>[^.]+))??(?P<suffix>\.weight|\.bias)?"
 )
 _PARTS = {  # part and suffix of a key -> what it is of its module
     ("A", ".weight"): "A",
@@ -41,6 +42,8 @@ _PARTS = {  # part and suffix of a key -> what it is of its module
     ("B", ".bias"): "bias",
     ("embedding_A", None): "embedding_A",
     ("embedding_B", None): "embedding_B",
+    ("magnitude_vector", None): "magnitude",
+    ("magnitude_vector", ".weight"): "magnitude",
 }
 _TOKENS = re.compile(r"(.+\.token_adapter\.trainable_tokens_delta)(?:\.[^.]+)?")
 _BASE = re.compile(r".+\.(base_layer\.weight|original_module\..+)")
@@ -149,10 +152,24 @@ def _module(where: str, config: Mapping[str, Any], name: str, found: Mapping[str
     scales = {fields.scale(where, config, parameter, rank or a.shape[0]) for parameter in known}
     if len(scales) > 1:
         raise GamMergeError(f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which")
-    module = LoraModule(name, a, b, scales.pop(), layout)
+    module = LoraModule(name, a, b, scales.pop(), layout, found.get("magnitude"))
     if rank is not None and rank != module.rank:
         raise GamMergeError(f"{where}: module {name} has rank {module.rank} by its tensors and {rank} by its config")
+    _check_magnitude(where, config, module)
     return module
+
+
+def _check_magnitude(where: str, config: Mapping[str, Any], module: LoraModule) -> None:
+    """A DoRA has one for each row of each module; what is no DoRA has none."""
+    dora, found = config.get("use_dora"), module.magnitude
+    if found is None and dora:
+        raise GamMergeError(f"{where}: module {module.name} has no lora_magnitude_vector; the file is not whole")
+    if found is not None and dora is False:
+        raise GamMergeError(f"{where}: module {module.name} has a lora_magnitude_vector, but use_dora is false")
+    if found is not None and found.shape != module.layout.magnitude_shape(module.shape[0]):
+        raise GamMergeError(
+            f"{where}: module {module.name} has {module.shape[0]} rows and a lora_magnitude_vector {found.shape}"
+        )
 
 
 def _layout(
@@ -196,9 +213,16 @@ def adapter_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
     for name, module in adapter.modules.items():
         key_a, key_b = factor_keys(name, module.layout)
         tensors[key_a], tensors[key_b] = module.a, module.b
+        if module.magnitude is not None:
+            tensors[magnitude_key(name)] = module.magnitude
     for name, extra in adapter.extras.items():
         tensors[extra_key(name, extra.kind, adapter.modules)] = extra.tensor
     return tensors
+
+
+def magnitude_key(module: str) -> str:
+    """The key of the magnitudes of a DoRA module in a written adapter."""
+    return f"{PREFIX}{module}.lora_magnitude_vector"
 
 
 def extra_key(name: str, kind: ExtraKind, modules: Iterable[str]) -> str:

@@ -11,12 +11,16 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora.layer import Embedding, LoraLayer
 
 from gam_merge._adapter import Adapter
+from gam_merge._base import BaseWeight
+from gam_merge._dora import is_dora
 from gam_merge._errors import GamMergeError
 from gam_merge._merge import MergeResult, merge
 from gam_merge._report import MergeReport
 from gam_merge._state_dict import from_state_dict, state_dict
+from gam_merge._tensors import MemoryTensor
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -100,7 +104,22 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 def _merge(model: PeftModel, adapters: Sequence[str], options: dict[str, Any]) -> MergeResult:
     if isinstance(adapters, str):
         raise GamMergeError(f"adapters is one name, {adapters!r}; give a list of names")
-    return merge([from_model(model, name) for name in adapters], **options)
+    sources = [from_model(model, name) for name in adapters]
+    if any(map(is_dora, sources)):
+        options = {"base_model": _base_weights(model), **options}
+    return merge(sources, **options)
+
+
+def _base_weights(model: PeftModel) -> dict[str, BaseWeight]:
+    """The weights under the adapters, shared with the model: DoRA depends on them."""
+    found: dict[str, BaseWeight] = {}
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer) and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None:
+            if not weight.is_floating_point():
+                raise GamMergeError(f"the weights of {name} are quantised; DoRA needs them as base_model=DIRECTORY")
+            transposed = isinstance(layer, Embedding) or bool(getattr(layer, "fan_in_fan_out", False))
+            found[name] = BaseWeight(MemoryTensor(weight), transposed)
+    return found
 
 
 def _check_name(model: PeftModel, name: str) -> None:

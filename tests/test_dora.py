@@ -1,0 +1,224 @@
+"""DoRA in, DoRA out: what the merge makes of the base is what its adapters make of it, on average."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import adapter, random_factors, relative, write_adapter
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from variants import base, dense_mean, forward, load, model, quiet, save
+
+import gam_merge as gm
+
+DORA = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "init_lora_weights": False}
+PLAIN = {"target_modules": ["q_proj", "k_proj"], "init_lora_weights": False}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("dora")
+    return {
+        "dora": save(folder / "dora", "llama", 0, **DORA),
+        "other": save(folder / "other", "llama", 1, **{**DORA, "r": 3, "use_rslora": True}),
+        "plain": save(folder / "plain", "llama", 2, **PLAIN),
+    }
+
+
+def weights_of(built: Any) -> dict[str, Tensor]:
+    return {name: value for name, value in built.state_dict().items() if name.endswith("_proj.weight")}
+
+
+def test_without_its_base_it_is_refused_with_the_remedy(saved: dict[str, Path], tmp_path: Path) -> None:
+    gm.inspect(saved["dora"])
+    for verb in (gm.plan, gm.merge, gm.compare):
+        with pytest.raises(gm.GamMergeError, match=r"dora: is a DoRA adapter.*--base DIRECTORY"):
+            verb([saved["plain"], saved["dora"]])
+
+
+def test_with_a_plain_adapter_and_unlike_modules(saved: dict[str, Path], tmp_path: Path) -> None:
+    """A plain adapter, or none on a module, is a DoRA whose magnitudes are the norms that are there."""
+    paths, weights = [saved["dora"], saved["plain"], saved["other"]], [0.5, 0.2, 0.3]
+    gm.merge(paths, method="mean", weights=weights, rank=12, base_model=base("llama"), out=tmp_path / "out")
+    before, expected = forward(model("llama")), forward(dense_mean("llama", paths, weights))
+    assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["gam", "mean", "ties@core"])
+def test_a_cut_changes_no_gain(method: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    """However the directions are merged and cut, row norms over those of the base moved are the mean gain."""
+    paths = [saved["dora"], saved["other"]]
+    gm.merge(paths, method=method, rank=2, base_model=base("llama"), out=tmp_path / "out")
+    with quiet():
+        merged = load("llama", tmp_path / "out")
+        gains = []
+        for path in (*paths, tmp_path / "out"):
+            layer = load("llama", path).get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+            weight = layer.base_layer.weight + layer.scaling["default"] * (
+                layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            )
+            gains.append(layer.lora_magnitude_vector["default"].weight / weight.norm(dim=1))
+    assert merged.peft_config["default"].use_dora
+    assert relative(gains[2].detach(), ((gains[0] + gains[1]) / 2).detach()) < 1e-5
+
+
+def test_negative_weights(saved: dict[str, Path], tmp_path: Path) -> None:
+    """A method that takes sums: the base plus the weighted sum of what each adapter changes in it."""
+    paths, weights = [saved["dora"], saved["other"]], [1.2, -0.3]
+    gm.merge(paths, method="sum", weights=weights, base_model=base("llama"), out=tmp_path / "out")
+    before = weights_of(model("llama"))
+    changes = [{n: w - before[n] for n, w in weights_of(dense_mean("llama", [p], [1.0])).items()} for p in paths]
+    with quiet():
+        merged = weights_of(load("llama", tmp_path / "out").merge_and_unload())
+    for name, value in merged.items():
+        expected = before[name] + sum(w * change[name] for w, change in zip(weights, changes, strict=True))
+        assert relative(value, expected) < 1e-5
+
+
+def test_magnitudes_that_cancel_are_an_error(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    b, a = random_factors(generator, 6, 5, 2, torch.float32)
+    path = write_adapter(tmp_path / "a", {"q": (0 * b, a)}, use_dora=True)
+    file, weight = path / "adapter_model.safetensors", torch.randn(6, 5, generator=generator)
+    magnitude = {"base_model.model.q.lora_magnitude_vector": 2 * weight.norm(dim=1)}
+    save_file({**load_file(file), **magnitude}, file)
+    save_file({"q.weight": weight}, tmp_path / "base.safetensors")
+    with pytest.raises(gm.GamMergeError, match=r"module q: the magnitudes .* cancel"):
+        gm.merge([path], method="sum", weights=[-1.0], base_model=tmp_path / "base.safetensors")
+
+
+@pytest.mark.parametrize("rank", [1, 3, 16])
+def test_flattened(rank: int, saved: dict[str, Path], tmp_path: Path) -> None:
+    """The nearest product of that rank to what the merge changes; all of it at full rank; the loss is told."""
+    paths = [saved["dora"], saved["other"]]
+    result = gm.merge(
+        paths, method="mean", rank=rank, base_model=base("llama"), flatten_dora=True, out=tmp_path / "out"
+    )
+    assert result.adapter.config["use_dora"] is False
+    before, after = weights_of(model("llama")), weights_of(dense_mean("llama", paths, [0.5, 0.5]))
+    for report in result.report.modules:
+        key = f"{report.name}.weight"
+        u, s, vt = torch.linalg.svd(after[key] - before[key], full_matrices=False)
+        nearest = (u[:, :rank] * s[:rank]) @ vt[:rank]
+        assert relative(result.adapter.modules[report.name].delta(), nearest) < 1e-4  # two power iterations
+        assert report.energy_kept == pytest.approx(float(s[:rank].square().sum() / s.square().sum()), rel=1e-4)
+    gm.plan(paths, rank=8, base_model=base("llama"), flatten_dora=True, target="vllm")
+    with pytest.raises(gm.GamMergeError, match="--flatten-dora"):
+        gm.plan(paths, rank=8, base_model=base("llama"), target="vllm")
+
+
+def test_bfloat16_magnitudes_belong_to_the_rounded_factors(saved: dict[str, Path], tmp_path: Path) -> None:
+    """The norms are those of the factors that are written, so that rounding turns rows but does not scale them."""
+    gm.merge([saved["dora"]], dtype="bf16", base_model=base("llama"), out=tmp_path / "out")
+    before, expected = forward(model("llama")), forward(load("llama", saved["dora"]))
+    assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 0.03
+
+
+@pytest.mark.parametrize("shard", ["1GB", "4KB"])
+def test_base_as_a_directory_in_shards_or_under_another_prefix(
+    shard: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    copy.deepcopy(model("llama")).float().save_pretrained(tmp_path / "whole", max_shard_size=shard)
+    model("llama").model.float().save_pretrained(tmp_path / "headless", max_shard_size=shard)
+    model("llama").double()
+    outs = []
+    for i, given in enumerate([base("llama"), tmp_path / "whole", tmp_path / "headless"]):
+        gm.merge([saved["dora"], saved["other"]], base_model=given, out=tmp_path / f"out{i}")
+        outs.append((tmp_path / f"out{i}" / "adapter_model.safetensors").read_bytes())
+    assert outs[0] == outs[1] == outs[2]
+
+
+@pytest.mark.parametrize("kind", ["conv", "gpt2"])
+def test_another_base_is_refused(kind: str, saved: dict[str, Path]) -> None:
+    with pytest.raises(gm.GamMergeError, match="of another base model"):
+        gm.plan([saved["dora"]], base_model=base(kind))
+
+
+def test_base_that_is_not_there(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(gm.GamMergeError, match="no such directory"):
+        gm.plan([saved["dora"]], base_model=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("config", [{"target_modules": ["q_proj"], "lora_bias": True}])
+def test_what_no_dora_has(config: dict[str, Any], saved: dict[str, Path], tmp_path: Path) -> None:
+    other = save(tmp_path / "a", "llama", 0, **config)
+    with pytest.raises(gm.GamMergeError, match="PEFT takes no both"):
+        gm.plan([saved["dora"], other], base_model=base("llama"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base_model.model.q.lora_magnitude_vector": None}, "no lora_magnitude_vector"),
+        ({"base_model.model.q.lora_magnitude_vector": torch.ones(5)}, r"6 rows and a lora_magnitude_vector \(5,\)"),
+    ],
+)
+def test_broken_magnitudes(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+    factors = {"q": random_factors(torch.Generator().manual_seed(0), 6, 5, 2)}
+    path = write_adapter(tmp_path / "a", factors, use_dora=True)
+    file = path / "adapter_model.safetensors"
+    save_file({key: value for key, value in {**load_file(file), **change}.items() if value is not None}, file)
+    with pytest.raises(gm.GamMergeError, match=named):
+        gm.load(path)
+
+
+def test_in_memory_and_on_disk_hold_the_same(saved: dict[str, Path], tmp_path: Path) -> None:
+    paths = [saved["dora"], saved["plain"]]
+    gm.merge(paths, base_model=base("llama"), out=tmp_path / "disk")
+    gm.merge(paths, base_model=base("llama")).save(tmp_path / "memory")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "disk" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+def test_executor_of_processes_gives_the_same_bytes(saved: dict[str, Path], tmp_path: Path) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    paths = [saved["dora"], saved["other"]]
+    gm.merge(paths, base_model=base("llama"), out=tmp_path / "a")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        gm.merge(paths, base_model=base("llama"), executor=pool, out=tmp_path / "b")
+    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "b" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_recipe_names_the_base(saved: dict[str, Path], tmp_path: Path) -> None:
+    from gam_merge._export import RECIPE_NAME
+
+    gm.merge([saved["dora"]], base_model=base("llama"), flatten_dora=True, rank=2, out=tmp_path / "out")
+    gm.merge_recipe(tmp_path / "out" / RECIPE_NAME, out=tmp_path / "again")
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "again" / "adapter_model.safetensors"
+    ).read_bytes()
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_fused(saved: dict[str, Path], tmp_path: Path) -> None:
+    copy.deepcopy(model("llama")).float().save_pretrained(tmp_path / "base")
+    gm.fuse(tmp_path / "base", saved["dora"], tmp_path / "out")
+    with quiet():
+        plain = copy.deepcopy(model("llama")).float()
+        theirs = PeftModel.from_pretrained(plain, saved["dora"]).merge_and_unload().state_dict()
+    for name, value in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert relative(value, theirs[name]) < 1e-6
+
+
+def test_a_module_that_no_adapter_moves(tmp_path: Path) -> None:
+    """Zero deltas with magnitudes of their own still scale the base."""
+    weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    save_file({"q.weight": weight}, tmp_path / "base.safetensors")
+    path = write_adapter(tmp_path / "a", {"q": (torch.zeros(6, 2), torch.ones(2, 5))}, use_dora=True)
+    file = path / "adapter_model.safetensors"
+    save_file({**load_file(file), "base_model.model.q.lora_magnitude_vector": 3 * weight.norm(dim=1)}, file)
+    plain = adapter({"q": random_factors(torch.Generator().manual_seed(1), 6, 5, 2)})
+    assert not gm.load(path).modules["q"].delta().any()
+    result = gm.merge([path], base_model=tmp_path / "base.safetensors", flatten_dora=True, rank=5)
+    assert relative(result.adapter.modules["q"].delta(), 2 * weight) < 1e-5
+    both = gm.merge([path, plain], method="mean", base_model=tmp_path / "base.safetensors", rank=5, flatten_dora=True)
+    expected = (2 * weight.double() + plain.modules["q"].delta()) / 2
+    assert relative(both.adapter.modules["q"].delta(), expected) < 1e-5
