@@ -218,8 +218,11 @@ def _settings(
     settings = make_settings(weights, params, modules)
     for module in modules:
         method.validate(settings.params_of(module))
-        if method.normalize and min(values := settings.weights_of(module)) < 0:
+        values = settings.weights_of(module)
+        if method.normalize and min(values) < 0:
             raise GamMergeError(f"weights {list(values)} of module {module} are negative; {method.name} takes a mean")
+        if settings.params_of(module).get("scope") == "global" and values != settings.weights_of(modules[0]):
+            raise GamMergeError(f"weights differ from module to module, and {method.name} with scope=global takes one")
     return settings
 
 

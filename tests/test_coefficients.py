@@ -108,3 +108,13 @@ def test_global_scope_takes_all_modules_as_one_vector(method: str) -> None:
     result = gm.merge(adapters, method=method, weights=weights, rank=7, params={"scope": "global"})
     found = torch.cat([delta(result.adapter, n) for n in "xyz"], 1)
     assert relative(found, expected) < 1e-7
+
+
+def test_global_scope_takes_one_weight_an_adapter() -> None:
+    generator = torch.Generator().manual_seed(26)
+    factors = [{f"layers.{i}.q": random_factors(generator, 8, 7, 2) for i in range(2)} for _ in range(2)]
+    adapters = [adapter(f, source=str(i)) for i, f in enumerate(factors)]
+    options = {"method": "karcher", "params": {"scope": "global"}}
+    assert gm.merge(adapters, weights=[0.2, 0.8], **options).adapter.modules
+    with pytest.raises(GamMergeError, match="weights differ from module to module, and karcher with scope=global"):
+        gm.merge(adapters, weights=[0.2, [0.8, 0.6]], **options)

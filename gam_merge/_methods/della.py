@@ -59,7 +59,8 @@ def della_linear(
 def _dropped(entries: Entries, density: float, epsilon: float, seed: int) -> Tensor:
     """(L, N, p, q)"""
     x = entries.x
-    rank = x.abs().argsort(dim=-1, stable=True).argsort(-1)  # 0 for the smallest of its row
-    place = rank.to(x.dtype) / max(1, x.shape[-1] - 1)  # from 0 to 1
+    order = x.abs().argsort(dim=-1, stable=True)
+    places = torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
+    place = torch.empty_like(x).scatter_(-1, order, places)  # 0 for the smallest of its row, 1 for the largest
     stays = (density - epsilon + 2 * epsilon * place).clamp(0.0, 1.0)
     return torch.where(entries.uniform(seed) < stays, x / stays, 0.0)
