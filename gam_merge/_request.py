@@ -233,7 +233,10 @@ def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequ
     elif isinstance(anchor, str) and anchor.isdecimal():
         anchor = int(anchor)
     if isinstance(anchor, str) or not 0 <= anchor < len(names):
-        raise GamMergeError(f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}")
+        mean = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
+        raise GamMergeError(
+            f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}{mean}"
+        )
     if weights[anchor] == 0:
         if len(weights) > 1 and anchor == 0:  # the default: the first that takes part
             return next(i for i, weight in enumerate(weights) if weight != 0)

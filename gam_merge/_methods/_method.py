@@ -154,9 +154,14 @@ class Method:
         if self.rule.kind == "coefficients":
             c, warnings = self._coefficients(core.small(), weights, summary, params)
             return InCore((c[..., None, None] * core.m).sum(1), warnings)
-        merged = self.rule.function(core.small(), weights, **own)
-        left = torch.cat(core.lefts, -1) @ merged.left  # (L, K, k)
-        return InCore(left @ (torch.cat(core.rights, -1) @ merged.right).mT, merged.warnings)
+        small = core.small()
+        merged = self.rule.function(small, weights, **own)
+        b, a = merged.sides(small)
+        left, right = (
+            torch.cat(list(b), -1) @ merged.left,
+            torch.cat(list(a), -1) @ merged.right,
+        )  # (L, K, k), (L, J, k)
+        return InCore(left @ right.mT, merged.warnings)
 
     def _in_space(
         self, what: Core | Bucket, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]

@@ -48,6 +48,8 @@ def get_method(name: str) -> Method:
     if space is not None and plugins and not (space.takes == space.gives == "core"):
         raise GamMergeError(f"method {name!r}: {plugins[0].name} works in core space, which @{space.name} leaves")
     assert isinstance(rule, Rule)
+    if plugins and not rule.composes:
+        raise GamMergeError(f"method {name!r}: {rule.name} stands alone, without {plugins[0].name}")
     return Method("+".join(words), rule, space, plugins)
 
 

@@ -56,6 +56,7 @@ class Rule(Card):
     rank: Rank = "sum"
     normalize: bool = True
     adapters: int | None = None  # how many it takes, if not any number
+    composes: bool = True  # plug-ins may stand around it: it gives the same in core space
     entries: Callable[..., Tensor] | None = None  # the rule on entries, so that it can be named with a space
     survey: Callable[..., Any] | None = None  # (bucket, weights, **params) -> summary, added up over all buckets
 

@@ -46,6 +46,7 @@ def slerp(gram: Tensor, weights: Tensor, *, parallel: Parallel = 0.9995) -> Coef
     use="as `slerp`",
     avoid="as `slerp`",
     adapters=2,
+    composes=False,  # rows of a core are no rows of a module
     breaks={"identity": "it takes two adapters"},
 )
 def nuslerp(
