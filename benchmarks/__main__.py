@@ -55,9 +55,9 @@ def lab_command(
 
 
 @app.command("memory")
-def memory_command() -> None:
+def memory_command(only: Annotated[str, typer.Option(help="Methods with this in their name.")] = "") -> None:
     """Peak memory and time of every method on one module of 4096 x 12288, four adapters of rank 16."""
-    memory.main()
+    memory.main(only)
 
 
 app()

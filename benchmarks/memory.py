@@ -15,20 +15,21 @@ M, N_IN, COUNT, RANK = 4096, 12288, 4, 16
 _CONTROL, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def main() -> None:
-    """Print a row a method and write benchmarks/results/memory.json. Linux alone: it reads /proc."""
+def main(only: str) -> None:
+    """Print a row a method; all of them are written to benchmarks/results/memory.json. Linux alone: it reads /proc."""
     generator = torch.Generator().manual_seed(0)
     adapters = {count: [_adapter(generator, M, N_IN, i) for i in range(count)] for count in (2, COUNT)}
     small = {count: [_adapter(generator, 64, 48, i) for i in range(count)] for count in (2, COUNT)}
     rows = []
-    for name in _names():
+    for name in filter(lambda name: only in name, _names()):
         count = gm.get_method(name).adapters or COUNT
         gm.merge(small[count], method=name)  # libraries load, workspaces appear
         megabytes, seconds = _measure(adapters[count], name)
         rows.append({"method": name, "adapters": count, "peak (MB)": megabytes, "seconds": seconds})
         print(rows[-1], flush=True)
     print(table(rows))
-    print(save("memory", rows))
+    if not only:
+        print(save("memory", rows))
 
 
 def _names() -> list[str]:

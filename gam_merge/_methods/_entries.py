@@ -108,8 +108,7 @@ def _largest(part: Part, share: float, least: int) -> Tensor:
         return x.new_full(x.shape[:2], torch.inf)
     if part.whole:
         return x.flatten(2).abs().kthvalue(part.size - count + 1, -1).values
-    counts = _count(part)  # (N, bins) of the one module
-    return torch.stack([_refine(part, i, *_bin(counts[i], count)) for i in range(len(counts))]).unsqueeze(0)
+    return _refine(part, _count(part), count).unsqueeze(0)  # of the one module
 
 
 # Sizes of entries by the leading bits of their float32: eight of the exponent, ten of the mantissa.
@@ -145,11 +144,20 @@ def _bin(counts: Tensor, count: int) -> tuple[int, int]:
     return index, count - int(reached[position] - counts[index])
 
 
-def _refine(part: Part, i: int, index: int, place: int) -> Tensor:
-    """The size at a place of a bin, of adapter i in a part of one module, from the entries of that bin alone."""
-    sizes = (x[0, i].abs() for x in part.blocks())
-    inside = torch.cat([size[_bins(size) == index] for size in sizes])
-    return inside.kthvalue(len(inside) - place + 1).values
+def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
+    """The size of the count-th largest entry of each adapter (N,) in a part of one module, from the entries that share
+    its bin: counts (N, bins)."""
+    places = [_bin(row, count) for row in counts]
+    first = next(part.blocks())
+    inside = [first.new_empty(int(row[index])) for row, (index, _) in zip(counts, places, strict=True)]
+    free = list(inside)  # what is not filled yet
+    for x in part.blocks():
+        for i, (index, _) in enumerate(places):
+            size = x[0, i].abs()
+            found = size[_bins(size) == index]
+            free[i][: len(found)] = found
+            free[i] = free[i][len(found) :]
+    return torch.stack([x.kthvalue(len(x) - place + 1).values for x, (_, place) in zip(inside, places, strict=True)])
 
 
 @dataclass(frozen=True)
