@@ -15,6 +15,7 @@ from urllib.parse import quote
 import huggingface_hub  # loads its parts when they are asked for
 import yaml
 
+from gam_merge._errors import printable
 from gam_merge._export import CARD_NAME
 from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._methods import get_method
@@ -187,11 +188,6 @@ def replace_names(note: str, names: Mapping[str, str]) -> str:
     for old in sorted(names, key=len, reverse=True):
         note = note.replace(old, names[old])
     return note
-
-
-def printable(text: str) -> str:
-    """On one line, control characters and lone surrogates spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fence(text: str, least: int) -> str:

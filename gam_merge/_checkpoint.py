@@ -1,6 +1,5 @@
 """A whole model on disk, known from the headers of its safetensors files; its config, and the files beside them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._errors import GamMergeError
+from gam_merge._files import read_json
 from gam_merge._safetensors import read_header
 from gam_merge._tensors import FileTensor
 
@@ -47,7 +47,7 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
     if not path.is_dir():
         raise GamMergeError(f"{path}: no such directory; name the one that holds the model's safetensors files")
     indices, files = sorted(path.glob(f"*{_INDEX}")), sorted(path.glob("*.safetensors"))
-    config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     if only is not None:
         return Checkpoint(path, {only: _tensors(path / only)}, config)
     if len(indices) == 1:
@@ -59,7 +59,7 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
 
 
 def _indexed(path: Path, index: Path) -> dict[str, Mapping[str, FileTensor]]:
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(n, str) and n == Path(n).name for n in places.values()):
         raise GamMergeError(f"{index}: does not say which tensor is in which file of this directory")
     shards: dict[str, Mapping[str, FileTensor]] = {}
@@ -72,18 +72,6 @@ def _indexed(path: Path, index: Path) -> dict[str, Mapping[str, FileTensor]]:
 
 def _tensors(file: Path) -> Mapping[str, FileTensor]:
     return read_header(file, any_dtype=True)[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise GamMergeError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise GamMergeError(f"{path}: is not a table")
-    return content
 
 
 def is_conv1d(checkpoint: Checkpoint, module: str) -> bool:

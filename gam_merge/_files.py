@@ -1,12 +1,27 @@
-"""Single files: written whole or not at all, and known by their sha256."""
+"""Single files: read as tables, known by their sha256, written whole or not at all."""
 
+import json
 import os
 import secrets
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from gam_merge._errors import GamMergeError
+
+
+def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
+    """The table that a JSON file holds. Raises GamMergeError; if there is none to read, with the hint."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
+    except (ValueError, RecursionError) as error:
+        raise GamMergeError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise GamMergeError(f"{path}: is not a table of settings")
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,5 @@
 """What the user names -> Adapter: a PEFT directory, a safetensors file, a Hub id, or an adapter already in memory."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -9,6 +8,7 @@ from typing import Any
 
 from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
+from gam_merge._files import read_json
 from gam_merge._formats import peft
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._layout import ExpertsLayout
@@ -111,14 +111,7 @@ def _config_beside(path: Path) -> Path | None:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise GamMergeError(f"{path}: cannot be read: {error.strerror}; PEFT writes it beside the weights") from error
-    except (ValueError, RecursionError) as error:
-        raise GamMergeError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise GamMergeError(f"{path}: is not a table of settings")
+    config = read_json(path, hint="; PEFT writes it beside the weights")
     base = config.get("base_model_name_or_path")
     if base is not None and not isinstance(base, str):
         raise GamMergeError(f"{path}: base_model_name_or_path is {base!r}, not a name")

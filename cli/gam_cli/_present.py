@@ -31,7 +31,8 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """The text on one line, its control characters and escape sequences spelled out: ESC becomes \\x1b."""
+    """The text on one line, its control characters and escape sequences spelled out: ESC becomes \\x1b. The library
+    has the same for its errors; from there it would bring torch along."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
