@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gam_merge._checkpoint import Checkpoint, open_checkpoint
+from gam_merge._checkpoint import Model, open_checkpoint
+from gam_merge._hub_id import parse_hub_id
 from gam_merge._tensors import LazyTensor, blocks, read
 
 _BLOCK = 1 << 20  # elements of a weight that are worked on at a time
@@ -20,9 +21,14 @@ _BLOCK = 1 << 20  # elements of a weight that are worked on at a time
 Factors = tuple[Tensor, Tensor]  # b (m, r), a (r, n)
 
 
-def resolve_base(source: str | PathLike[str]) -> Checkpoint:
-    """The base model that a user names: a directory of safetensors files, or one such file. Raises GamMergeError."""
+def resolve_base(source: str | PathLike[str]) -> Model:
+    """The base model that a user names: a directory of safetensors files, one such file, or a Hub id where no path of
+    that name exists. Raises GamMergeError."""
     path = Path(source)
+    if isinstance(source, str) and not path.exists() and (hub := parse_hub_id(source)):
+        from gam_merge._hub_base import open_hub_model
+
+        return open_hub_model(hub)
     return open_checkpoint(path.parent, only=path.name) if path.is_file() else open_checkpoint(path)
 
 

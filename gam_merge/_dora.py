@@ -124,8 +124,9 @@ def check_dora(adapters: Sequence[Adapter]) -> None:
 
 
 def base_weights_needed(adapters: Sequence[Adapter]) -> GamMergeError:
-    source = next(filter(is_dora, adapters)).source
+    dora = next(filter(is_dora, adapters))
+    named = f", perhaps {dora.base_model}" if dora.base_model else ""
     return GamMergeError(
-        f"{source}: is a DoRA adapter, whose delta depends on the base weights: give them with --base DIRECTORY "
-        "(base_model= in Python)"
+        f"{dora.source}: is a DoRA adapter, whose delta depends on the base weights: give them with --base MODEL "
+        f"(base_model= in Python), a directory or a Hub id{named}"
     )

@@ -56,11 +56,11 @@ def fetch(hub: HubId) -> tuple[Path, str]:
         if hub.subfolder and hub.subfolder.endswith(".safetensors"):
             return _fetch_file(hub, hub.subfolder)
         folder = PurePosixPath(hub.subfolder or "")
-        config = _first(hub, [str(folder / CONFIG_NAME)])
+        config = first(hub, [str(folder / CONFIG_NAME)])
         if config is None:
             raise _no_adapter(hub)
         commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
-        if _first(replace(hub, revision=commit), [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)]) is None:
+        if first(replace(hub, revision=commit), [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)]) is None:
             raise _no_adapter(hub)
         return config.parent, commit
 
@@ -68,17 +68,17 @@ def fetch(hub: HubId) -> tuple[Path, str]:
 def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     """One file of weights, and its config where there is one."""
     file = PurePosixPath(name)
-    weights = _download(hub, name)
+    weights = download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
-    _first(replace(hub, revision=commit), [str(file.with_name(config)) for config in config_names(file)])
+    first(replace(hub, revision=commit), [str(file.with_name(config)) for config in config_names(file)])
     return weights, commit
 
 
-def _first(hub: HubId, names: Sequence[str]) -> Path | None:
+def first(hub: HubId, names: Sequence[str]) -> Path | None:
     """The first of these files that there is. One that cannot be asked for is an error: the next might be another's."""
     for name in names:
         try:
-            return _download(hub, name)
+            return download(hub, name)
         except hub_errors.EntryNotFoundError as error:
             absent = huggingface_hub.try_to_load_from_cache(hub.repo, name, revision=hub.revision)
             if isinstance(error, hub_errors.LocalEntryNotFoundError) and (absent is None or isinstance(absent, str)):
@@ -86,7 +86,7 @@ def _first(hub: HubId, names: Sequence[str]) -> Path | None:
     return None
 
 
-def _download(hub: HubId, name: str) -> Path:
+def download(hub: HubId, name: str) -> Path:
     return Path(huggingface_hub.hf_hub_download(hub.repo, name, revision=hub.revision, library_name="gam-merge"))
 
 

@@ -109,8 +109,9 @@ def merge(
     share of each module's squared norm to keep instead, in one rank for all, or each in its own with per_module_rank;
     max_rank: at most so many. target: "vllm" refuses what that does not serve, and says what to change. base_model,
     alpha: for bare files without a config; alpha one for all or one a source. DoRA adapters need base_model as a
-    directory or a file of safetensors, and become DoRA again, or with flatten_dora the nearest plain LoRA. executor:
-    any concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of this process by
+    directory or a file of safetensors, or as a Hub id, of which the files that hold their modules are fetched into the
+    cache of huggingface_hub; they become DoRA again, or with flatten_dora the nearest plain LoRA. executor: any
+    concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of this process by
     default; same bytes with any. progress: called with (modules done, in all).
 
     With ``out`` the adapter is streamed to that directory; without it the result stays in memory until ``save``.

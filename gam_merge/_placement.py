@@ -8,7 +8,7 @@ from typing import Any
 
 from gam_merge._adapter import Adapter, Extra, LoraModule
 from gam_merge._base import BaseWeight
-from gam_merge._checkpoint import Checkpoint, common_prefix, is_conv1d, rename
+from gam_merge._checkpoint import Model, common_prefix, is_conv1d, rename
 from gam_merge._edit import AddDelta, AddExtra, Edit, Replace
 from gam_merge._errors import GamMergeError
 from gam_merge._formats._peft_config import owner
@@ -33,9 +33,9 @@ class Placement:
     notes: list[str] = field(default_factory=list[str])
 
 
-def place(checkpoint: Checkpoint, adapter: Adapter) -> Placement:
+def place(model: Model, adapter: Adapter) -> Placement:
     """Raises GamMergeError if a tensor of the adapter has no place, or one of another shape."""
-    found, base = Placement(), _Base(checkpoint, adapter)
+    found, base = Placement(), _Base(model, adapter)
     for module in adapter.modules.values():
         key, delta = _place_module(base, module)
         found.edits[key].append(delta)
@@ -50,45 +50,45 @@ def place(checkpoint: Checkpoint, adapter: Adapter) -> Placement:
     return found
 
 
-def base_weights(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, BaseWeight]:
+def base_weights(model: Model, adapter: Adapter) -> dict[str, BaseWeight]:
     """The weight of each module of an adapter. Raises GamMergeError if one is not there, or has another shape."""
-    base, found = _Base(checkpoint, adapter), dict[str, BaseWeight]()
+    base, found = _Base(model, adapter), dict[str, BaseWeight]()
     for name, module in adapter.modules.items():
         key, edit = _place_module(base, module)
-        tensor = checkpoint.tensors[key if key in checkpoint.tensors else base.embedding()]
+        tensor = model.tensors[key if key in model.tensors else base.embedding()]
         found[name] = BaseWeight(tensor, edit.transposed)
     return found
 
 
 class _Base:
-    """The parameters of a checkpoint by the names that the adapter has for them."""
+    """The parameters of a model by the names that the adapter has for them."""
 
-    def __init__(self, checkpoint: Checkpoint, adapter: Adapter) -> None:
-        self.checkpoint, self.adapter = checkpoint, adapter
-        self.tied = _HEAD not in checkpoint.tensors and _is_tied(checkpoint.config)
+    def __init__(self, model: Model, adapter: Adapter) -> None:
+        self.model, self.adapter = model, adapter
+        self.tied = _HEAD not in model.tensors and _is_tied(model.config)
         modules = [m for m in adapter.modules.values() if not (self.tied and _parameters(m)[0] == _HEAD)]
-        self.prefix = common_prefix(checkpoint, map(_parameters, modules)) if modules else (0, "")
+        self.prefix = common_prefix(model, map(_parameters, modules)) if modules else (0, "")
 
     def find(self, parameter: str) -> tuple[str, FileTensor] | None:
         """Its key and its tensor: a tied head is still that of the embedding. Raises GamMergeError if quantised."""
         key = rename(parameter, *self.prefix)
         place = self.embedding() if self.tied and parameter == _HEAD else key
-        tensor = self.checkpoint.tensors.get(place)
+        tensor = self.model.tensors.get(place)
         if tensor is not None and not tensor.is_plain:
             raise GamMergeError(f"{tensor.path}: {key} is {tensor}; name a base model that is not quantised")
         return None if tensor is None else (key, tensor)
 
     def embedding(self) -> str:
         """The key of the embedding that the head is tied to."""
-        keys = [key for key in self.checkpoint.tensors if key.split(".")[-2:-1] and key.split(".")[-2] in _EMBEDDINGS]
+        keys = [key for key in self.model.tensors if key.split(".")[-2:-1] and key.split(".")[-2] in _EMBEDDINGS]
         if len(keys) != 1:
-            raise GamMergeError(f"{self.checkpoint.path}: {_HEAD} is tied to one of {keys}, which is not clear")
+            raise GamMergeError(f"{self.model.place}: {_HEAD} is tied to one of {keys}, which is not clear")
         return keys[0]
 
     def misfit(self, name: str, shape: Sequence[int], tensor: FileTensor | None) -> GamMergeError:
         found = "is missing" if tensor is None else f"is {tensor.shape}"
         return GamMergeError(
-            f"{name} is {tuple(shape)} in {self.adapter.source} and {found} in {self.checkpoint.path}; "
+            f"{name} is {tuple(shape)} in {self.adapter.source} and {found} in {self.model.place}; "
             "the adapter is of another base model"
         )
 
@@ -142,12 +142,12 @@ def _shapes(module: LoraModule) -> list[tuple[tuple[int, ...], bool]]:
 def _is_transposed(base: _Base, module: LoraModule) -> bool:
     """Of a square weight, whose shape does not tell. PEFT keeps in fan_in_fan_out what held for the layer that it saw
     last: models of Conv1D are known by their config instead."""
-    model = base.checkpoint.config.get("model_type")
+    model = base.model.config.get("model_type")
     if isinstance(module.layout, ExpertsLayout):
         return model in _TRANSPOSED_EXPERTS
     if model is None:
         return bool(base.adapter.config.get("fan_in_fan_out"))
-    return is_conv1d(base.checkpoint, module.name)
+    return is_conv1d(base.model, module.name)
 
 
 def _place_extra(base: _Base, extra: Extra) -> tuple[str, Edit]:
@@ -186,9 +186,9 @@ def _settle_tied(base: _Base, found: Placement) -> None:
     tokens = all(isinstance(edit, Replace) and edit.rows is not None for edit in changes)
     if tokens or base.adapter.config.get("ensure_weight_tying"):
         found.edits.pop(_HEAD, None)  # PEFT lets the head follow
-    elif base.checkpoint.config.get("is_encoder_decoder") or base.prefix != (0, ""):
+    elif base.model.config.get("is_encoder_decoder") or base.prefix != (0, ""):
         raise GamMergeError(
-            f"{base.adapter.source} changes embeddings that {base.checkpoint.path} ties to others; this cannot be fused"
+            f"{base.adapter.source} changes embeddings that {base.model.place} ties to others; this cannot be fused"
         )
     else:
         found.copies[_HEAD] = embedding

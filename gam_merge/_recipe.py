@@ -93,7 +93,7 @@ class Recipe(_Strict):
         default="zero", description="What a module counts as that an adapter lacks: zero, or not at all."
     )
     allow_base_mismatch: bool = Field(default=False, description="Merge though the base models differ in name.")
-    base_model: str | None = Field(default=None, description="Path to the weights of the base model, for DoRA.")
+    base_model: str | None = Field(default=None, description="Directory, file or Hub id of the base model, for DoRA.")
     output: RecipeOutput = Field(default_factory=RecipeOutput, description="What is written.")
 
 

@@ -116,7 +116,9 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
             raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
         path = str(local) if source.path not in names and local.exists() else source.path
         sources.append(source.model_copy(update={"path": path}))
-    base = recipe.base_model and str(_beside(place.file, recipe.base_model))
+    base = recipe.base_model
+    if base is not None and ((local := _beside(place.file, base)).exists() or parse_hub_id(base) is None):
+        base = str(local)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 
 

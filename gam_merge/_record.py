@@ -13,7 +13,7 @@ from gam_merge import _yaml
 from gam_merge._adapter import Adapter
 from gam_merge._export import RECIPE_NAME
 from gam_merge._files import sha256
-from gam_merge._hub_id import parse_hub_id
+from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._recipe import Recipe
 from gam_merge._request import MergePlan
 from gam_merge._settings import Setting
@@ -51,6 +51,14 @@ def _seen_from(home: Path | None, path: Path) -> str:
     return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id
 
 
+def _absolute(place: Path | HubId) -> Path | HubId:
+    return place.absolute() if isinstance(place, Path) else place
+
+
+def _base_name(home: Path | None, base: Path | HubId) -> str:
+    return str(base) if isinstance(base, HubId) else _seen_from(home, base)
+
+
 @dataclass(frozen=True)
 class Record:
     """A merge as it was done, every default filled in."""
@@ -61,7 +69,7 @@ class Record:
     anchor: int
     missing: str
     allow_base_mismatch: bool
-    base: Path | None  # where the weights of the base model were read, for DoRA
+    base: Path | HubId | None  # where the weights of the base model were read, for DoRA
     output: Mapping[str, Any]  # as a recipe has it
 
     @property
@@ -80,7 +88,7 @@ def record(planned: MergePlan) -> Record:
         anchor=job.anchor,
         missing=job.missing,
         allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
-        base=planned.base,
+        base=_absolute(planned.base.place) if planned.base else None,
         output=_output(planned),
     )
 
@@ -135,7 +143,7 @@ def _add(wanted: str, record: Record, home: Path | None, documents: list[dict[st
         "anchor": record.anchor,
         "missing": record.missing,
         **({"allow_base_mismatch": True} if record.allow_base_mismatch else {}),
-        **({"base_model": _seen_from(home, record.base)} if record.base else {}),
+        **({"base_model": _base_name(home, record.base)} if record.base else {}),
         "output": dict(record.output),
     }
     plain = _plain(document)

@@ -12,6 +12,7 @@ import torch
 
 from gam_merge._adapter import Adapter
 from gam_merge._base import BaseWeight, resolve_base
+from gam_merge._checkpoint import Model
 from gam_merge._directory import check_output
 from gam_merge._dora import base_weights_needed, check_dora, is_dora
 from gam_merge._engine import Job, needed_ranks, survey
@@ -47,12 +48,13 @@ class MergePlan:
     job: Job
     policy: RankPolicy = field(default_factory=RankPolicy)  # for ranks that only a look at the deltas can tell
     target: str | None = None
-    base: Path | None = None  # where the weights of the base model lie, for DoRA
+    base: Model | None = None  # the base model whose weights are read, for DoRA
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know beforehand. Raises GamMergeError if the target does not take the merge."""
-        return (*self.plan.notes, *check_target(self.plan, self.target))
+        read = self.base.notes if self.base else ()
+        return (*self.plan.notes, *read, *check_target(self.plan, self.target))
 
     def estimate(self) -> Estimate:
         """How long the merge will take and how much memory, from a rehearsal of about a second. Reads no tensor."""
@@ -137,10 +139,10 @@ def plan(
     if out is not None:
         files = [adapter.file for adapter in adapters if adapter.file is not None]
         check_output(Path(out), force=force, sources=files)
-    dora = any(map(is_dora, lined_up.adapters))
-    if dora:
-        lined_up = _with_base(lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora)
-    planned = MergePlan(lined_up, job, policy, target, _path(base_model) if dora else None)
+    base: Model | None = None
+    if any(map(is_dora, lined_up.adapters)):
+        lined_up, base = _with_base(lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora)
+    planned = MergePlan(lined_up, job, policy, target, base)
     if not policy.looks:
         check_target(lined_up, target)
     return planned
@@ -162,26 +164,24 @@ def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergeP
     return replace(planned, plan=settled), summary
 
 
-def _path(base: BaseModel | None) -> Path | None:
-    return None if base is None or isinstance(base, Mapping) else Path(base).absolute()
-
-
 def _with_base(
     plan: Plan, base: BaseModel | None, policy: RankPolicy, *, dtype: torch.dtype | None, flatten: bool
-) -> Plan:
-    """The plan with the base weights that DoRA adapters need."""
+) -> tuple[Plan, Model | None]:
+    """The plan with the base weights that DoRA adapters need, and the model that they are of."""
     if base is None:
         raise base_weights_needed(plan.adapters)
     if flatten and policy.looks:
         raise GamMergeError("DoRA is flattened to a rank that is given; use rank or max_rank, not energy")
     check_dora(plan.adapters)
-    weights: dict[str, BaseWeight] = {}
-    for adapter in plan.adapters:
-        weights |= base if isinstance(base, Mapping) else base_weights(resolve_base(base), adapter)
+    model = None if isinstance(base, Mapping) else resolve_base(base)
+    weights: dict[str, BaseWeight] = dict(base) if isinstance(base, Mapping) else {}
+    if model is not None:
+        for adapter in plan.adapters:
+            weights |= base_weights(model, adapter)
     buckets = [replace(bucket, bases=tuple(weights[name] for name in bucket.names)) for bucket in plan.buckets]
     stored = [m.magnitude.dtype for a in plan.adapters for m in a.modules.values() if m.magnitude is not None]
     widest = dtype or reduce(torch.promote_types, stored)
-    return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest)
+    return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest), model
 
 
 def _load_all(

@@ -36,7 +36,7 @@ def weights_of(built: Any) -> dict[str, Tensor]:
 def test_without_its_base_it_is_refused_with_the_remedy(saved: dict[str, Path], tmp_path: Path) -> None:
     gm.inspect(saved["dora"])
     for verb in (gm.plan, gm.merge, gm.compare):
-        with pytest.raises(gm.GamMergeError, match=r"dora: is a DoRA adapter.*--base DIRECTORY"):
+        with pytest.raises(gm.GamMergeError, match=r"dora: is a DoRA adapter.*--base MODEL"):
             verb([saved["plain"], saved["dora"]])
 
 

@@ -73,7 +73,7 @@ Anchor = Annotated[
 ]
 Base = Annotated[
     str | None,
-    _option(_MERGE, "--base", metavar="MODEL", help="Base model: of bare files; its directory for DoRA."),
+    _option(_MERGE, "--base", metavar="MODEL", help="Base model: of bare files; for DoRA its directory or Hub id."),
 ]
 Alpha = Annotated[
     list[float] | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source.")
