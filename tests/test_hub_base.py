@@ -53,7 +53,7 @@ def test_a_recipe_names_its_commit(
     sha = hub.add("org/base", sharded)
     first = merged(dora, "org/base", tmp_path / "a")
     assert f"org/base@{sha}" in (tmp_path / "a" / RECIPE_NAME).read_text()
-    hub.repos["org/base"].commit("main", {name: b"other" for name in sharded})
+    hub.repos["org/base"].commit("main", dict.fromkeys(sharded, b"other"))
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     gm.merge_recipe(tmp_path / "a" / RECIPE_NAME, out=tmp_path / "b")
