@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from gam_merge._files import FileVersion
 from gam_merge._layout import Layout
 from gam_merge._tensors import LazyTensor, read
 
@@ -85,8 +86,8 @@ class Adapter:
     ``source`` is what the user named, ``base_model`` the model that it was trained on if that is known, ``config``
     the fields of its adapter_config.json, ``extras`` its tensors that are no factors, by name, ``notes`` what the
     user should know about how it was read, ``given`` those fields of the config that the user had to tell. ``file``
-    holds its weights unless they are in memory; ``revision`` is the commit that they were fetched from if that was the
-    Hub; ``made_by`` is the merge that it came out of, if that was in this process and from files.
+    holds its weights, in that ``version``, unless they are in memory; ``revision`` is the commit that they were fetched
+    from if that was the Hub; ``made_by`` is the merge that it came out of, if that was in this process and from files.
     """
 
     source: str
@@ -97,6 +98,7 @@ class Adapter:
     notes: tuple[str, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: Path | None = None
+    version: FileVersion | None = None
     revision: str | None = None
     made_by: "Record | None" = None
 

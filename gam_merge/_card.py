@@ -38,8 +38,8 @@ _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformer
 }
 
 
-def card_text(config: Mapping[str, Any], report: MergeReport, record: Record) -> str:
-    """The whole card. ``config`` is the adapter_config.json that it stands beside."""
+def card_text(config: Mapping[str, Any], report: MergeReport, record: Record, files: Mapping[str, str]) -> str:
+    """The whole card. ``config`` is the adapter_config.json that it stands beside, ``files`` the sha256 of others."""
     base = _base_model(config)
     sections = (
         "# Merged LoRA adapter",
@@ -52,7 +52,7 @@ def card_text(config: Mapping[str, Any], report: MergeReport, record: Record) ->
         _outcome(report, record),
         FIGURE_PLACEHOLDER,
         "## Recipe",
-        f"`gam-merge --recipe gam_merge_recipe.yaml -o OUT` makes the same bytes again.\n\n{_recipe(record)}",
+        f"`gam-merge --recipe gam_merge_recipe.yaml -o OUT` makes the same bytes again.\n\n{_recipe(record, files)}",
         "## Load it",
         _peft(base or "BASE_MODEL", config),
         _vllm(base or "BASE_MODEL", report.rank),
@@ -149,8 +149,8 @@ def _outcome(report: MergeReport, record: Record) -> str:
     return "\n".join(lines)
 
 
-def _recipe(record: Record) -> str:
-    text = recipe_text(record, None)
+def _recipe(record: Record, files: Mapping[str, str]) -> str:
+    text = recipe_text(record, None, files)
     return f"{(fence := _fence(text, 3))}yaml\n{text}{fence}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gam_merge._errors import GamMergeError
+from gam_merge._files import sha256
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec, read_header
 from gam_merge._staging import staged
 
@@ -48,6 +49,10 @@ class DirectoryWriter:
             with closing(writer):
                 yield writer
                 writer.finish()
+
+    def sha256(self, name: str) -> str:
+        """Of a file that has been written."""
+        return sha256(self._staging.new / name)
 
     def copy(self, file: Path) -> None:
         """A companion, as it is."""

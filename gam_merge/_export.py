@@ -1,7 +1,7 @@
 """Writes an adapter directory: whole or not at all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ class AdapterWriter:
 
     with AdapterWriter(out, specs, metadata, force=False) as writer:
         writer.write(key, tensor)  # every announced tensor, in any order
+        digest = writer.finish()
         writer.commit(texts)
 
     All of it raises GamMergeError: for an output that exists, a disk that takes no more.
@@ -48,12 +49,18 @@ class AdapterWriter:
         """One tensor of the adapter."""
         self._weights.write(key, value)
 
+    def finish(self, metadata: Mapping[str, str] | None = None) -> str:
+        """No more tensors come: the sha256 of the weights. metadata: what was not known before, of the same length."""
+        if metadata:
+            self._weights.amend(metadata)
+        self._weights.finish()
+        return self._directory.sha256(WEIGHTS_NAME)
+
     def commit(self, texts: Mapping[str, str]) -> None:
         """From here on the adapter is there, with the files ``texts`` (name -> content) beside the weights.
 
         The config should be the last of them: without it no reader takes the rest for whole.
         """
-        self._weights.finish()
         self._directory.commit(texts)
 
     def __exit__(
@@ -63,15 +70,21 @@ class AdapterWriter:
 
 
 def save_adapter(
-    out: Path, adapter: Adapter, metadata: Mapping[str, str], texts: Mapping[str, str], *, force: bool = False
+    out: Path,
+    adapter: Adapter,
+    metadata: Mapping[str, str],
+    texts: Callable[[str], Mapping[str, str]],
+    *,
+    force: bool = False,
 ) -> Path:
-    """Write an adapter with ``texts`` (name -> content) beside it, its config among them. Raises GamMergeError."""
+    """Write an adapter with files (name -> content) beside it, its config among them, which ``texts`` gives for the
+    sha256 of the weights. Raises GamMergeError."""
     tensors = adapter_tensors(adapter)
     specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()]
     with AdapterWriter(out, specs, metadata, force=force) as writer:
         for key, tensor in tensors.items():
             writer.write(key, read(tensor))
-        writer.commit(texts)
+        writer.commit(texts(writer.finish()))
     return out
 
 

@@ -20,6 +20,7 @@ from gam_merge._formats._peft_config import merged_config
 from gam_merge._formats.peft import CONFIG_NAME
 from gam_merge._random import generator
 from gam_merge._ranks import RankPolicy, check_ranks
+from gam_merge._record import METHOD_KEY
 from gam_merge._request import parse_dtype
 from gam_merge._tensors import MemoryTensor
 
@@ -87,7 +88,7 @@ class ExtractResult:
         """
         config = as_json(self.adapter.config, sort=True)
         texts = {EXTRACT_REPORT_NAME: as_json(self.report.to_dict()), CONFIG_NAME: config}
-        return save_adapter(Path(path), self.adapter, {"gam_merge.method": "extract"}, texts, force=force)
+        return save_adapter(Path(path), self.adapter, {METHOD_KEY: "extract"}, lambda digest: texts, force=force)
 
 
 def extract(

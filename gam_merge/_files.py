@@ -1,10 +1,11 @@
 """Single files: read as tables, known by their sha256, written whole or not at all."""
 
+import hashlib
 import json
 import os
 import secrets
+from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,52 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     return content
 
 
-def sha256(path: Path) -> str:
-    """Of the content, in hexadecimal; computed once while size and time of the file stay. Raises GamMergeError."""
+@dataclass(frozen=True)
+class FileVersion:
+    """Tells a file from what was, or will be, at the same path."""
+
+    inode: int
+    nbytes: int
+    modified: int  # ns
+
+    @classmethod
+    def of(cls, path: Path) -> "FileVersion":
+        """Raises GamMergeError if there is no such file."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def check_unchanged(path: Path, version: FileVersion) -> None:
+    """Raises GamMergeError if the file is not the one that it was."""
+    if FileVersion.of(path) != version:
+        raise GamMergeError(f"{path}: changed since it was opened; run again when nothing writes to it")
+
+
+def sha256(path: Path, version: FileVersion | None = None) -> str:
+    """Of the content, in hexadecimal; computed once while the file stays as it is. Raises GamMergeError, for a file
+    that is not in the given version too."""
+    version = version or FileVersion.of(path)
+    check_unchanged(path, version)
     try:
-        stat = path.stat()
-        return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        digest = _sha256(path, version)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+    check_unchanged(path, version)
+    return digest
+
+
+def sha256_of(text: str) -> str:
+    """Of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @lru_cache(maxsize=4096)
-def _sha256(path: Path, *version: int) -> str:
+def _sha256(path: Path, version: FileVersion) -> str:
     with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_file(path: Path, content: bytes) -> Path:

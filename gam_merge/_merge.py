@@ -19,10 +19,11 @@ from gam_merge._card import card_text
 from gam_merge._directory import check_output
 from gam_merge._engine import Progress, Sink, run, run_extras
 from gam_merge._export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
-from gam_merge._formats.peft import CONFIG_NAME, extra_key, factor_keys, magnitude_key, merged_config
+from gam_merge._files import check_unchanged, sha256_of
+from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
 from gam_merge._plan import Plan
 from gam_merge._push import push
-from gam_merge._record import Record, recipe_text, record
+from gam_merge._record import METHOD_KEY, ORIGINS_KEY, Record, origins_text, recipe_text, record
 from gam_merge._report import MergeReport
 from gam_merge._request import BaseModel, MergePlan, plan, settle
 from gam_merge._safetensors import TensorSpec
@@ -46,8 +47,8 @@ class MergeResult:
         An existing ``path`` is an error; ``force`` replaces it if it is empty or an earlier merge.
         """
         check_output(Path(path), force=force)
-        texts = _texts(self.adapter.config, self.report, self.record, recipe_text(self.record, Path(path)))
-        return save_adapter(Path(path), self.adapter, _metadata(self.report.method), texts, force=force)
+        texts = partial(_texts, self.adapter.config, self.report, self.record, Path(path))
+        return save_adapter(Path(path), self.adapter, _metadata(self.record), texts, force=force)
 
     def push_to_hub(
         self,
@@ -177,24 +178,27 @@ def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
 
 
 def _to_disk(planned: MergePlan, run: Callable[[Sink], MergeReport], out: Path, force: bool) -> MergeResult:
-    plan, job, made_by = planned.plan, planned.job, record(planned)
+    plan, made_by = planned.plan, record(planned)
     with (
-        AdapterWriter(out, _specs(plan), _metadata(job.method.name), force=force) as writer,
+        AdapterWriter(out, _specs(plan), _metadata(made_by, known=False), force=force) as writer,
         ThreadPoolExecutor(1, "gam-merge-aside") as aside,
     ):
-        recipe = aside.submit(recipe_text, made_by, out)  # reads every source once more
+        metadata = aside.submit(_metadata, made_by)  # reads every source once more
         report = run(writer)
-        writer.commit(_texts(_config(plan), report, made_by, recipe.result()))
+        digest = writer.finish(metadata.result())
+        writer.commit(_texts(_config(plan), report, made_by, out, digest))
     return MergeResult(load(out), report, made_by, out)
 
 
-def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, recipe: str) -> dict[str, str]:
-    """What stands beside the weights, the config last."""
+def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, home: Path, weights: str) -> dict[str, str]:
+    """What stands beside the weights, the config last. weights: their sha256."""
+    config_text = as_json(config, sort=True)
+    files = {WEIGHTS_NAME: weights, CONFIG_NAME: sha256_of(config_text)}
     return {
-        CARD_NAME: card_text(config, report, made_by),
+        CARD_NAME: card_text(config, report, made_by, files),
         REPORT_NAME: as_json(report.to_dict()),
-        RECIPE_NAME: recipe,
-        CONFIG_NAME: as_json(config, sort=True),
+        RECIPE_NAME: recipe_text(made_by, home, files),
+        CONFIG_NAME: config_text,
     }
 
 
@@ -225,6 +229,9 @@ def _run(
     plan, job = planned.plan, planned.job
     modules = run(plan, job, sink, summary=summary, executor=executor, progress=progress)
     run_extras(plan, job, sink)
+    for adapter in plan.adapters:
+        if adapter.file and adapter.version:
+            check_unchanged(adapter.file, adapter.version)
     report = MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in plan.adapters),
@@ -251,5 +258,6 @@ def _erased(report: MergeReport) -> Iterator[str]:
         )
 
 
-def _metadata(method: str) -> Mapping[str, str]:
-    return {"gam_merge.method": method}
+def _metadata(made_by: Record, *, known: bool = True) -> dict[str, str]:
+    """Of the weights. Of the same length while the digests of the sources are not ``known``."""
+    return {METHOD_KEY: made_by.method, ORIGINS_KEY: origins_text(made_by, known=known)}

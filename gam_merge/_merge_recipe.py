@@ -110,5 +110,5 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         "missing": recipe.missing,
         "allow_base_mismatch": recipe.allow_base_mismatch,
         "base_model": recipe.base_model,
-        **dict(recipe.output),
+        **recipe.output.settings,
     }

@@ -18,6 +18,7 @@ from gam_merge._card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
 from gam_merge._directory import stamped
 from gam_merge._errors import GamMergeError
 from gam_merge._export import CARD_NAME, COMPANIONS, RECIPE_NAME, REPORT_NAME, as_json
+from gam_merge._files import sha256_of
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._hub_id import HubId, parse_hub_id
 
@@ -98,6 +99,15 @@ def _operations(path: Path, repo: str) -> "Iterator[huggingface_hub.CommitOperat
 def _published(texts: Mapping[str, str]) -> dict[str, str]:
     """The texts of a merge without paths of this machine."""
     result, names = dict(texts), list[str]()
+    if CONFIG_NAME in result:
+        config = json.loads(result[CONFIG_NAME])
+        if base := config.get("base_model_name_or_path"):
+            config["base_model_name_or_path"] = _public(base)
+        result[CONFIG_NAME] = as_json(config, sort=True)
+    for name in (RECIPE_NAME, CARD_NAME):  # both know the config as it was by its sha256
+        if name in result and CONFIG_NAME in result:
+            old, new = sha256_of(texts[CONFIG_NAME]), sha256_of(result[CONFIG_NAME])
+            result[name] = result[name].replace(old, new)
     if RECIPE_NAME in result:
         documents = [document.data for document in _yaml.parse(result[RECIPE_NAME], RECIPE_NAME)]
         for source in (source for document in documents for source in document["sources"]):
@@ -114,11 +124,6 @@ def _published(texts: Mapping[str, str]) -> dict[str, str]:
         ]
         report["sources"] = names
         result[REPORT_NAME] = as_json(report)
-    if CONFIG_NAME in result:
-        config = json.loads(result[CONFIG_NAME])
-        if base := config.get("base_model_name_or_path"):
-            config["base_model_name_or_path"] = _public(base)
-        result[CONFIG_NAME] = as_json(config, sort=True)
     return result
 
 

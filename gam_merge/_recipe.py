@@ -12,6 +12,7 @@ from gam_merge._methods import methods
 from gam_merge._methods._schema import Param
 from gam_merge._settings import check_setting
 
+OutputFile = Literal["adapter_model.safetensors", "adapter_config.json"]
 _NUMBER = {"type": "number"}
 _OVER_DEPTH = {"type": "array", "items": _NUMBER, "minItems": 1}
 
@@ -52,6 +53,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class RecipeSource(_Strict):
     """One adapter of a merge."""
 
@@ -61,9 +65,7 @@ class RecipeSource(_Strict):
     )
     base_model: str | None = Field(default=None, description="Of a bare file without a config.")
     alpha: float | None = Field(default=None, description="lora_alpha of a bare file without a config.")
-    sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="Of the file of weights; another one is an error."
-    )
+    sha256: _Sha256 | None = Field(default=None, description="Of the file of weights; another one is an error.")
 
 
 class RecipeOutput(_Strict):
@@ -77,6 +79,14 @@ class RecipeOutput(_Strict):
     per_module_rank: bool = Field(default=False, description="Each module in the rank that it needs.")
     flatten_dora: bool = Field(default=False, description="Write DoRA as the nearest plain LoRA.")
     dtype: str | None = Field(default=None, description="By default the narrowest that holds all sources.")
+    sha256: dict[OutputFile, _Sha256] | None = Field(
+        default=None, description="Of files that were written once; gam-merge verify compares, a merge does not."
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it decides of a merge, as arguments of ``merge``."""
+        return {name: value for name, value in self if name != "sha256"}
 
 
 class Recipe(_Strict):

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 from gam_merge import _yaml
 from gam_merge._adapter import Adapter
 from gam_merge._export import RECIPE_NAME
-from gam_merge._files import sha256
+from gam_merge._files import FileVersion, sha256
 from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._recipe import Recipe
 from gam_merge._request import MergePlan
 from gam_merge._settings import Setting
+
+METHOD_KEY, ORIGINS_KEY = "gam_merge.method", "gam_merge.sources"  # in the metadata of the weights
+_Digest = Callable[[Path, FileVersion | None], str]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class RecordedSource:
     alpha: float | None  # lora_alpha of the config
     given: Mapping[str, Any]
     file: Path | None
+    version: FileVersion | None
     revision: str | None
     made_by: "Record | None"
 
@@ -111,31 +115,61 @@ def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
         alpha=adapter.config.get("lora_alpha"),
         given=adapter.given,
         file=adapter.file,
+        version=adapter.version,
         revision=adapter.revision,
         made_by=adapter.made_by,
     )
 
 
-def recipe_text(record: Record, home: Path | None) -> str:
+def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | None = None) -> str:
     """The recipe as it stands in the directory ``home``; without one it is for others, and tells no path of this
-    machine but its last part. Merges that were sources of this one come before it, each a document. Raises
-    GamMergeError if a source can no longer be read."""
-    documents: list[dict[str, Any]] = []
-    _add("merged", record, home, documents)
-    if len(documents) == 1:
-        del documents[0]["name"]
+    machine but its last part. Merges that were sources of this one come before it, each a document. ``files``: the
+    sha256 of what it gave, by name. Raises GamMergeError if a source can no longer be read, or has changed."""
+    documents = _documents(record, home, sha256)
+    if files:
+        documents[-1]["output"]["sha256"] = dict(files)
     comment = f"# gam-merge {version('gam-merge')}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
     return comment + _yaml.dump(documents)
 
 
-def _add(wanted: str, record: Record, home: Path | None, documents: list[dict[str, Any]]) -> str:
+def origins_text(record: Record, *, known: bool = True) -> str:
+    """What the metadata of the weights say of the files that a merge began with, as JSON. As long if the digests are
+    not ``known`` yet. Raises GamMergeError as above."""
+    return json.dumps(origins(_documents(record, None, sha256 if known else lambda file, version: "0" * 64)))
+
+
+def origins(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The files that the merges of a recipe began with, in order: the sha256 of each, and the Hub id at its commit."""
+    sources = [source for document in documents for source in document["sources"] if source.get("sha256")]
+    return [
+        {"sha256": source["sha256"], **({"source": source["path"]} if _is_pinned(source["path"]) else {})}
+        for source in sources
+    ]
+
+
+def _is_pinned(path: str) -> bool:
+    """Whether it names a commit on the Hub."""
+    hub = parse_hub_id(path)
+    return hub is not None and re.fullmatch(r"[0-9a-f]{40}", hub.revision or "") is not None
+
+
+def _documents(record: Record, home: Path | None, digest: _Digest) -> list[dict[str, Any]]:
+    """The merges of a recipe, the one that is written last."""
+    documents: list[dict[str, Any]] = []
+    _add("merged", record, home, digest, documents)
+    if len(documents) == 1:
+        del documents[0]["name"]
+    return documents
+
+
+def _add(wanted: str, record: Record, home: Path | None, digest: _Digest, documents: list[dict[str, Any]]) -> str:
     """Add the document of a merge after those of its sources, unless it is there; its name."""
     sources = []
     for source in record.sources:
-        name = _add(source.source, source.made_by, home, documents) if source.made_by else source.name(home)
+        name = _add(source.source, source.made_by, home, digest, documents) if source.made_by else source.name(home)
         given = {"base_model": source.given.get("base_model_name_or_path"), "alpha": source.given.get("lora_alpha")}
-        digest = sha256(source.file) if source.file else None
-        sources.append({"path": name, "weight": source.weight, **given, "sha256": digest})
+        found = digest(source.file, source.version) if source.file else None
+        sources.append({"path": name, "weight": source.weight, **given, "sha256": found})
     document = {
         "method": record.method,
         "params": dict(record.params),

@@ -114,18 +114,17 @@ class SafetensorsWriter:
     def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
         self._specs = {spec.key: spec for spec in specs}
         self._offsets: dict[str, int] = {}
-        header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+        self._metadata, self._entries = dict(metadata), dict[str, Any]()
         end = 0
         for key, spec in sorted(self._specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
             begin, end = end, end + prod(spec.shape) * spec.dtype.itemsize
-            header[key] = {"dtype": _NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [begin, end]}
+            self._entries[key] = {"dtype": _NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [begin, end]}
             self._offsets[key] = begin
-        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)  # tensors start at a multiple of 8
-        self._start = 8 + len(raw)
+        header = self._header()
+        self._start = len(header)
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
         try:
-            self._write(memoryview(len(raw).to_bytes(8, "little") + raw))
+            self._write(memoryview(header))
             self._file.truncate(self._start + end)
         except BaseException:
             self.close()
@@ -137,6 +136,20 @@ class SafetensorsWriter:
         assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (value.shape, value.dtype, spec)
         self._file.seek(self._start + self._offsets.pop(key))
         self._write(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+    def amend(self, metadata: Mapping[str, str]) -> None:
+        """Put what was not known when the file was begun over metadata of the same length."""
+        self._metadata |= metadata
+        header = self._header()
+        assert len(header) == self._start, "amended metadata are as long as the first"
+        self._file.seek(0)
+        self._write(memoryview(header))
+
+    def _header(self) -> bytes:
+        header = {"__metadata__": dict(sorted(self._metadata.items())), **self._entries}
+        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)  # tensors start at a multiple of 8
+        return len(raw).to_bytes(8, "little") + raw
 
     def finish(self) -> None:
         """Every announced tensor must have been written."""

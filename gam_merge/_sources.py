@@ -8,7 +8,7 @@ from typing import Any
 
 from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
-from gam_merge._files import read_json
+from gam_merge._files import FileVersion, read_json
 from gam_merge._formats import peft
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._layout import ExpertsLayout
@@ -38,16 +38,10 @@ def load(
     """
     if isinstance(source, Adapter):
         return source
-    path, revision = _locate(source)
-    if path.is_dir():
-        weights = next(filter(Path.is_file, (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)), None)
-        if weights is None:
-            raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
-        config_path: Path | None = path / peft.CONFIG_NAME
-    elif path.is_file():
-        weights, config_path = path, _config_beside(path)
-    else:
-        raise GamMergeError(f"{source}: no such file or directory")
+    path, revision = locate(source)
+    weights = weights_file(path)
+    config_path = path / peft.CONFIG_NAME if path.is_dir() else _config_beside(path)
+    version = FileVersion.of(weights)
     tensors, notes = _read_tensors(weights, problems)
     if config_path is not None and (config_path.is_file() or path.is_dir()):
         config = _read_config(config_path)
@@ -63,7 +57,7 @@ def load(
     adapter = peft.parse_adapter(str(source), {**config, **given}, tensors, path=str(weights), problems=problems)
     if config_path is not None and path.is_file() and config_path.name == peft.CONFIG_NAME:
         _check_belongs(path, adapter)
-    return replace(adapter, given=given, file=weights.absolute(), revision=revision, notes=notes)
+    return replace(adapter, given=given, file=weights.absolute(), version=version, revision=revision, notes=notes)
 
 
 def _read_tensors(weights: Path, problems: list[str] | None) -> tuple[Mapping[str, LazyTensor], tuple[str, ...]]:
@@ -91,8 +85,8 @@ def _check_belongs(path: Path, adapter: Adapter) -> None:
             )
 
 
-def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
-    """The path that a source names, and its commit if it is from the Hub."""
+def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
+    """The path that a source names, and its commit if it is from the Hub. Raises GamMergeError."""
     try:
         str(source).encode()
     except UnicodeEncodeError as error:
@@ -103,6 +97,18 @@ def _locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
 
         return fetch(hub)
     return path, None
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights that the path of an adapter stands for. Raises GamMergeError."""
+    if path.is_dir():
+        weights = next(filter(Path.is_file, (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)), None)
+        if weights is None:
+            raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
+        return weights
+    if not path.is_file():
+        raise GamMergeError(f"{path}: no such file or directory")
+    return path
 
 
 def _config_beside(path: Path) -> Path | None:

@@ -78,7 +78,11 @@ def test_what_is_written(folder):
         ],
         "anchor": 0,
         "missing": "zero",
-        "output": {"rank": 2, "dtype": "float32"},
+        "output": {
+            "rank": 2,
+            "dtype": "float32",
+            "sha256": {name: digest("out", name) for name in (WEIGHTS, "adapter_config.json")},
+        },
     }
     assert list(written) == ["method", "params", "sources", "anchor", "missing", "output"]
 
