@@ -108,10 +108,10 @@ def merge(
     lacks, "zero", or not at all, "skip"; what is trained beside the factors is averaged over the adapters that have it.
     rank, dtype: of the output, by default the largest rank and the narrowest dtype that holds all sources. energy: the
     share of each module's squared norm to keep instead, in one rank for all, or each in its own with per_module_rank;
-    max_rank: at most so many. target: "vllm" refuses what that does not serve, and says what to change. base_model,
-    alpha: for bare files without a config; alpha one for all or one a source. DoRA adapters need base_model as a
-    directory or a file of safetensors, or as a Hub id, of which the files that hold their modules are fetched into the
-    cache of huggingface_hub; they become DoRA again, or with flatten_dora the nearest plain LoRA. executor: any
+    max_rank: at most so many. target: "vllm" or "llama.cpp" refuses what that does not serve, and says what to change.
+    base_model, alpha: for bare files without a config; alpha one for all or one a source. DoRA adapters need base_model
+    as a directory or a file of safetensors, or as a Hub id, of which the files that hold their modules are fetched into
+    the cache of huggingface_hub; they become DoRA again, or with flatten_dora the nearest plain LoRA. executor: any
     concurrent.futures.Executor runs the chunks, for instance that of a Dask client; threads of this process by
     default; same bytes with any. progress: called with (modules done, in all).
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from helpers import adapter, random_factors, relative, write_adapter
 from safetensors.torch import load_file
 from torch import Tensor
-from variants import VARIANTS, forward, load, model, quiet, save
+from variants import VARIANTS, base, forward, load, model, quiet, save
 
 import gam_merge as gm
 from gam_merge._export import RECIPE_NAME
@@ -161,12 +162,74 @@ def test_factors_are_balanced(pair: list[gm.Adapter]) -> None:
             assert torch.allclose(b.norm(dim=0), a.norm(dim=1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["modules_to_save", "bias_all", "lora_bias", "trainable_tokens", "conv"])
-def test_what_vllm_does_not_take(name: str, tmp_path: Path) -> None:
+# variant -> what vLLM and llama.cpp say: what they refuse, or a note, or nothing but yes.
+SERVED = {
+    "linear": (None, None),
+    "rslora": (None, None),
+    "rank_pattern": (None, None),
+    "alpha_pattern": (None, None),
+    "layers_to_transform": (None, None),
+    "embedding": ("note: LoRA on embed_tokens for some models alone", None),
+    "tied_both": ("note: LoRA on embed_tokens and lm_head for some", "note: on lm_head unless the model ties it"),
+    "lm_head": ("note: LoRA on lm_head for some models alone", "note: on lm_head unless the model ties it"),
+    "conv1d_of_gpt2": (None, "no LoRA on Conv1D (fan_in_fan_out)"),
+    "experts": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
+    "router": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
+    "experts_alone": (
+        "no gate_up_proj without the other of experts (model.layers.0.mlp.experts)",
+        "no LoRA on experts",
+    ),
+    "dora": ("no DoRA; --flatten-dora", "no DoRA; --flatten-dora"),
+    "modules_to_save": ("no modules_to_save (lm_head.weight)",) * 2,
+    "modules_to_save_tied": ("no whole embedding (lm_head.weight)",) * 2,
+    "bias_all": ("no bias (model.layers.0.self_attn.k_proj.bias)",) * 2,
+    "bias_lora_only": ("no bias (model.layers.0.self_attn.q_proj.bias)",) * 2,
+    "lora_bias": ("no lora_bias (model.layers.0.self_attn.k_proj.lora_B.bias)",) * 2,
+    "trainable_tokens": ("no trainable_tokens (model.embed_tokens.token_adapter",) * 2,
+    "conv": ("no LoRA on convolutions (line)",) * 2,
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
+def test_what_servers_take(name: str, target: str, tmp_path: Path) -> None:
+    """In one line each, with what to change."""
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **config)
-    with pytest.raises(gm.GamMergeError, match="vllm takes no"):
-        gm.plan([source], target="vllm")
+    said = SERVED[name][target == "llama.cpp"]
+    given = {"target": target, "base_model": base(kind) if name == "dora" else None}
+    if said is None or said.startswith("note: "):
+        usual = "--max-lora-rank 8|belongs to the base model"
+        notes = [note for note in gm.plan([source], **given).notes if not re.search(usual, note)]
+        assert len(notes) == (said is not None)
+        assert all(said.removeprefix("note: ") in note for note in notes)
+        return
+    with pytest.raises(gm.GamMergeError, match=re.escape(f"{target} takes {said}")) as caught:
+        gm.plan([source], **given)
+    assert "; " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
+def test_ranks_of_their_own_for_servers(target: str, pair: list[gm.Adapter], tmp_path: Path) -> None:
+    """vLLM reads the largest rank alone and pads, which folding makes right; experts it counts by that rank."""
+    kind, config = VARIANTS["experts"]
+    experts, plain = save(tmp_path / "a", kind, 0, **config), save(tmp_path / "b", kind, 1, target_modules=["q_proj"])
+    settings = {"target": target, "energy": 0.8, "method": "mean", "per_module_rank": True}
+    if target == "vllm":
+        gm.merge(pair, **settings)
+        with pytest.raises(gm.GamMergeError, match=r"experts \(model\..*at one rank.*--per-module-rank"):
+            gm.merge([experts, plain], **{**settings, "energy": 1.0})
+    else:
+        with pytest.raises(gm.GamMergeError, match=r"lower rank \(layers\.0\.q\).*--per-module-rank"):
+            gm.merge(pair, **settings)
+
+
+@pytest.mark.parametrize(
+    ("rank", "served"), [(1, 1), (2, 8), (8, 8), (9, 16), (16, 16), (17, 32), (65, 128), (257, 320), (321, 512)]
+)
+def test_max_lora_rank(rank: int, served: int, pair: list[gm.Adapter]) -> None:
+    assert f"serve it with --max-lora-rank {served}" in gm.plan(pair, rank=rank, target="vllm").notes
 
 
 def test_a_rank_for_vllm(pair: list[gm.Adapter]) -> None:

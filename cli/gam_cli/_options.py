@@ -117,7 +117,7 @@ PerModuleRank = Annotated[
     bool, _option(_OUTPUT, "--per-module-rank", help="Each module in the rank that it needs: not for llama.cpp.")
 ]
 For = Annotated[
-    str | None, _option(_OUTPUT, "--for", metavar="SERVER", help="Refuse what it does not serve, and say why: vllm.")
+    str | None, _option(_OUTPUT, "--for", metavar="SERVER", help="Refuse what it does not serve: vllm, llama.cpp.")
 ]
 NewRank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter.")]
 Energy = Annotated[
