@@ -54,5 +54,8 @@ from gam_merge._sources import load as load
 from gam_merge._state_dict import from_state_dict as from_state_dict
 from gam_merge._state_dict import merge_state_dicts as merge_state_dicts
 from gam_merge._state_dict import state_dict as state_dict
+from gam_merge._verification import Check as Check
+from gam_merge._verification import Verification as Verification
+from gam_merge._verify import verify as verify
 
 __version__ = _version("gam-merge")

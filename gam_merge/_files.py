@@ -12,6 +12,16 @@ from typing import Any
 from gam_merge._errors import GamMergeError
 
 
+def read_text(path: Path) -> str:
+    """In UTF-8. Raises GamMergeError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise GamMergeError(f"{path}: is not UTF-8 text") from error
+
+
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     """The table that a JSON file holds. Raises GamMergeError; if there is none to read, with the hint."""
     try:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gam_merge import _yaml
 from gam_merge._errors import GamMergeError
+from gam_merge._files import read_text
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._methods import get_method
 from gam_merge._override import Place, override
@@ -30,21 +31,26 @@ def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe
     path ends in ``a``, or by position), ``name.output.rank=8`` (of the merge of that name; else of the last one). Paths
     of sources come back absolute, anchors as positions. Raises GamMergeError with line and key.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise GamMergeError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise GamMergeError(f"{file}: is not UTF-8 text") from error
-    places = [Place(file, document) for document in _yaml.parse(text, str(file))]
-    if not places:
-        raise GamMergeError(f"{file}: holds no merge")
+    places = _places(read_text(file), file)
     for setting in overrides:
         override(places, setting)
     recipes = [_validated(place) for place in places]
     names = _names(recipes, places)
     located = [_located(recipe, place, names) for recipe, place in zip(recipes, places, strict=True)]
     return [(located[i], places[i]) for i in _order(located, places, names)]
+
+
+def parse_recipes(text: str, file: Path) -> list[Recipe]:
+    """The merges of a text, in its order, as they stand there: whether their sources exist is not asked. ``file`` is
+    named in errors. Raises GamMergeError."""
+    return [_validated(place) for place in _places(text, file)]
+
+
+def _places(text: str, file: Path) -> list[Place]:
+    places = [Place(file, document) for document in _yaml.parse(text, str(file))]
+    if not places:
+        raise GamMergeError(f"{file}: holds no merge")
+    return places
 
 
 def _validated(place: Place) -> Recipe:
@@ -111,18 +117,18 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
         raise place.error(("anchor",), f"{anchor!r} is no source; give a position from 0 or a path as written here")
     sources = []
     for i, source in enumerate(recipe.sources):
-        local = _beside(place.file, source.path)
+        local = beside(place.file, source.path)
         if source.path not in names and not local.exists() and parse_hub_id(source.path) is None:
             raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
         path = str(local) if source.path not in names and local.exists() else source.path
         sources.append(source.model_copy(update={"path": path}))
     base = recipe.base_model
-    if base is not None and ((local := _beside(place.file, base)).exists() or parse_hub_id(base) is None):
+    if base is not None and ((local := beside(place.file, base)).exists() or parse_hub_id(base) is None):
         base = str(local)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 
 
-def _beside(file: Path, path: str) -> Path:
+def beside(file: Path, path: str) -> Path:
     """A path as it is meant in a file."""
     return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
 

@@ -23,8 +23,9 @@ from gam_cli._push import push
 from gam_cli._recipe import recipe
 from gam_cli._resize import resize
 from gam_cli._search import search
+from gam_cli._verify import verify
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, checkpoints, recipe, search, batch, push)
+_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, checkpoints, recipe, search, batch, verify, push)
 _DEFAULT = "merge"
 
 

@@ -144,6 +144,8 @@ Private = Annotated[bool, _option(_HUB, "--private", help="The repository that i
 Revision = Annotated[str | None, _option(_HUB, "--revision", metavar="BRANCH", help="Upload to a branch.")]
 CreatePr = Annotated[bool, _option(_HUB, "--create-pr", help="Open a pull request in place of a commit.")]
 CommitMessage = Annotated[str, _option(_HUB, "--commit-message", metavar="TEXT", help="Of the commit.")]
+NoSources = Annotated[bool, _option(_MERGE, "--no-sources", help="Leave the sources alone: they may not be here.")]
+Rerun = Annotated[bool, _option(_MERGE, "--rerun", help="Do the merge again, to a temporary place, and compare.")]
 Merge = Annotated[Path, typer.Argument(metavar="OUT", help="A directory that a merge wrote.")]
 Repository = Annotated[
     str, typer.Argument(metavar="USER/NAME", help="A repository on the Hub, made if it is not there.")

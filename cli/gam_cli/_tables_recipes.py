@@ -1,4 +1,4 @@
-"""The tables of searches and batches."""
+"""The tables of searches, batches and verifications."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from gam_cli._present import Name, count, number, percent, printable, table
-from gam_merge import BatchItem, SearchResult
+from gam_merge import BatchItem, SearchResult, Verification
 
 _BEST = 5  # trials that are shown
 
@@ -45,3 +45,20 @@ def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
             yield Text.assemble(("error: ", "bold red"), printable(item.error))
     done = sum(item.error is None for item in items)
     yield f"{done} of {count(len(items), 'merge')} written to {printable(out)}"
+
+
+def of_verification(found: Verification) -> Iterator[RenderableType]:
+    """A row a check, then what is to be said of those that do not hold."""
+    failed = f"does not hold, in {len(found.failed)} of {count(len(found.checks), 'thing')}"
+    verdict = "holds" if found.holds else failed
+    yield Text.assemble(("verify: ", "bold"), f"{printable(str(found.path))} {verdict}")
+    yield ""
+    rows = table("recorded", "now")
+    for check in found.checks:
+        rows.add_row(Name(check.name), check.state)
+    yield rows
+    if any(check.note for check in found.checks):
+        yield ""
+    for check in found.checks:
+        if check.note:
+            yield f"{printable(check.name)}: {printable(check.note)}"
