@@ -24,6 +24,8 @@ from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
 
 _CHUNK_BYTES = 16 << 20  # of factors in float64 that are worked on at a time: about a processor's cache
+# What torch says, as a RuntimeError, of a processor, a GPU, and the workspace of a GPU's BLAS.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 T = TypeVar("T")
 Shares = Callable[[Sequence[str], Sequence[int]], Tensor]  # modules, adapters -> (L, N) float64
@@ -67,11 +69,32 @@ def walk(
         yield from results
 
 
-def walk_chunks(plan: Plan, task: Callable[[PlannedBucket], T], executor: Executor | None = None) -> Iterator[T]:
+def walk_chunks(
+    plan: Plan, task: Callable[[PlannedBucket], list[T]], executor: Executor | None = None
+) -> Iterator[list[T]]:
     """The same for a ``task`` that reads its modules itself: its results, in the order of the plan."""
     chunks = (chunk for bucket in plan.buckets for chunk in chunks_of(bucket))
     with _executor(executor) as (pool, window):
-        yield from _ordered(pool, window, task, chunks)
+        yield from _ordered(pool, window, partial(_in_memory, task), chunks)
+
+
+def _in_memory(task: Callable[[PlannedBucket], list[T]], chunk: PlannedBucket) -> list[T]:
+    """Do the task, in halves where there is no memory for the whole chunk. Runs on a worker."""
+    try:
+        return task(chunk)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+    # Here the error is gone, and what its frames held.
+    count = len(chunk.names)
+    if count == 1:
+        m, n = chunk.shape
+        raise GamMergeError(
+            f"module {chunk.names[0]}: no memory for its {len(chunk.adapters)} deltas of {m} x {n}; "
+            "free some, or take fewer threads (OMP_NUM_THREADS=1)"
+        )
+    halves = (slice(0, count // 2), slice(count // 2, count))
+    return [result for half in halves for result in _in_memory(task, _part(chunk, half))]
 
 
 @torch.no_grad()
@@ -114,8 +137,11 @@ def chunks_of(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
     """Pieces of a bucket that fit into the working memory."""
     size = max(1, _CHUNK_BYTES // (8 * bucket.layout.stack * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):
-        part = slice(start, start + size)
-        yield replace(bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part])
+        yield _part(bucket, slice(start, start + size))
+
+
+def _part(bucket: PlannedBucket, part: slice) -> PlannedBucket:
+    return replace(bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part])
 
 
 def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:

@@ -1,6 +1,5 @@
 """The output is whole or not there: kills, full disks, two merges at once, and what --force may replace."""
 
-import multiprocessing
 import os
 import re
 import resource
@@ -15,15 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from children import in_child, start
 from helpers import random_factors, tree, write_adapter
 from safetensors.torch import save_file
 
 import gam_merge as gm
 from gam_merge import _staging
-
-# Children are forked from a process that has imported all and run nothing: quick, and no thread is lost in the fork.
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["__main__", "gam_merge", "pytest", "safetensors.torch"])
 
 Contents = dict[str, bytes] | None
 
@@ -68,15 +64,6 @@ def restore(directory: Path, files: dict[str, bytes]) -> None:
     directory.mkdir(parents=True)
     for name, data in files.items():
         (directory / name).write_bytes(data)
-
-
-def in_child(target: Callable[..., None], *args: Any) -> int:
-    """Run in another process: its exit code, minus the signal if one killed it."""
-    process = FORK.Process(target=target, args=args)
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 # --- killed at every system call that changes the folder ---------------------------------------------------------
@@ -176,8 +163,7 @@ def test_killed_at_any_time_leaves_the_old_state_or_the_new(
     unfinished = 0
     for delay in (0.0, 0.02, 0.1, 0.3):
         left_by_the_dead = _siblings(out)
-        process = FORK.Process(target=_merge, args=(large, out, force))
-        process.start()
+        process = start(_merge, large, out, force)
         while not _siblings(out) - left_by_the_dead and process.is_alive():
             time.sleep(0.002)
         time.sleep(delay)
