@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: speed against peers and the floor of the machine. Results go to benchmarks/results/."""
+"""``python -m benchmarks``: against peers, and against the floor of the machine. Results go to benchmarks/results/."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +58,17 @@ def lab_command(
 def memory_command(only: Annotated[str, typer.Option(help="Methods with this in their name.")] = "") -> None:
     """Peak memory and time of every method on one module of 4096 x 12288, four adapters of rank 16."""
     memory.main(only)
+
+
+@app.command("variants")
+def variants_command(
+    mergekit: Annotated[Path | None, typer.Option(help="The Python of an environment that mergekit is in.")] = None,
+    page: Annotated[bool, typer.Option(help="Write docs/variants.md from the results alone.")] = False,
+) -> None:
+    """Every kind of adapter that PEFT writes, merged by PEFT, mergekit and gam-merge: right, wrong or refused."""
+    from benchmarks.variants import command
+
+    command.main(mergekit=mergekit, page=page)
 
 
 app()

@@ -41,11 +41,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows and the machine to benchmarks/results/NAME.json."""
+def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
+    """Write rows, the machine and whatever more to benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **more, "rows": rows}, indent=2) + "\n")
     return path
 
 

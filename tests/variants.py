@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers as tf
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -171,10 +171,15 @@ def quiet() -> Any:
 
 
 def save(path: Path, kind: str, seed: int, **config: Any) -> Path:
-    """An adapter as PEFT saves it after training: all that is trainable is moved from where it started."""
+    """A LoRA adapter as PEFT saves it after training."""
+    return save_any(path, kind, seed, LoraConfig(**{"r": 4, "lora_alpha": 6, **config}))
+
+
+def save_any(path: Path, kind: str, seed: int, config: PeftConfig) -> Path:
+    """The same of any kind of adapter: all that is trainable is moved from where it started."""
     torch.manual_seed(seed)
     with quiet():
-        adapted = get_peft_model(copy.deepcopy(model(kind)).float(), LoraConfig(**{"r": 4, "lora_alpha": 6, **config}))
+        adapted = get_peft_model(copy.deepcopy(model(kind)).float(), config)
         with torch.no_grad():
             for parameter in adapted.parameters():
                 if parameter.requires_grad:

@@ -51,7 +51,7 @@ _INIT_LEAVES_BASE = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
 def check_type(where: str, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type") or "LORA"
     if kind != "LORA":
-        raise GamMergeError(f"{where}: is a {kind} adapter; only LoRA can be merged (PEFT's convert_to_lora makes one)")
+        raise GamMergeError(f"{where}: is {kind}, and only LoRA can be merged (PEFT's convert_to_lora makes one)")
 
 
 def check_fields(where: str, config: Mapping[str, Any]) -> None:
