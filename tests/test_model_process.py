@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import start
 from helpers import random_factors, relative, write_adapter
 from safetensors import safe_open
-from test_atomic import FORK, contents
+from test_atomic import contents
 from test_checkpoint import write_checkpoint
 
 import gam_merge as gm
@@ -65,8 +66,7 @@ def test_killed(model, tmp_path):
     before = contents(out)
     for delay in (0.0, 0.2, 0.6):
         known = set(os.listdir(tmp_path))
-        process = FORK.Process(target=_fuse, args=(*model, out))
-        process.start()
+        process = start(_fuse, *model, out)
         while not set(os.listdir(tmp_path)) - known:
             assert process.is_alive()
             time.sleep(0.002)

@@ -177,9 +177,10 @@ def save(path: Path, kind: str, seed: int, **config: Any) -> Path:
 
 def save_any(path: Path, kind: str, seed: int, config: PeftConfig) -> Path:
     """The same of any kind of adapter: all that is trainable is moved from where it started."""
-    torch.manual_seed(seed)
+    built = copy.deepcopy(model(kind)).float()
+    torch.manual_seed(seed)  # only now: the model may have been drawn first, or have been there
     with quiet():
-        adapted = get_peft_model(copy.deepcopy(model(kind)).float(), config)
+        adapted = get_peft_model(built, config)
         with torch.no_grad():
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
