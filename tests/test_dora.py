@@ -11,9 +11,10 @@ from helpers import adapter, random_factors, relative, write_adapter
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from variants import base, dense_mean, forward, load, model, quiet, save
+from variants import VARIANTS, base, dense_mean, forward, load, model, quiet, save
 
 import gam_merge as gm
+from gam_merge import _base, _dora
 
 DORA = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "init_lora_weights": False}
 PLAIN = {"target_modules": ["q_proj", "k_proj"], "init_lora_weights": False}
@@ -130,6 +131,20 @@ def test_base_as_a_directory_in_shards_or_under_another_prefix(
         gm.merge([saved["dora"], saved["other"]], base_model=given, out=tmp_path / f"out{i}")
         outs.append((tmp_path / f"out{i}" / "adapter_model.safetensors").read_bytes())
     assert outs[0] == outs[1] == outs[2]
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("name", ["dora", "dora_embeddings", "dora_conv1d_of_gpt2", "dora_conv"])
+def test_a_base_of_many_blocks(name: str, flatten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are read some rows at a time, as they are kept: those of Conv1D lie across."""
+    kind, config = VARIANTS[name]
+    source = save(tmp_path / "a", kind, 0, **{**config, "init_lora_weights": False})
+    monkeypatch.setattr(_base, "_BLOCK", 100)
+    monkeypatch.setattr(_dora, "_ROWS", 5)
+    settings = {"rank": 48, "flatten_dora": True} if flatten else {}
+    gm.merge([source], base_model=base(kind), out=tmp_path / "out", **settings)
+    before, expected = forward(model(kind)), forward(load(kind, source))
+    assert relative(forward(load(kind, tmp_path / "out")) - before, expected - before) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["conv", "gpt2"])

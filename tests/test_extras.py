@@ -38,12 +38,15 @@ def test_whole_modules_are_averaged_over_those_that_have_them(tmp_path: Path) ->
     assert any("score.weight (in 2 of 3)" in note for note in result.report.notes)
 
 
-@pytest.mark.parametrize(("missing", "expected"), [("zero", 0.25), ("skip", 1.0)])
-def test_a_missing_lora_bias(missing: str, expected: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "missing", "expected"),
+    [("mean", "zero", 0.4), ("mean", "skip", 1.0), ("sum", "zero", 2.0), ("sum", "skip", 2.0)],
+)
+def test_a_missing_lora_bias(method: str, missing: str, expected: float, tmp_path: Path) -> None:
     """lora_bias is added to the base, so zero stands for an adapter without one. Its scale is that of the delta."""
     a = write(tmp_path / "a", {"layers.0.q.lora_B.bias": torch.full((4,), 0.25)}, lora_bias=True, lora_alpha=8)
     b = write(tmp_path / "b", {})
-    result = gm.merge([a, b], weights=[1, 3], method="mean", missing=missing, out=tmp_path / "out")
+    result = gm.merge([a, b], weights=[2, 3], method=method, missing=missing, out=tmp_path / "out")
     assert torch.allclose(read(tmp_path / "out")["layers.0.q.lora_B.bias"], torch.full((4,), expected))
     assert result.adapter.config["lora_bias"] is True
 

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hub_server import Fault, Hub
 from huggingface_hub import constants
 from variants import base, model, save
 
 import gam_merge as gm
+from gam_merge._base import resolve_base
 from gam_merge._export import RECIPE_NAME
+from gam_merge._tensors import read
 
 INDEX, WEIGHTS, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 
@@ -59,6 +62,15 @@ def test_a_recipe_names_its_commit(
     gm.merge_recipe(tmp_path / "a" / RECIPE_NAME, out=tmp_path / "b")
     assert (tmp_path / "b" / "adapter_model.safetensors").read_bytes() == first
     assert not hub.requests
+
+
+def test_a_branch_that_moves_meanwhile(hub: Hub, sharded: dict[str, bytes]) -> None:
+    """Every file is of the commit that the index was of."""
+    hub.add("org/base", sharded)
+    found = resolve_base("org/base")
+    hub.repos["org/base"].commit("main", dict.fromkeys(sharded, b"other"))
+    for key, value in model("llama").state_dict().items():
+        assert torch.equal(read(found.tensors[key]), value.float())
 
 
 @pytest.mark.parametrize(

@@ -27,21 +27,26 @@ def three(*, second: bool) -> list[gm.Adapter]:
 WEIGHTS = [0.5, 0.3, 0.2]
 
 
+SHARES = {"zero": 0.7, "skip": 1.0}  # missing -> the part of all weight that the result has where the second is not
+
+
 @pytest.mark.parametrize("zero", [False, True], ids=["missing", "zero"])
-def test_mean_is_the_exact_mean(zero: bool) -> None:
+@pytest.mark.parametrize("missing", SHARES)
+def test_mean_is_the_exact_mean(missing: str, zero: bool) -> None:
     adapters = three(second=zero)
-    result = gm.merge(adapters, method="mean", weights=WEIGHTS, rank=9)
-    expected = 0.5 * adapters[0].modules["y"].delta() + 0.2 * adapters[2].modules["y"].delta()
-    assert relative(delta(result.adapter, "y"), expected) < 1e-9
+    result = gm.merge(adapters, method="mean", weights=WEIGHTS, rank=9, missing=missing)
+    present = 0.5 * adapters[0].modules["y"].delta() + 0.2 * adapters[2].modules["y"].delta()
+    assert relative(delta(result.adapter, "y"), SHARES[missing] / 0.7 * present) < 1e-9
 
 
 @pytest.mark.parametrize("zero", [False, True], ids=["missing", "zero"])
+@pytest.mark.parametrize("missing", SHARES)
 @pytest.mark.parametrize("anchor", [0, 1, 2])
-def test_gam_merges_the_others_and_keeps_their_share(zero: bool, anchor: int) -> None:
+def test_gam_merges_the_others_and_keeps_their_share(missing: str, zero: bool, anchor: int) -> None:
     adapters = three(second=zero)
-    result = gm.merge(adapters, weights=WEIGHTS, anchor=anchor)
+    result = gm.merge(adapters, weights=WEIGHTS, anchor=anchor, missing=missing)
     present = [adapters[0].modules["y"].delta(), adapters[2].modules["y"].delta()]
-    expected = 0.7 * dense.gam(present, [0.5 / 0.7, 0.2 / 0.7])  # the first has the larger rank
+    expected = SHARES[missing] * dense.gam(present, [0.5 / 0.7, 0.2 / 0.7])  # the first has the larger rank
     assert relative(delta(result.adapter, "y"), expected) < 1e-9
     everywhere = dense.gam([a.modules["x"].delta() for a in adapters], WEIGHTS, anchor)
     assert relative(delta(result.adapter, "x"), everywhere) < 1e-9
