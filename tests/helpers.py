@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from gam_merge import Adapter, LoraModule
 from gam_merge._tensors import MemoryTensor
+
+Contents = dict[str, bytes] | None
 
 
 def random_factors(
@@ -77,3 +80,29 @@ def tree(folder: Path) -> dict[str, Any]:
         )
         for path in sorted(folder.rglob("*"))
     }
+
+
+def layers(folder: Path, *, modules: int, width: int, r: int = 2) -> list[Path]:
+    """Two adapters of square modules."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"layers.{i}.q_proj" for i in range(modules)]
+    return [
+        write_adapter(folder / x, {name: random_factors(generator, width, width, r, torch.float32) for name in names})
+        for x in ("a", "b")
+    ]
+
+
+def contents(directory: Path | None) -> Contents:
+    """The files of a directory, the paths in its recipe apart, which depend on where it is; None if it is not there."""
+    assert directory is not None
+    if not directory.exists():
+        return None
+    files = {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    recipe = files.get("gam_merge_recipe.yaml", b"")
+    return {**files, "gam_merge_recipe.yaml": re.sub(rb"path: .*", b"path: there", recipe)}
+
+
+def restore(directory: Path, files: dict[str, bytes]) -> None:
+    directory.mkdir(parents=True)
+    for name, data in files.items():
+        (directory / name).write_bytes(data)

@@ -1,7 +1,6 @@
 """The output is whole or not there: kills, full disks, two merges at once, and what --force may replace."""
 
 import os
-import re
 import resource
 import signal
 import sys
@@ -15,27 +14,16 @@ from typing import Any
 import pytest
 import torch
 from children import in_child, start
-from helpers import random_factors, tree, write_adapter
+from helpers import Contents, contents, layers, random_factors, restore, tree, write_adapter
 from safetensors.torch import save_file
 
 import gam_merge as gm
 from gam_merge import _staging
 
-Contents = dict[str, bytes] | None
-
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return _adapters(tmp_path_factory.mktemp("sources"), modules=2, width=12)
-
-
-def _adapters(folder: Path, *, modules: int, width: int, r: int = 2) -> list[Path]:
-    generator = torch.Generator().manual_seed(0)
-    names = [f"layers.{i}.q_proj" for i in range(modules)]
-    return [
-        write_adapter(folder / x, {name: random_factors(generator, width, width, r, torch.float32) for name in names})
-        for x in ("a", "b")
-    ]
+    return layers(tmp_path_factory.mktemp("sources"), modules=2, width=12)
 
 
 @pytest.fixture(scope="session")
@@ -48,22 +36,6 @@ def old(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Conten
 def new(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """What a merge by GAM writes."""
     return contents(gm.merge(sources, out=tmp_path_factory.mktemp("new") / "out").path)
-
-
-def contents(directory: Path | None) -> Contents:
-    """The files of a directory, the paths in its recipe apart, which depend on where it is; None if it is not there."""
-    assert directory is not None
-    if not directory.exists():
-        return None
-    files = {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
-    recipe = files.get("gam_merge_recipe.yaml", b"")
-    return {**files, "gam_merge_recipe.yaml": re.sub(rb"path: .*", b"path: there", recipe)}
-
-
-def restore(directory: Path, files: dict[str, bytes]) -> None:
-    directory.mkdir(parents=True)
-    for name, data in files.items():
-        (directory / name).write_bytes(data)
 
 
 # --- killed at every system call that changes the folder ---------------------------------------------------------
@@ -139,7 +111,7 @@ def _loads(directory: Path) -> bool:
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two adapters of 50 MB: writing their merge takes longer than the latest kill."""
-    return _adapters(tmp_path_factory.mktemp("large"), modules=100, width=1024, r=64)
+    return layers(tmp_path_factory.mktemp("large"), modules=100, width=1024, r=64)
 
 
 def _merge(sources: list[Path], out: Path, force: bool) -> None:

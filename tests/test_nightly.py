@@ -1,0 +1,40 @@
+"""The trials of the nightly run, with few cases, and the table that is made from their results."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from benchmarks.nightly import report
+from benchmarks.nightly.trial import Trial, Unmeasured
+from benchmarks.nightly.trials import TRIALS
+
+FEW = {"kills": 4}
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+def test_few_cases_of_each(trial: Trial, tmp_path: Path) -> None:
+    try:
+        outcome = trial.run(tmp_path, FEW[trial.name])
+    except Unmeasured as why:
+        pytest.skip(str(why))
+    assert not outcome.lost
+    assert outcome.found
+
+
+def test_the_table_of_the_readme_is_that_of_the_results() -> None:
+    results, readme = report.read(), report.README.read_text("utf-8")
+    assert readme == report.page(readme, results), "run: python -m benchmarks nightly --page"
+    assert [(row["name"], row["what"], row["cases"]) for row in results["rows"]] == [
+        (trial.name, trial.what, trial.cases) for trial in TRIALS
+    ]
+    assert not any(row["lost"] for row in results["rows"])
+
+
+def test_a_loss_is_in_the_table() -> None:
+    results = report.read()
+    other = copy.deepcopy(results)
+    other["rows"][0]["lost"] = 7
+    readme = report.README.read_text("utf-8")
+    assert "| 7 |" in report.page(readme, other)
+    assert "| 7 |" not in readme
