@@ -6,5 +6,6 @@ measure.py     merges, loads the result into the model, measures it
 run.py         units of work over processes; stops and resumes
 rows.py        the results, one JSON object a line
 statistics.py  means, intervals, paired tests
+choose.py      a method by what is measured without data: chosen on some seeds, judged on the others
 report.py      tables and plots from the results, into README.md
 """

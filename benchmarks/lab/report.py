@@ -6,9 +6,10 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.lab import choose
 from benchmarks.lab.design import AT_SIZES, CUT, METHODS, Settings
 from benchmarks.lab.rows import Row
-from benchmarks.lab.statistics import Interval, differences, interval
+from benchmarks.lab.statistics import Difference, Interval, differences, interval
 
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
@@ -181,7 +182,11 @@ def _against(results: Results, kind: str, regime: str, rule: str) -> dict[str, s
         return {label: "one seed" if seeds else NONE for label in METHODS if label != REFERENCE}
     values = {label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in METHODS}
     found = differences(values, REFERENCE)
-    return {label: f"{text(d.interval)}, {d.verdict} (p {d.p:.2g})" for label, d in found.items()}
+    return {label: _judged(d) for label, d in found.items()}
+
+
+def _judged(d: Difference) -> str:
+    return f"{text(d.interval)}, {d.verdict} (p {d.p:.2g})"
 
 
 def sizes(results: Results) -> str:
@@ -197,6 +202,43 @@ def sizes(results: Results) -> str:
     return table(["specialists, separate: NLL, own scale (seeds)", "2 adapters", "4", "6"], lines)
 
 
+def rules(results: Results) -> str:
+    """What the validation seeds choose by each figure that needs no data, and how it does on the other seeds."""
+    known, test = choose.halves(results.rows)
+    if not known or not test:
+        return NONE
+
+    def line(title: str, most: str, choices: Sequence[choose.Choice], pick: choose.Pick) -> list[str]:
+        return [
+            title,
+            most,
+            *map(", ".join, choices),
+            *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)),
+        ]
+
+    fixed = choose.best(known)
+    lines = [line("always", "-", (fixed, fixed), choose.always(fixed))]
+    for figure in choose.FIGURES:
+        rule = choose.fit(known, figure)
+        lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
+    return table(["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"], lines)
+
+
+def chosen(results: Results) -> str:
+    """The choice by overlap U against others that never change, on seeds that took no part in it."""
+    known, test = choose.halves(results.rows)
+    if not known or not test:
+        return NONE
+    rule = choose.fit(known, choose.FIGURES[0])
+    others = {
+        f"against {', '.join(choice)}": choice for choice in (choose.best(known), ("mean", "own"), ("gam", "own"))
+    }
+    found = [choose.against(test, rule, choose.always(choice)) for choice in others.values()]
+    best = choose.against(test, rule, lambda one: choose.best([x for x in test if x.cell == one.cell]))
+    lines = [[where, *(_judged(column[where]) for column in [*found, best])] for where in best]
+    return table(["", *others, "against the best here, with hindsight"], lines)
+
+
 def tables(rows: Iterable[Row]) -> str:
     """Everything between the markers."""
     results = Results(rows)
@@ -204,6 +246,7 @@ def tables(rows: Iterable[Row]) -> str:
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
     parts += ["### Number of adapters", sizes(results)]
+    parts += ["### A method chosen without data", rules(results), chosen(results)]
     return "\n\n".join(parts)
 
 

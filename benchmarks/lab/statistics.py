@@ -36,10 +36,12 @@ def interval(values: Sequence[float]) -> Interval:
 
 def differences(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, Difference]:
     """Every entry against the reference, seed by seed; less is better. All are one family for the correction."""
-    found = {}
-    for name, mine in values.items():
-        if name != reference:
-            found[name] = [a - b for a, b in zip(mine, values[reference], strict=True)]
+    return paired({name: (mine, values[reference]) for name, mine in values.items() if name != reference})
+
+
+def paired(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Difference]:
+    """The first of each pair against the second, seed by seed; less is better. All are one family."""
+    found = {name: [a - b for a, b in zip(*both, strict=True)] for name, both in pairs.items()}
     corrected = holm({name: _p(d) for name, d in found.items()})
     return {name: _judge(interval(d), corrected[name]) for name, d in found.items()}
 

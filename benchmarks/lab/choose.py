@@ -1,0 +1,111 @@
+"""A method chosen without data: by what ``gam-merge compare`` measures, on validation seeds; judged on the others.
+
+A choice is a method with a scale rule. A rule splits the sets by one figure at one threshold and takes, on either side,
+the choice with the least NLL over the validation sets. The figures, the threshold and the choices come from the
+validation seeds alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+from benchmarks.lab.design import METHODS
+from benchmarks.lab.rows import Row
+from benchmarks.lab.statistics import Difference, paired
+
+VALIDATION = (0, 1)  # seeds
+CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm"))
+Choice = tuple[str, str]  # label, scale rule
+Cell = tuple[str, str]  # kind, regime
+FIGURES = ("overlap U", "overlap V", "cosine")  # overlaps above chance: 0 at chance, 1 for the same spaces
+ALL = "all together"
+
+
+@dataclass(frozen=True)
+class AdapterSet:
+    """A set of adapters: what is known of it without data, and the NLL of every choice."""
+
+    cell: Cell
+    seed: int
+    figures: Mapping[str, float]
+    nll: Mapping[Choice, float]
+
+
+Pick = Callable[[AdapterSet], Choice]  # a way to choose
+
+
+def always(choice: Choice) -> Pick:
+    """The same for every set."""
+    return lambda one: choice
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Sets whose ``figure`` is at most ``most`` are merged by ``low``, others by ``high``."""
+
+    figure: str
+    most: float
+    low: Choice
+    high: Choice
+
+    def __call__(self, one: AdapterSet) -> Choice:
+        return self.low if one.figures[self.figure] <= self.most else self.high
+
+
+def sets(rows: Iterable[Row], size: int = 4) -> list[AdapterSet]:
+    """The sets for which every choice has been measured."""
+    figures: dict[tuple[Cell, int], Mapping[str, float]] = {}
+    nll: dict[tuple[Cell, int], dict[Choice, float]] = {}
+    for row in rows:
+        where = (row["kind"], row["regime"]), row["seed"]
+        if row["size"] != size:
+            continue
+        if row["method"] == "compare":
+            above = [(row[f"overlap_{x}"] - row[f"chance_{x}"]) / (1 - row[f"chance_{x}"]) for x in "uv"]
+            figures[where] = dict(zip(FIGURES, [*above, row["cosine"]], strict=True))
+        elif row["rank"] == "R" and (row["method"], row["scale_rule"]) in CHOICES:
+            nll.setdefault(where, {})[row["method"], row["scale_rule"]] = fmean(row["nll"].values())
+    whole = [where for where, found in nll.items() if where in figures and set(found) == set(CHOICES)]
+    return [AdapterSet(*where, figures[where], nll[where]) for where in sorted(whole)]
+
+
+def halves(rows: Iterable[Row]) -> tuple[list[AdapterSet], list[AdapterSet]]:
+    """The sets of the validation seeds, and the others."""
+    found = sets(rows)
+    return [x for x in found if x.seed in VALIDATION], [x for x in found if x.seed not in VALIDATION]
+
+
+def mean_nll(among: Iterable[AdapterSet], pick: Pick) -> float:
+    """Over sets, of what is picked for each."""
+    return fmean(one.nll[pick(one)] for one in among)
+
+
+def best(among: Sequence[AdapterSet]) -> Choice:
+    """The choice with the least mean NLL."""
+    return min(CHOICES, key=lambda choice: mean_nll(among, always(choice)))
+
+
+def fit(among: Sequence[AdapterSet], figure: str) -> Rule:
+    """The split by a figure in the middle of the widest gap between two sets, with the best choice on either side."""
+    values = sorted(one.figures[figure] for one in among)
+    _, most = max((b - a, (a + b) / 2) for a, b in pairwise(values))
+    return Rule(
+        figure, most, *(best([x for x in among if (x.figures[figure] <= most) is low]) for low in (True, False))
+    )
+
+
+def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Difference]:
+    """One way to choose against another, paired by seed, in every cell: one family of tests. And over all cells."""
+    pairs: dict[str, tuple[list[float], list[float]]] = {}
+    for one in test:
+        for side, how in zip(pairs.setdefault(", ".join(one.cell), ([], [])), (pick, other), strict=True):
+            side.append(one.nll[how(one)])
+    return {**paired(pairs), **paired({ALL: _by_seed(test, pick, other)})}
+
+
+def _by_seed(test: Sequence[AdapterSet], *picks: Pick) -> tuple[list[float], ...]:
+    """Of each way to choose the mean over cells, of every seed that has all of them."""
+    cells = {one.cell for one in test}
+    seeds = [s for s in sorted({one.seed for one in test}) if {one.cell for one in test if one.seed == s} == cells]
+    return tuple([fmean(one.nll[how(one)] for one in test if one.seed == s) for s in seeds] for how in picks)
