@@ -79,7 +79,7 @@ class Bucket:
     @cached_property
     def stacked_grams(self) -> tuple[Tensor, Tensor]:
         """Gram matrices of [b_1 ... b_N] and of [a_1 ... a_N]: (L, R, R) float64. Cost grows with N^2."""
-        b, a = torch.cat([x.b64 for x in self.deltas], -1), torch.cat([x.a64 for x in self.deltas], -1)
+        b, a = torch.cat([x.exact_b for x in self.deltas], -1), torch.cat([x.exact_a for x in self.deltas], -1)
         return gram(b, b), gram(a, a)
 
     @cached_property
@@ -106,7 +106,7 @@ class Bucket:
         """b_i^T b_j and a_i^T a_j, cut out of the stacked Gram matrices where those are there already."""
         x, y = self.deltas[i], self.deltas[j]
         if "stacked_grams" not in vars(self):
-            return gram(x.b64, y.b64), gram(x.a64, y.a64)
+            return gram(x.exact_b, y.exact_b), gram(x.exact_a, y.exact_a)
         widths = [delta.b.shape[-1] for delta in self.deltas]
         rows, columns = (slice(sum(widths[:k]), sum(widths[: k + 1])) for k in (i, j))
         left, right = (g[:, rows, columns] for g in self.stacked_grams)

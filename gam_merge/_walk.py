@@ -23,7 +23,7 @@ from gam_merge._errors import GamMergeError
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
 
-_CHUNK_BYTES = 16 << 20  # of factors in float64 that are worked on at a time: about a processor's cache
+_CHUNK_BYTES = 40 << 20  # of factors in float64 that are worked on at a time: calls are few beside arithmetic
 # What torch says, as a RuntimeError, of a processor, a GPU, and the workspace of a GPU's BLAS.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -112,8 +112,12 @@ def _executor(given: Executor | None) -> Iterator[tuple[Executor, int]]:
         yield given, 2 * (os.cpu_count() or 1)
         return
     workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, "gam-merge", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield pool, workers + 1
+    torch.set_num_threads(1)  # of the caller: its idle OpenMP threads would spin on the cores that the workers need
+    try:
+        with ThreadPoolExecutor(workers, "gam-merge", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool, workers + 1
+    finally:
+        torch.set_num_threads(workers)
 
 
 def _ordered(
@@ -162,12 +166,19 @@ def _delta(members: Sequence[LoraModule], b: Tensor, a: Tensor) -> Delta:
 
 
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Read tensors of one shape into one: (L, *shape). Pinned on the way to a GPU: copies run beside kernels."""
+    """Read tensors of one shape into one: (L, *shape). They travel as they are stored, and pinned on the way to a GPU:
+    copies run beside kernels."""
     pinned = device.type == "cuda"
-    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype, pin_memory=pinned)
+    stored = {tensor.dtype for tensor in tensors}
+    out = torch.empty(
+        len(tensors), *tensors[0].shape, dtype=stored.pop() if len(stored) == 1 else dtype, pin_memory=pinned
+    )
     for slot, tensor in zip(out, tensors, strict=True):
-        slot.copy_(read(tensor))
-    return out.to(device, non_blocking=pinned)
+        if tensor.dtype == out.dtype:
+            tensor.read_into(slot)
+        else:
+            slot.copy_(read(tensor))
+    return out.to(device, non_blocking=pinned).to(dtype)
 
 
 def _read_all(reader: Reader, chunk: PlannedBucket) -> tuple[list[Delta], Rows | None]:

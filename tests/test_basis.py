@@ -116,3 +116,13 @@ def test_non_finite_modules_stay_so_and_spoil_no_other(eps: float, value: float)
 def test_gram_is_summed_in_float64() -> None:
     x = torch.cat([torch.ones(1), torch.full((1_000_000,), 1e-4)]).reshape(1, -1, 1)
     assert gram(x, x).item() == pytest.approx(1 + 1e-2, rel=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_gram_of_more_rows_than_are_converted_at_a_time(layout: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 9001, r, generator=generator) for r in (7, 5))
+    x = x if layout == "rows" else x.mT.contiguous().mT
+    for left, right in ((x, y), (x, x), (y, x)):
+        expected = left.double().mT @ right.double()
+        torch.testing.assert_close(gram(left, right), expected, rtol=0, atol=1e-13 * 9001)

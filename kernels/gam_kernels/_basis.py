@@ -21,6 +21,7 @@ from torch import Tensor
 # The amplification of rounding up to which products x @ coef are formed in the dtype of x, in units of 1 / eps:
 # 16 in float32, so that a basis carries at most 2e-6 of relative error.
 _NARROW = 2e-6
+_CACHED = 1 << 20  # bytes of float64 that a core's own cache holds
 _EPS64 = torch.finfo(torch.float64).eps
 
 
@@ -30,7 +31,7 @@ class Basis(NamedTuple):
     Columns of ``coef`` and rows of ``core`` at and beyond a module's ``rank`` are zero where the QR revealed it.
     """
 
-    factor: Tensor  # (L, m, r) float64
+    factor: Tensor  # (L, m, r) float64, or x itself where no basis had to be formed
     coef: Tensor  # (L, r, r) float64
     core: Tensor  # (L, r, r) float64
     rank: Tensor  # (L,) int64, numerical rank
@@ -42,15 +43,23 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
     """Inner products ``x^T y`` of the columns of two stacks, accumulated in float64.
 
     x: (L, m, r), y: (L, m, s), any float dtype -> (L, r, s) float64. Non-finite input gives non-finite output.
+    On a processor what is not float64 is converted a few rows at a time, and nothing of full size is made.
     """
-    return x.double().mT @ y.double()
+    if x.dtype == y.dtype == torch.float64 or x.device.type != "cpu":
+        return x.double().mT @ y.double()
+    out = torch.zeros(len(x), x.shape[-1], y.shape[-1], dtype=torch.float64)
+    rows = max(256, _CACHED // (8 * len(x) * x.shape[-1]))
+    for left, right in zip(x.split(rows, -2), y.split(rows, -2), strict=True):
+        left64 = left.double()  # (L, rows, r)
+        out.baddbmm_(left64.mT, left64 if x is y else right.double())
+    return out
 
 
 def orthonormalize(x: Tensor, *, eps: float) -> Basis:
     """Orthonormal bases of the columns of each matrix of a stack.
 
-    x: (L, m, r) float64, m < r allowed. eps: of the dtype in which products with ``x`` are to be formed; that of
-    float64 itself sends every module down the Householder route.
+    x: (L, m, r) float32 or float64, m < r allowed. eps: of the dtype in which products with ``x`` are to be formed;
+    that of float64 itself sends every module down the Householder route.
 
     A module with NaN or Inf keeps a non-finite ``core``: the caller, who knows its name, reports it.
     """
@@ -61,7 +70,7 @@ def orthonormalize(x: Tensor, *, eps: float) -> Basis:
     rank = torch.full(x.shape[:1], x.shape[-1], device=x.device)
     wide = slow | ~(amplification * eps <= _NARROW)
     if slow.any():
-        x = x.clone()
+        x = x.to(torch.float64, copy=True)
         x[slow], coef[slow], core[slow], rank[slow] = _householder(x[slow])
     return Basis(x, coef, core, rank, wide, slow)
 

@@ -17,25 +17,41 @@ _GRADED = 1e-3  # columns whose products spread wider may leave a core without f
 class Delta(NamedTuple):
     """A stack of low-rank matrices ``delta = (b u) core (a v)^T``, with ``b u`` and ``a v`` orthonormal.
 
-    The tall factors come in two precisions: Gram matrices need the second, products of full size mostly the first.
+    Products of full size are mostly formed with ``b`` and ``a`` in their dtype; Gram matrices in float64, of
+    ``exact_b`` and ``exact_a``. Those are the same tensors unless a basis had to be formed anew, in float64.
     """
 
     b: Tensor  # (L, m, r) float32 or float64
     a: Tensor  # (L, n, r)
-    b64: Tensor  # (L, m, r) float64
-    a64: Tensor  # (L, n, r)
+    exact_b: Tensor  # (L, m, r) float32 or float64
+    exact_a: Tensor  # (L, n, r)
     u: Tensor  # (L, r, k) float64
     v: Tensor  # (L, r, k) float64
     core: Tensor  # (L, k, k) float64
     rank: Tensor  # (L,) int64, numerical rank; what lies beyond it in u, v and core is zero
-    wide: Tensor  # (L,) bool, b and a of such a module do not serve: products must be formed with b64 and a64
+    wide: Tensor  # (L,) bool, b and a of such a module do not serve: products need b64 and a64
+
+    @property
+    def b64(self) -> Tensor:
+        """(L, m, r) float64."""
+        return self.exact_b.double()
+
+    @property
+    def a64(self) -> Tensor:
+        """(L, n, r) float64."""
+        return self.exact_a.double()
 
     def select(self, index: Tensor, *, rank: int, wide: bool) -> "Delta":
         """The modules of ``index`` (sorted), all of numerical rank ``rank``; if ``wide``, b and a are b64 and a64."""
-        whole = len(index) == len(self.rank)
-        x = self if whole else Delta(*(field[index] for field in self))
-        b, a = (x.b64, x.a64) if wide else (x.b, x.a)
-        return Delta(b, a, x.b64, x.a64, x.u[..., :rank], x.v[..., :rank], x.core[..., :rank, :rank], x.rank, x.wide)
+        x = self
+        if len(index) < len(self.rank):
+            taken = {id(field): field[index] for field in self}  # one copy of what is the same tensor
+            x = Delta(*(taken[id(field)] for field in self))
+        u, v, core = x.u[..., :rank], x.v[..., :rank], x.core[..., :rank, :rank]
+        if wide:
+            b, a = x.b64, x.a64
+            return Delta(b, a, b, a, u, v, core, x.rank, x.wide)
+        return x._replace(u=u, v=v, core=core)
 
 
 def factored_delta(b: Tensor, a: Tensor, scale: Tensor) -> Delta:
@@ -46,7 +62,7 @@ def factored_delta(b: Tensor, a: Tensor, scale: Tensor) -> Delta:
     A module with NaN or Inf has a non-finite core.
     """
     eps = torch.finfo(b.dtype).eps
-    left, right = orthonormalize(b.double(), eps=eps), orthonormalize(a.double(), eps=eps)
+    left, right = orthonormalize(b, eps=eps), orthonormalize(a, eps=eps)
     core = (left.core @ right.core.mT) * scale.double()[:, None, None]  # (L, r, r)
     u, v, rank = left.coef, right.coef, torch.minimum(left.rank, right.rank)
     parts = left.core.norm(dim=-2) * right.core.norm(dim=-2)  # (L, r), norms of the products of column j
