@@ -220,7 +220,8 @@ def _specs(plan: Plan) -> list[TensorSpec]:
 def _config(plan: Plan) -> dict[str, Any]:
     kinds = {extra.kind for extra in plan.extras}
     configs, dora = [adapter.config for adapter in plan.adapters], plan.magnitude_dtype is not None
-    return merged_config(configs, plan.layouts, kinds, plan.ranks, dora=dora)
+    whole = all(name in plan.layouts for adapter in plan.adapters for name in adapter.modules)
+    return merged_config(configs, plan.layouts, kinds, plan.ranks, dora=dora, whole=whole)
 
 
 def _run(

@@ -211,6 +211,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "olora": ({"init_lora_weights": "olora"}, ["olora", "changed the base weights"]),
     "rank": ({"r": 4}, ["layers.0.q_proj", "rank 3 by its tensors", "4 by its config"]),
     "rank_pattern": ({"rank_pattern": {"v_proj": 5}}, ["layers.1.v_proj", "rank 3 by its tensors", "5 by its config"]),
+    "experts_of_two_ranks": (
+        {"target_parameters": ["q_proj.up", "q_proj.down"], "rank_pattern": {"q_proj.up": 6}},
+        ["layers.0.q_proj.down", "layers.0.q_proj.up", "different ranks"],
+    ),
+    "experts_of_two_alphas": (
+        {"target_parameters": ["q_proj.up", "q_proj.down"], "alpha_pattern": {"q_proj.up": 3}},
+        ["layers.0.q_proj.down", "layers.0.q_proj.up", "different alphas"],
+    ),
+    "experts_of_no_whole_rank": ({"target_parameters": ["q_proj.up"], "r": 2}, ["layers.0.q_proj", "(3, 6)"]),
     "rank_a_text": ({"r": "3"}, ["r = '3'"]),
     "rank_pattern_a_list": ({"rank_pattern": ["v_proj"]}, ["rank_pattern"]),
     "alpha_missing": ({"lora_alpha": None}, ["lora_alpha", "--alpha"]),

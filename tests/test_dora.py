@@ -11,7 +11,7 @@ from helpers import adapter, random_factors, relative, write_adapter
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from variants import VARIANTS, base, dense_mean, forward, load, model, quiet, save
+from variants import VARIANTS, base, dense_mean, forward, fused, load, model, quiet, save
 
 import gam_merge as gm
 from gam_merge import _base, _dora
@@ -47,6 +47,17 @@ def test_with_a_plain_adapter_and_unlike_modules(saved: dict[str, Path], tmp_pat
     gm.merge(paths, method="mean", weights=weights, rank=12, base_model=base("llama"), out=tmp_path / "out")
     before, expected = forward(model("llama")), forward(dense_mean("llama", paths, weights))
     assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 1e-5
+
+
+def test_modules_that_one_has_alone_are_skipped(saved: dict[str, Path], tmp_path: Path) -> None:
+    """With missing="skip" a module of one adapter becomes what that adapter makes of it."""
+    paths, shares = [saved["dora"], saved["plain"]], {"q_proj": (0.75, 0.25), "v_proj": (1, 0), "k_proj": (0, 1)}
+    settings = {"method": "mean", "weights": [3, 1], "rank": 8, "missing": "skip"}
+    gm.merge(paths, base_model=base("llama"), out=tmp_path / "out", **settings)
+    merged, *alone = (weights_of(fused("llama", path)) for path in (tmp_path / "out", *paths))
+    for name, value in merged.items():
+        x, y = shares.get(name.split(".")[-2], (0, 1))
+        assert relative(value, x * alone[0][name] + y * alone[1][name]) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["gam", "mean", "ties@core"])
@@ -158,11 +169,24 @@ def test_base_that_is_not_there(saved: dict[str, Path], tmp_path: Path) -> None:
         gm.plan([saved["dora"]], base_model=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("config", [{"target_modules": ["q_proj"], "lora_bias": True}])
-def test_what_no_dora_has(config: dict[str, Any], saved: dict[str, Path], tmp_path: Path) -> None:
-    other = save(tmp_path / "a", "llama", 0, **config)
-    with pytest.raises(gm.GamMergeError, match="PEFT takes no both"):
-        gm.plan([saved["dora"], other], base_model=base("llama"))
+@pytest.mark.parametrize(
+    ("name", "target", "said"),
+    [
+        (
+            "lora_bias",
+            "v_proj",
+            r"a has model\.layers\.0\.self_attn\.k_proj\.lora_B\.bias and .*d is DoRA: PEFT takes no both",
+        ),
+        ("conv_grouped", "plain", r"a adapts grouped and .*d is DoRA, which PEFT has not there"),
+        ("multihead_attention", "plain", r"a adapts attention\.base_layer\.out_proj and .*d is DoRA"),
+        ("experts_alone", "v_proj", r"a adapts model\.layers\.0\.mlp\.experts and .*d is DoRA"),
+    ],
+)
+def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> None:
+    kind, config = VARIANTS[name]
+    other, dora = save(tmp_path / "a", kind, 0, **config), {"target_modules": [target], "use_dora": True}
+    with pytest.raises(gm.GamMergeError, match=said):
+        gm.plan([other, save(tmp_path / "d", kind, 1, **dora)], base_model=base(kind))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
 PREFIX = "base_model.model."
 
 
-def write(path: Path, extras: dict[str, Tensor], **config: object) -> Path:
-    write_adapter(path, FACTORS, **config)
+def write(
+    path: Path, extras: dict[str, Tensor], *, factors: dict[str, tuple[Tensor, Tensor]] = FACTORS, **config: object
+) -> Path:
+    write_adapter(path, factors, **config)
     file = path / "adapter_model.safetensors"
     save_file({**load_file(file), **{PREFIX + name: value for name, value in extras.items()}}, file)
     return path
@@ -49,6 +51,25 @@ def test_a_missing_lora_bias(method: str, missing: str, expected: float, tmp_pat
     result = gm.merge([a, b], weights=[2, 3], method=method, missing=missing, out=tmp_path / "out")
     assert torch.allclose(read(tmp_path / "out")["layers.0.q.lora_B.bias"], torch.full((4,), expected))
     assert result.adapter.config["lora_bias"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "config"),
+    [
+        ("layers.0.q.base_layer.bias", 0.5, {"bias": "all"}),
+        ("layers.1.q.base_layer.bias", 0.75, {"bias": "all"}),
+        ("layers.0.q.lora_B.bias", 0.5, {"lora_bias": True}),
+        ("layers.1.q.lora_B.bias", 0.75, {"lora_bias": True}),
+        ("layers.1.norm.bias", 0.625, {"bias": "all"}),
+        ("layers.1.score.weight", 0.625, {"modules_to_save": ["score"]}),
+    ],
+)
+def test_weights_that_differ_by_module(name: str, share: float, config: dict[str, object], tmp_path: Path) -> None:
+    """What belongs to an adapted module has its weights; anything else their average over the modules."""
+    factors = {f"layers.{i}.q": (torch.ones(4, 2), torch.ones(2, 6)) for i in range(2)}
+    a, b = (write(tmp_path / f"{x}", {name: torch.full((4,), x)}, factors=factors, **config) for x in (1.0, 0.0))
+    gm.merge([a, b], weights=[[1, 3], 1], method="mean", out=tmp_path / "out")
+    assert torch.equal(read(tmp_path / "out")[name], torch.full((4,), share))
 
 
 def test_every_module_has_a_bias_if_one_has(tmp_path: Path) -> None:
@@ -87,11 +108,12 @@ def test_copies_of_the_base_are_left_out_and_named(tmp_path: Path) -> None:
         ({"score.weight": torch.ones(3, 2)}, {"score.weight": torch.full((3, 2), torch.nan)}, "score.weight has NaN"),
         ({"layers.0.q.weight": torch.ones(4, 6)}, {}, "layers.0.q"),
         ({"surprise": torch.ones(3)}, {}, "surprise"),
+        ({"norm.bias": torch.ones(6)}, {}, r"norm\.bias is no part"),
         ({"layers.0.q.lora_A.other.weight": torch.ones(2, 6)}, {}, "twice"),
     ],
 )
 def test_refused_by_name(first: dict[str, Tensor], second: dict[str, Tensor], named: str, tmp_path: Path) -> None:
-    config = {"modules_to_save": ["score", "q"]}
+    config = {"modules_to_save": ["score", "q"], "bias": "none"}
     a, b = write(tmp_path / "a", first, **config), write(tmp_path / "b", second, **config)
     with pytest.raises(gm.GamMergeError, match=named):
         gm.merge([a, b], out=tmp_path / "out")

@@ -15,6 +15,7 @@ from variants import VARIANTS, base, forward, load, model, quiet, save
 
 import gam_merge as gm
 from gam_merge._export import RECIPE_NAME
+from gam_merge._state_dict import from_state_dict
 
 
 def decaying(generator: torch.Generator, m: int, n: int, r: int, decay: float) -> tuple[Tensor, Tensor]:
@@ -105,6 +106,41 @@ def test_per_module_rank_is_read_by_peft(name: str, tmp_path: Path) -> None:
     base = forward(model(kind))
     effect = forward(load(kind, tmp_path / "out")) - base
     assert relative(forward(load(kind, tmp_path / "padded")) - base, effect) < 1e-5
+
+
+@pytest.fixture
+def grouped() -> gm.Adapter:
+    """A plain convolution of rank 5, and two of 4 and 6 groups, whose ranks are as many."""
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for name, rank, groups in (("plain", 5, 1), ("four", 4, 4), ("six", 6, 6)):
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, 3, 2, generator=generator, dtype=torch.float64)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(12, rank // groups, 1, generator=generator, dtype=torch.float64)
+    return from_state_dict(tensors, {"lora_alpha": 2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks"),
+    [
+        ({}, {"plain": 12, "four": 12, "six": 12}),
+        ({"rank": 24}, {"plain": 24, "four": 24, "six": 24}),
+        ({"max_rank": 36}, {"plain": 12, "four": 12, "six": 12}),
+        ({"energy": 1.0}, {"plain": 12, "four": 12, "six": 12}),
+        ({"energy": 1.0, "per_module_rank": True}, {"plain": 5, "four": 4, "six": 6}),
+    ],
+)
+def test_ranks_that_groups_of_convolutions_share(
+    settings: dict[str, Any], ranks: dict[str, int], grouped: gm.Adapter
+) -> None:
+    merged = gm.merge([grouped], **settings).adapter
+    assert {name: module.rank for name, module in merged.modules.items()} == ranks
+    for name, module in merged.modules.items():
+        assert relative(module.delta(), grouped.modules[name].delta()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["rank", "max_rank"])
+def test_a_rank_that_groups_do_not_share(name: str, grouped: gm.Adapter) -> None:
+    with pytest.raises(gm.GamMergeError, match=r"rank 8 is not shared by 12 groups of a convolution.*multiple"):
+        gm.plan([grouped], **{name: 8})
 
 
 # The rules by which readers scale a module, each written from its source.

@@ -140,6 +140,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2_embeddings": ("gpt2", {"target_modules": ["wte", "wpe", "c_attn"]}),
     "experts": ("mixtral", {"target_modules": ["q_proj"], "target_parameters": _EXPERTS}),
     "experts_alone": ("mixtral", {"target_modules": [], "target_parameters": _EXPERTS[:1], "use_rslora": True}),
+    "experts_alphas": (
+        "mixtral",
+        {"target_modules": [], "target_parameters": _EXPERTS, "alpha_pattern": {r"model.layers\.0\..*": 3}},
+    ),
+    "experts_ranks": (
+        "mixtral",
+        {"target_modules": [], "target_parameters": _EXPERTS, "rank_pattern": {r"model.layers\.1\..*": 2}},
+    ),
     "router": ("mixtral", {"target_modules": ["v_proj"], "target_parameters": ["mlp.gate.weight", *_EXPERTS]}),
     "t5": ("t5", {"target_modules": ["q", "v", "wo", "shared"]}),
     "vit": ("vit", {"target_modules": ["query", "value", "projection"], "modules_to_save": ["classifier"]}),

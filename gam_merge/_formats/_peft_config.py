@@ -141,17 +141,19 @@ def merged_config(
     ranks: Mapping[str, int],
     *,
     dora: bool = False,
+    whole: bool = True,
 ) -> dict[str, Any]:
     """The adapter_config.json of a merge: scale folded in, lora_alpha = r, so that every reader agrees.
 
-    configs: of the adapters. layouts, ranks: of the modules of the merge. kinds: of its extras. Fields that describe
-    the model and not the training are carried over where the adapters agree.
+    configs: of the adapters. layouts, ranks: of the modules of the merge. kinds: of its extras. whole: the modules
+    are all that the adapters have. Fields that describe the model and not the training are carried over where the
+    adapters agree.
     """
     rank = max(ranks.values())
     others = {key: r for name, r in ranks.items() if r != rank for key in _patterns(name, layouts[name])}
     shared = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")
     saved = {entry for config in configs for entry in config.get("modules_to_save") or []}
-    whole = {"modules_to_save", "embedding", "trainable_tokens"}.intersection(kinds)
+    may_be_tied = {"modules_to_save", "embedding", "trainable_tokens"}.intersection(kinds)
     return {
         **{name: _agreed(configs, name) for name in shared},
         "peft_type": "LORA",
@@ -169,9 +171,9 @@ def merged_config(
         "alpha_pattern": others,
         "modules_to_save": sorted(saved) if "modules_to_save" in kinds else None,
         "trainable_token_indices": _agreed(configs, "trainable_token_indices") if "trainable_tokens" in kinds else None,
-        "ensure_weight_tying": bool(whole) and any(config.get("ensure_weight_tying") for config in configs),
-        "target_modules": _target_modules(configs, layouts),
-        "target_parameters": _target_parameters(configs, layouts) or None,
+        "ensure_weight_tying": bool(may_be_tied) and any(config.get("ensure_weight_tying") for config in configs),
+        "target_modules": _target_modules(configs, layouts, whole=whole),
+        "target_parameters": _target_parameters(configs, layouts, whole=whole) or None,
     }
 
 
@@ -195,25 +197,28 @@ def _bias(configs: Sequence[Mapping[str, Any]]) -> str:
     return "all" if any(config.get("bias") == "all" for config in configs) else "lora_only"
 
 
-def _target_modules(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout]) -> list[str]:
-    """Suffixes where every adapter named them as a list without exceptions, so that they mean the same set; else
-    full names, which always do. A module that PEFT wraps along with another is not named."""
+def _target_modules(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool) -> list[str]:
+    """Suffixes where every adapter named them as a list without exceptions and no module is left out, so that they
+    mean the same set; else full names, which always do. A module that PEFT wraps along with another is not named."""
     modules = sorted(n for n, layout in layouts.items() if owner(n) == n and not isinstance(layout, ExpertsLayout))
     suffixes = {name.rpartition(".")[2] for name in modules}
     for config in configs:
         listed = config.get("target_modules")
-        limited = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+        limited = not whole or config.get("layers_to_transform") is not None or config.get("exclude_modules")
         if not isinstance(listed, list) or limited or not set(map(str, listed)) <= suffixes:
             return modules
     named = {str(entry) for config in configs for entry in config["target_modules"]}
     return sorted(suffixes) if named == suffixes else modules
 
 
-def _target_parameters(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout]) -> list[str]:
-    """As every adapter spells them, if all do alike: a model in PEFT takes no other spelling. Else full names."""
+def _target_parameters(
+    configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool
+) -> list[str]:
+    """As every adapter spells them, if all do alike: a model in PEFT takes no other spelling. Else, or where a module
+    is left out, full names."""
     experts = {owner(name): layout for name, layout in layouts.items() if isinstance(layout, ExpertsLayout)}
     spelled = {frozenset(map(str, config.get("target_parameters") or ())) for config in configs}
-    if len(spelled) == 1:
+    if whole and len(spelled) == 1:
         return sorted(spelled.pop())
     return sorted(f"{name}.{parameter}" for name, layout in experts.items() for parameter in layout.parameters)
 
