@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._errors import GamMergeError
+from gam_merge._files import is_there
 from gam_merge._formats.peft import CONFIG_NAME
 from gam_merge._merge import MergeResult, merge
 
@@ -19,7 +20,7 @@ def find_checkpoints(run: str | PathLike[str], *, last: int | None = None) -> li
     last: of these the last so many. Raises GamMergeError if there are none.
     """
     path = Path(run)
-    if not path.is_dir():
+    if not is_there(path) or not path.is_dir():
         raise GamMergeError(f"{path}: no such directory; name the output folder of a training run")
     if last is not None and last < 1:
         raise GamMergeError(f"last {last} is not positive")

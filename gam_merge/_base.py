@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gam_merge._checkpoint import Model, open_checkpoint
+from gam_merge._files import is_there
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._tensors import LazyTensor, blocks, read
 
@@ -25,7 +26,7 @@ def resolve_base(source: str | PathLike[str]) -> Model:
     """The base model that a user names: a directory of safetensors files, one such file, or a Hub id where no path of
     that name exists. Raises GamMergeError."""
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and (hub := parse_hub_id(source)):
+    if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
         from gam_merge._hub_base import open_hub_model
 
         return open_hub_model(hub)

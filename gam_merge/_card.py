@@ -5,10 +5,10 @@ becomes a link or goes into the front matter.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -76,7 +76,7 @@ def _front_matter(base: str | None, config: Mapping[str, Any], record: Record) -
 def _base_model(config: Mapping[str, Any]) -> str | None:
     """The Hub id of the base model; None for a path of this machine, which the Hub refuses."""
     name = config.get("base_model_name_or_path")
-    hub = parse_hub_id(name) if isinstance(name, str) and not Path(name).exists() else None
+    hub = parse_hub_id(name) if isinstance(name, str) and not os.path.exists(name) else None
     return hub.repo if hub is not None and hub == HubId(hub.repo) else None
 
 

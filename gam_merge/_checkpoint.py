@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._errors import GamMergeError
-from gam_merge._files import read_json
+from gam_merge._files import is_there, read_json
 from gam_merge._hub_id import HubId
 from gam_merge._safetensors import read_header
 from gam_merge._tensors import FileTensor
@@ -53,7 +53,7 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
 
     Raises GamMergeError if it holds no whole set of safetensors."""
     path = Path(source)
-    if not path.is_dir():
+    if not is_there(path) or not path.is_dir():
         raise GamMergeError(f"{path}: no such directory; name the one that holds the model's safetensors files")
     indices, files = sorted(path.glob(f"*{INDEX}")), sorted(path.glob("*.safetensors"))
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}

@@ -1,5 +1,6 @@
 """A directory of our making: safetensors files and what lies beside them, whole or not there at all."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -33,7 +34,7 @@ class DirectoryWriter:
 
     def __enter__(self) -> "DirectoryWriter":
         with _naming(self._out), ExitStack() as stack:
-            self._staging = stack.enter_context(staged(self._out.resolve()))
+            self._staging = stack.enter_context(staged(Path(os.path.realpath(self._out))))
             check_output(self._out, force=self._force)
             self._stack = stack.pop_all()
         return self
@@ -77,14 +78,30 @@ class DirectoryWriter:
 def check_output(out: Path, *, force: bool, sources: Sequence[Path] = ()) -> None:
     """Raises GamMergeError if ``out`` may not be written, or replaced, or if it is or holds one of the sources."""
     with _naming(out):
-        if not out.exists() and not out.is_symlink():
+        if not _is_there(out):
             return
-        if any(out.resolve() in (source.resolve(), *source.resolve().parents) for source in sources):
+        places = [Path(os.path.realpath(source)) for source in sources]
+        if any(Path(os.path.realpath(out)) in (place, *place.parents) for place in places):
             raise GamMergeError(f"{out}: is a source, or holds one; choose another output")
         if not force:
             raise GamMergeError(f"{out}: exists already; choose another output or pass --force (force=True in Python)")
         if out.is_symlink() or not out.is_dir() or not _is_ours(out):
             raise GamMergeError(f"{out}: is not an empty directory or one that we wrote; --force does not replace it")
+
+
+def _is_there(out: Path) -> bool:
+    """Raises OSError for a path at which nothing can be, GamMergeError for what is no path."""
+    try:
+        os.lstat(out)
+    except FileNotFoundError:
+        steps = [i for i, part in enumerate(out.parts) if part == ".."]
+        if steps:
+            os.stat(Path(*out.parts[: steps[-1] + 1]))  # no step leads back from a folder that is not there
+        return False
+    except ValueError as error:
+        reason = "its name holds what no path may"
+        raise GamMergeError(f"{out}: cannot be written: {reason}; choose another output") from error
+    return True
 
 
 def _is_ours(directory: Path) -> bool:

@@ -35,6 +35,20 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     return content
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything is at a path. Raises GamMergeError for one that cannot be looked at: too long, in a folder that
+    is closed to us, or in a loop of links."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise GamMergeError(f"{path}: cannot be read: its name holds what no path may") from error
+    return True
+
+
 @dataclass(frozen=True)
 class FileVersion:
     """Tells a file from what was, or will be, at the same path."""

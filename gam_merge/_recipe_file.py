@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gam_merge import _yaml
 from gam_merge._errors import GamMergeError
-from gam_merge._files import read_text
+from gam_merge._files import is_there, read_text
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._methods import get_method
 from gam_merge._override import Place, override
@@ -118,12 +118,12 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
     sources = []
     for i, source in enumerate(recipe.sources):
         local = beside(place.file, source.path)
-        if source.path not in names and not local.exists() and parse_hub_id(source.path) is None:
+        if source.path not in names and not is_there(local) and parse_hub_id(source.path) is None:
             raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
-        path = str(local) if source.path not in names and local.exists() else source.path
+        path = str(local) if source.path not in names and is_there(local) else source.path
         sources.append(source.model_copy(update={"path": path}))
     base = recipe.base_model
-    if base is not None and ((local := beside(place.file, base)).exists() or parse_hub_id(base) is None):
+    if base is not None and (is_there(local := beside(place.file, base)) or parse_hub_id(base) is None):
         base = str(local)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 

@@ -1,5 +1,6 @@
 """What the user names -> Adapter: a PEFT directory, a safetensors file, a Hub id, or an adapter already in memory."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -8,7 +9,7 @@ from typing import Any
 
 from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
-from gam_merge._files import FileVersion, read_json
+from gam_merge._files import FileVersion, is_there, read_json
 from gam_merge._formats import peft
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._layout import ExpertsLayout
@@ -92,7 +93,7 @@ def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
     except UnicodeEncodeError as error:
         raise GamMergeError(f"{source}: its name is not UTF-8, so no recipe can hold it; rename it") from error
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and (hub := parse_hub_id(source)):
+    if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
         from gam_merge._hub import fetch
 
         return fetch(hub)
@@ -102,7 +103,8 @@ def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
 def weights_file(path: Path) -> Path:
     """The file of weights that the path of an adapter stands for. Raises GamMergeError."""
     if path.is_dir():
-        weights = next(filter(Path.is_file, (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)), None)
+        files = (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)
+        weights = next((file for file in files if is_there(file) and file.is_file()), None)
         if weights is None:
             raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
         return weights
@@ -113,7 +115,7 @@ def weights_file(path: Path) -> Path:
 
 def _config_beside(path: Path) -> Path | None:
     beside = (path.with_name(name) for name in peft.config_names(path))
-    return next((config for config in beside if config.is_file()), None)
+    return next(filter(os.path.isfile, beside), None)  # the name of one of them may be too long to be
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -75,8 +75,9 @@ def staged(target: Path) -> Iterator[Staging]:
 def _folder(path: Path) -> Iterator[None]:
     """Make a folder and its parents; if the block fails, take away those that were not there before."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
     try:
+        for folder in (*reversed(made), path):
+            folder.mkdir(exist_ok=True)
         yield
     except BaseException:
         with suppress(OSError):  # somebody else uses it by now

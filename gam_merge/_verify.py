@@ -18,7 +18,7 @@ import torch
 
 from gam_merge._errors import GamMergeError
 from gam_merge._export import CARD_NAME, RECIPE_NAME
-from gam_merge._files import read_text, sha256
+from gam_merge._files import is_there, read_text, sha256
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._merge_recipe import merge_recipe
 from gam_merge._recipe import OutputFile, Recipe, RecipeSource
@@ -79,7 +79,7 @@ def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
 def _weights(file: Path, source: RecipeSource) -> Path:
     """The file of weights that a source of a recipe means."""
     local = beside(file, source.path)
-    return weights_file(locate(str(local) if local.exists() or parse_hub_id(source.path) is None else source.path)[0])
+    return weights_file(locate(str(local) if is_there(local) or parse_hub_id(source.path) is None else source.path)[0])
 
 
 def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | None) -> Check:
