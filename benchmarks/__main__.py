@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import diagnose, memory, process, speed
+from benchmarks import diagnose, memory, process
+from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Where the synthetic adapters are kept between runs.")]
@@ -23,10 +24,11 @@ def process_command(
 def speed_command(
     folder: Folder = Path("/tmp/gam-merge-benchmarks"),
     repeats: int = 3,
-    quick: Annotated[bool, typer.Option(help="The small cases alone, without PEFT.")] = False,
+    quick: Annotated[bool, typer.Option(help="The small cases alone, without PEFT; nothing is kept.")] = False,
+    page: Annotated[bool, typer.Option(help="Write the tables and the plot from the results alone.")] = False,
 ) -> None:
     """Library calls and PEFT over the floor: reading, writing, and the least arithmetic at this machine's own rate."""
-    speed.main(folder, repeats=repeats, quick=quick)
+    speed.main(folder, repeats=repeats, quick=quick, page=page)
 
 
 @app.command("diagnose")

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.nightly import report
 from benchmarks.nightly.trial import Trial, Unmeasured
 from benchmarks.nightly.trials import TRIALS
+from benchmarks.page import README, replaced
 
 FEW = {"kills": 4}
 
@@ -23,8 +24,8 @@ def test_few_cases_of_each(trial: Trial, tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_readme_is_that_of_the_results() -> None:
-    results, readme = report.read(), report.README.read_text("utf-8")
-    assert readme == report.page(readme, results), "run: python -m benchmarks nightly --page"
+    results, readme = report.read(), README.read_text("utf-8")
+    assert readme == replaced(readme, "nightly", report.tables(results)), "run: python -m benchmarks nightly --page"
     assert [(row["name"], row["what"], row["cases"]) for row in results["rows"]] == [
         (trial.name, trial.what, trial.cases) for trial in TRIALS
     ]
@@ -35,6 +36,5 @@ def test_a_loss_is_in_the_table() -> None:
     results = report.read()
     other = copy.deepcopy(results)
     other["rows"][0]["lost"] = 7
-    readme = report.README.read_text("utf-8")
-    assert "| 7 |" in report.page(readme, other)
-    assert "| 7 |" not in readme
+    assert "| 7 |" in report.tables(other)
+    assert "| 7 |" not in report.tables(results)

@@ -1,6 +1,5 @@
-"""gam-merge and PEFT over the floor, in one run, as ratios."""
+"""gam-merge over the floor, in one run: seconds, ratios and memory."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import gam_merge as gm
-from benchmarks import floor, peft_peer
-from benchmarks.measure import machine, medians, save, table
+from benchmarks.measure import medians
 from benchmarks.shapes import make_adapters
+from benchmarks.speed import floor
 
 # model, adapters, rank, methods
 CASES = [
@@ -21,14 +20,13 @@ CASES = [
     ("smollm2-135m", 32, 16, ("gam",)),
     ("qwen3-8b", 3, 8, ("gam",)),
     ("qwen3-8b", 3, 16, ("gam", "mean")),
-    ("qwen3-8b", 3, 64, ("gam", "mean")),
-    ("qwen3-8b", 3, 256, ("gam",)),
     ("qwen3-8b-72", 3, 16, ("gam",)),
+    ("qwen3-8b", 4, 16, ("gam", "mean")),
+    ("qwen3-8b", 3, 64, ("gam", "mean")),
     ("moe-128", 3, 16, ("gam",)),
     ("llama3-70b", 3, 16, ("gam",)),
+    ("qwen3-8b", 3, 256, ("gam",)),
 ]
-QUICK = CASES[:3]
-PEERS = ("linear", "cat", "svd")  # of PEFT, at qwen3-8b, 4 adapters, r = 16
 
 # The peak is read from VmHWM where Linux gives it: ru_maxrss starts at the peak of the process that launched us.
 _RSS = """
@@ -46,21 +44,10 @@ print((peak() - before) / 1024)
 """
 
 
-def main(folder: Path, *, repeats: int, quick: bool) -> None:
-    """Print the tables and write benchmarks/results/speed.json and, where matplotlib is there, a plot."""
-    print(json.dumps(machine()))
-    rows = [row for case in (QUICK if quick else CASES) for row in _case(folder, *case, repeats)]
-    print(table(rows))
-    if not quick:
-        peers = [peft_peer.module_row(), *(peft_peer.model_row(kind) for kind in PEERS)]
-        print("\n" + table(peers))
-        save("peers", peers)
-        print(save("speed", rows))
-
-
-def _case(
+def measure(
     folder: Path, model: str, count: int, rank: int, methods: tuple[str, ...], repeats: int
 ) -> list[dict[str, Any]]:
+    """A row for each method: library calls with read and write, in turns with reading and writing alone."""
     sources = make_adapters(folder, model, count=count, rank=rank)
     out, copy = folder / "merged", folder / "copy.bin"
     jobs = {"disk": partial(floor.read_and_write, sources, copy)}

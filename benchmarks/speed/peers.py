@@ -1,10 +1,12 @@
-"""PEFT's add_weighted_adapter, measured per module and summed over a model's shapes.
+"""PEFT's add_weighted_adapter and a dense merge, measured per module and summed over a model's shapes.
 
-PEFT needs the base model in memory; here it gets one linear layer at a time, so its figures leave loading out.
+PEFT needs the base model in memory; here it gets one linear layer at a time, so its figures leave loading out. The
+dense merge is what tools for whole models do: form every delta, average; no adapter comes out of it.
 """
 
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ import gam_merge as gm
 from benchmarks.shapes import MODELS
 
 MODEL, COUNT, RANK = "qwen3-8b", 4, 16
+KINDS = ("linear", "cat", "dense", "svd")
 
 
 def module_row(size: int = 4096) -> dict[str, Any]:
@@ -38,12 +41,13 @@ def module_row(size: int = 4096) -> dict[str, Any]:
 
 
 def model_row(kind: str) -> dict[str, Any]:
-    """One of PEFT's combinations: a module of each shape, times the number of such modules."""
+    """One of PEFT's combinations, or "dense": a module of each shape, times the number of such modules."""
     shapes = Counter((m, n) for _, m, n in MODELS[MODEL])
-    total = sum(
-        number * _seconds(lambda shape=shape: _combine(_model(*shape)[0], kind)) for shape, number in shapes.items()
-    )
-    return {"case": f"PEFT {kind}, {MODEL} shapes, N = {COUNT}, r = {RANK}, without loading the base", "seconds": total}
+    total = 0.0
+    for shape, number in shapes.items():
+        model, _ = _model(*shape)
+        total += number * _seconds(partial(_dense, model) if kind == "dense" else partial(_combine, model, kind))
+    return {"peer": "dense mean" if kind == "dense" else f"PEFT {kind}", "model": MODEL, "seconds": total}
 
 
 def _model(m: int, n: int) -> tuple[Any, list[torch.Tensor]]:
@@ -74,6 +78,14 @@ def _combine(model: Any, kind: str) -> None:
     rank = {"svd_rank": RANK} if kind == "svd" else {}
     weights = [1.0 / COUNT] * COUNT
     model.add_weighted_adapter([str(i) for i in range(COUNT)], weights, "merged", combination_type=kind, **rank)
+
+
+def _dense(model: Any) -> torch.Tensor:
+    layer = model.base_model.model.w
+    mean = torch.zeros_like(layer.weight)
+    for i in range(COUNT):
+        mean.addmm_(layer.lora_B[str(i)].weight.detach(), layer.lora_A[str(i)].weight.detach(), alpha=1 / COUNT)
+    return mean
 
 
 def _seconds(job: Any) -> float:

@@ -1,0 +1,23 @@
+"""Tables within a page of text, each between the marker of the benchmark that writes it and the next end."""
+
+from pathlib import Path
+
+from benchmarks.measure import RESULTS
+
+README = RESULTS.parents[1] / "README.md"
+_END = "<!-- end -->\n"
+
+
+def replaced(page: str, name: str, tables: str) -> str:
+    """The page with new tables of ``python -m benchmarks NAME``. Raises ValueError if it has no place for them."""
+    begin = f"<!-- python -m benchmarks {name} -->\n"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(_END)
+    if not (found and ended):
+        raise ValueError(f"no {begin.strip()} with an end after it")
+    return f"{before}{begin}\n{tables}\n\n{_END}{after}"
+
+
+def write(name: str, tables: str, page: Path = README) -> None:
+    """Replace them in a file."""
+    page.write_text(replaced(page.read_text("utf-8"), name, tables), "utf-8")
