@@ -16,7 +16,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """One matrix: A is (r, n) and B is (m, r). Linear layers, and everything that PEFT treats as one."""
+    """One matrix: A is (r, n) and B is (m, r). Linear layers, and everything that PEFT treats as one.
+
+    As text it is what an error calls the layer.
+    """
+
+    def __str__(self) -> str:
+        return "a linear layer"
 
     @property
     def stack(self) -> int:
@@ -54,6 +60,9 @@ class Layout:
 class EmbeddingLayout(Layout):
     """One matrix (dim, vocabulary): A is (r, vocabulary) and B is (dim, r), under keys of their own."""
 
+    def __str__(self) -> str:
+        return "an embedding"
+
 
 @dataclass(frozen=True)
 class ConvLayout(Layout):
@@ -65,6 +74,10 @@ class ConvLayout(Layout):
 
     kernel: tuple[int, ...]
     groups: int = 1
+
+    def __str__(self) -> str:
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        return f"a convolution of kernel {' x '.join(map(str, self.kernel))}{groups}"
 
     @property
     def stack(self) -> int:
@@ -93,6 +106,11 @@ class ExpertsLayout(Layout):
 
     count: int
     parameters: tuple[str, ...]
+
+    def __str__(self) -> str:
+        noun = "parameter" if len(self.parameters) == 1 else "parameters"
+        experts = f" of {self.count} experts" if self.count > 1 else ""
+        return f"the {noun} {' and '.join(self.parameters)}{experts}"
 
     @property
     def stack(self) -> int:

@@ -190,13 +190,13 @@ def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None
 def _check_same(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> None:
     first = members[0]
     for holder, member in zip(holders, members, strict=True):
+        if member.layout != first.layout:
+            raise GamMergeError(
+                f"module {name} is {first.layout} in {holders[0].source} and {member.layout} in {holder.source}; "
+                "leave one of them out"
+            )
         if member.shape != first.shape:
             raise GamMergeError(
                 f"module {name} is {first.shape} in {holders[0].source} and {member.shape} in {holder.source}; "
                 "adapters of different base models cannot be merged"
-            )
-        if member.layout != first.layout:
-            raise GamMergeError(
-                f"module {name} is a {first.layout} in {holders[0].source} and a {member.layout} in {holder.source}; "
-                "only adapters of the same kind of layer can be merged"
             )

@@ -1,5 +1,6 @@
 """What cannot be merged is refused in one line that names it and says what to do, and nothing is written."""
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
 from gam_merge._formats import peft
+from gam_merge._state_dict import from_state_dict
 from gam_merge._tensors import MemoryTensor
 
 PATTERNS = st.sampled_from(
@@ -234,6 +236,31 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "base_a_number": ({"base_model_name_or_path": 5}, ["base_model_name_or_path"]),
     "base_of_two_lines": ({"base_model_name_or_path": "a\nb"}, [r"a\nb"]),
 }
+
+
+FORMS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "a linear layer": ("", (2, 6), (4, 2), {}),
+    "an embedding": ("embedding_", (2, 6), (4, 2), {}),
+    "a convolution of kernel 3": ("", (2, 2, 3), (4, 2, 1), {}),
+    "a convolution of kernel 1 x 2": ("", (2, 3, 1, 2), (4, 2, 1, 1), {}),
+    "a convolution of kernel 3 in 2 groups": ("", (2, 2, 3), (4, 1, 1), {}),
+    "the parameter up": ("", (2, 6), (4, 2), {"target_parameters": ["w.up"]}),
+    "the parameter up of 3 experts": ("", (6, 6), (4, 6), {"target_parameters": ["w.up"]}),
+    "the parameters down and up of 2 experts": ("", (4, 6), (4, 4), {"target_parameters": ["w.up", "w.down"]}),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(FORMS, 2)))
+def test_unlike_layers(first: str, second: str) -> None:
+    adapters = []
+    for name, (kind, a, b, fields) in ((form, FORMS[form]) for form in (first, second)):
+        suffix = "" if kind else ".weight"
+        tensors = {f"w.lora_{kind}A{suffix}": torch.ones(a), f"w.lora_{kind}B{suffix}": torch.ones(b)}
+        adapters.append(from_state_dict(tensors, {"r": 2, "lora_alpha": 2, **fields}, name=f"({name})"))
+    gm.merge(adapters[:1])
+    with pytest.raises(gm.GamMergeError) as error:
+        gm.plan(adapters)
+    assert str(error.value) == f"module w is {first} in ({first}) and {second} in ({second}); leave one of them out"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

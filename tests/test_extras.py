@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import gam_merge as gm
+from gam_cli._tables import of_merge, of_plan
 
 FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
 PREFIX = "base_model.model."
@@ -38,6 +39,14 @@ def test_whole_modules_are_averaged_over_those_that_have_them(tmp_path: Path) ->
     assert result.adapter.config["modules_to_save"] == ["score"]
     assert result.report.extras == {"modules_to_save": 1}
     assert any("score.weight (in 2 of 3)" in note for note in result.report.notes)
+
+
+def test_the_command_counts_each_kind(tmp_path: Path) -> None:
+    extras = {"score.weight": torch.ones(3, 2), "score.bias": torch.ones(3), "norm.bias": torch.ones(6)}
+    a = write(tmp_path / "a", extras, modules_to_save=["score"], bias="all")
+    line = "beside factors: 1 bias, 2 modules_to_save"
+    assert line in list(of_plan(gm.plan([a]), verbose=False))
+    assert line in list(of_merge(gm.merge([a]), 0.1, verbose=False, explain=False))
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,16 @@ def test_unknown_field_set(value: Any, tmp_path: Path) -> None:
         gm.load(write_adapter(tmp_path / "a", FACTORS, use_next_years_idea=value))
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "PiSSA", "new_one"])
-def test_initialisation_that_changes_the_base(init: str, tmp_path: Path) -> None:
-    with pytest.raises(gm.GamMergeError, match="init_lora_weights"):
+@pytest.mark.parametrize(
+    ("init", "remedy"),
+    [
+        *((init, "path_initial_model") for init in ("pissa", "pissa_niter_16", "PiSSA", "olora", "corda", "lora_ga")),
+        ("loftq", "gam-merge extract"),
+        ("new_one", "is unknown here"),
+    ],
+)
+def test_initialisation_that_changes_the_base(init: str, remedy: str, tmp_path: Path) -> None:
+    with pytest.raises(gm.GamMergeError, match=f"init_lora_weights='{init}'.*{remedy}"):
         gm.load(write_adapter(tmp_path / "a", FACTORS, init_lora_weights=init))
 
 

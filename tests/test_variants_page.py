@@ -49,4 +49,7 @@ def test_a_cell_is_measured(name: str, theirs: float | str, ours: float | str, t
             assert str(cell).startswith(expected)
         else:
             assert cell == pytest.approx(expected, abs=0.1 if expected else report.EXACT)
+    if isinstance(ours, str):
+        committed = next(row for row in report.read()["rows"] if row["adapters"] == name)
+        assert found[1] == committed["gam-merge"]
     assert str(by_mergekit(None, {name: measured}, tmp_path)[1][name]).startswith("unmeasured: ")

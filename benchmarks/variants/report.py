@@ -39,9 +39,10 @@ _END = """\
   huggingface_hub. The base is read in blocks of rows. Plain adapters may be among the sources. `--flatten-dora` writes
   the nearest plain LoRA of a given rank, and the report says how much of the change it keeps.
 - **Refused**: initialisations that change the base (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), whose factors are no delta
-  of it: PEFT converts them (`path_initial_model_for_weight_conversion`). Other kinds of adapters, for many of which
-  PEFT has `convert_to_lora`. Settings that change what the factors mean (aLoRA, QALoRA, BD-LoRA, KaSA, MonteCLoRA,
-  VeLoRA, Arrow, `layer_replication`, and any unknown one). Tensors that are no part of a LoRA.
+  of it: PEFT converts all but LoftQ (`path_initial_model_for_weight_conversion`). Other kinds of adapters: PEFT has
+  `convert_to_lora` for many, and of a model that any was fused into `gam-merge extract` makes a LoRA. Settings that
+  change what the factors mean (aLoRA, QALoRA, BD-LoRA, KaSA, MonteCLoRA, VeLoRA, Arrow, `layer_replication`, and any
+  unknown one). Tensors that are no part of a LoRA.
 
 `gam-merge inspect A` says what an adapter holds and what would be refused; `--for vllm` and `--for llama.cpp` refuse
 beforehand what those do not serve. This table is read from their sources and not run:

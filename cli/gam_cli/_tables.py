@@ -1,6 +1,7 @@
 """The tables of a merge, before and after."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
 
 from rich.console import RenderableType
@@ -51,6 +52,7 @@ def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = No
     yield ""
     if plan.base_model:
         yield f"base model {printable(plan.base_model)}"
+    yield from _extras(Counter(extra.kind for extra in plan.written_extras))
     yield f"to write: {size(plan.nbytes)} of tensors"
     if expected is not None:
         took = f"{duration(expected.seconds)} and {size(expected.nbytes)} of memory"
@@ -76,11 +78,18 @@ def of_merge(result: MergeResult, seconds: float, *, verbose: bool, explain: boo
     if len(report.sources) > 1:
         alien = span([round(100 * share) for share in report.cross_talk])
         yield f"where an adapter acts, {alien} % of the result is not its own (cross-talk)"
+    yield from _extras(report.extras)
     yield from map(warning, report.notes)
     for text, names in report.warnings.items():
         yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
     if result.path is not None:
         yield wrote(result.path, seconds)
+
+
+def _extras(counts: Mapping[str, int]) -> Iterator[str]:
+    """How many tensors there are that are no factors, of each kind."""
+    if counts:
+        yield f"beside factors: {', '.join(f'{number} {kind}' for kind, number in sorted(counts.items()))}"
 
 
 def _headline(method: str, adapters: int, modules: int, rank: int, dtype: str) -> Text:

@@ -43,15 +43,21 @@ REFUSED = {
     "monteclora_config": "MonteCLoRA keeps samplers beside the factors",
     "kasa_config": "KaSA changes the base weights and scales the factors",
 }
-# How the factors were initialised. These start from the base weights and leave a changed base behind:
-_INIT_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+# How the factors were initialised. These start from the base weights and leave a changed base behind. Value: the way
+# to a LoRA of the base as it was.
+_CONVERT = "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
+_EXTRACT = "fuse it into its own base with PEFT's merge_and_unload, of which gam-merge extract makes a LoRA"
+_INIT_CHANGES_BASE = {**dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), _CONVERT), "loftq": _EXTRACT}
 _INIT_LEAVES_BASE = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
 
 
 def check_type(where: str, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type") or "LORA"
     if kind != "LORA":
-        raise GamMergeError(f"{where}: is {kind}, and only LoRA can be merged (PEFT's convert_to_lora makes one)")
+        raise GamMergeError(
+            f"{where}: is {kind}, and only LoRA can be merged; PEFT's convert_to_lora makes one of many kinds, and "
+            "gam-merge extract of a model that any kind was fused into"
+        )
 
 
 def check_fields(where: str, config: Mapping[str, Any]) -> None:
@@ -71,10 +77,10 @@ def check_fields(where: str, config: Mapping[str, Any]) -> None:
 def check_init(where: str, config: Mapping[str, Any]) -> None:
     init = config.get("init_lora_weights")
     name = str(init).lower()
-    if name.startswith(_INIT_CHANGES_BASE):
+    if remedy := next((way for start, way in _INIT_CHANGES_BASE.items() if name.startswith(start)), None):
         raise GamMergeError(
             f"{where}: init_lora_weights={init!r} changed the base weights, so its factors are no delta of them; "
-            "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
+            f"{remedy}"
         )
     if init is not None and name not in _INIT_LEAVES_BASE:
         raise GamMergeError(
