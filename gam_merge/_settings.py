@@ -6,6 +6,7 @@ A pattern with ``*``, ``?`` or ``[`` must fit the whole name, one without is loo
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -84,6 +85,8 @@ def fits(pattern: str, module: str) -> bool:
 
 def check_setting(what: str, setting: Setting, *, number: bool = False) -> None:
     """Raises GamMergeError if a setting is malformed; with ``number`` also if its values are no finite numbers."""
+    if isinstance(setting, Mapping):
+        raise GamMergeError(f"{what} is {dict(setting)!r}; put filters into a list: [{{filter: pattern, value: ...}}]")
     if not isinstance(setting, list | tuple):
         if number and not _is_number(setting):
             raise GamMergeError(f"{what} is {setting!r}, not a finite number")
@@ -110,4 +113,4 @@ def _patterns(setting: Setting) -> Iterator[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -10,6 +10,7 @@ import yaml
 from gam_merge._errors import GamMergeError
 
 _MAX_CHARACTERS = 1_000_000
+_MAX_DIGITS = 64  # of a number: those of YAML may be to base 60, and take quadratic time
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,28 @@ def _documents(text: str) -> Iterator[Document]:
         loader.dispose()
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses what would be read in silence as something else."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases unfold to more than fits into memory
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed here", mark)
+        event: Any = self.peek_event()
+        what = None
+        if isinstance(event, yaml.AliasEvent):  # a few lines of aliases unfold to more than fits into memory
+            what = "aliases (*name)"
+        elif event.tag not in (None, "!"):
+            what = "tags (!name)"
+        if what is not None:
+            raise yaml.composer.ComposerError(None, None, f"{what} are not allowed here", event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
+            problem = f"a number of {len(node.value)} characters is too long"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -14,6 +15,11 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
     process = _FORK.Process(target=target, args=args)
     process.start()
     return process
+
+
+def pipe() -> tuple[Connection, Connection]:
+    """To receive from and to send to."""
+    return _FORK.Pipe(duplex=False)
 
 
 def in_child(target: Callable[..., None], *args: Any) -> int:
