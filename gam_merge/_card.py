@@ -17,6 +17,7 @@ import yaml
 
 from gam_merge._errors import printable
 from gam_merge._export import CARD_NAME
+from gam_merge._files import read_text
 from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._methods import get_method
 from gam_merge._record import Record, RecordedSource, recipe_text
@@ -96,8 +97,8 @@ def _license_of(source: RecordedSource) -> str | None:
     if source.file is None:
         return None
     try:  # not huggingface_hub's metadata_load: its import takes a third of a second of each merge
-        with open(source.file.with_name(CARD_NAME), encoding="utf-8") as file:
-            text = yaml.safe_load(file.read(_FRONT_MATTER).split("---", 2)[1])["license"]
+        beginning = read_text(source.file.with_name(CARD_NAME))[:_FRONT_MATTER]
+        text = yaml.safe_load(beginning.split("---", 2)[1])["license"]
     except Exception:  # a stranger's card may hold anything, and none is needed
         return None
     return text if isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other" else None

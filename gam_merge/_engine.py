@@ -216,8 +216,8 @@ def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_Done]:
     """Runs on a worker."""
     results: list[_Done] = []
     for part in job.method.parts(bucket):
-        lifted = _merge(job, part, summary)
-        b, a = _output(job, part, lifted)
+        lifted, largest = _balanced(_merge(job, part, summary), job.dtype)
+        b, a = _output(job, part, lifted, largest)
         magnitudes = _magnitudes(job, part, b, a)
         positions = part.indices or (0,) * len(part.names)
         done = zip(part.names, positions, b, a, magnitudes, _report(job, part, lifted), strict=True)
@@ -298,16 +298,37 @@ def sum_of_products(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     return out
 
 
-def _output(job: Job, bucket: Bucket, lifted: _Lifted) -> tuple[Tensor, Tensor]:
-    """B (L, m, k) and A (L, k, n) padded with zero rows to the rank of the output, in its dtype, on the CPU."""
-    largest = torch.maximum(lifted.b.abs().amax((1, 2)), lifted.a.abs().amax((1, 2)))  # (L,)
+def _output(job: Job, bucket: Bucket, lifted: _Lifted, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """B (L, m, k) and A (L, k, n) padded with zero rows to the rank of the output, in its dtype, on the CPU. largest:
+    (L,), of their entries."""
     for name, value in zip(bucket.matrices, largest.tolist(), strict=True):
         if not value <= torch.finfo(job.dtype).max:
-            dtype = str(job.dtype).removeprefix("torch.")
-            raise GamMergeError(f"module {name} of the merge does not fit into {dtype}; write bfloat16 or float32")
+            remedy = "bfloat16 or float32" if job.dtype == torch.float16 else "float64"
+            raise GamMergeError(f"module {name} of the merge does not fit into {_name(job.dtype)}; write {remedy}")
     padding = (0, bucket.output_rank - lifted.b.shape[-1])
     b, a = (torch.nn.functional.pad(side.to(job.dtype), padding).cpu() for side in (lifted.b, lifted.a))
     return b, a.mT.contiguous()
+
+
+def _balanced(lifted: _Lifted, dtype: torch.dtype) -> tuple[_Lifted, Tensor]:
+    """With a power of two moved from one factor to the other where one alone would leave the range of a dtype; and the
+    largest entry (L,)."""
+    b, a = (side.abs().amax((1, 2)).double() for side in (lifted.b, lifted.a))  # (L,)
+    low, high, limits = torch.minimum(b, a), torch.maximum(b, a), torch.finfo(dtype)
+    outside = (low > 0) & high.isfinite() & ((low < limits.tiny) | (high > limits.max))
+    if not outside.any():
+        return lifted, high
+    shift = torch.where(outside, ((b.log2() - a.log2()) / 2).round(), 0.0)
+    balanced = lifted._replace(
+        b=lifted.b.ldexp(-shift[:, None, None].int()),
+        a=lifted.a.ldexp(shift[:, None, None].int()),
+        warnings={**lifted.warnings, f"a factor was scaled down and the other up to fit into {_name(dtype)}": outside},
+    )
+    return balanced, torch.maximum(b.ldexp(-shift), a.ldexp(shift))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:

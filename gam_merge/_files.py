@@ -7,25 +7,40 @@ import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from gam_merge._errors import GamMergeError
 
+_MAX_BYTES = 1 << 24  # of a text: tables take twenty times the memory of their JSON
 
-def read_text(path: Path) -> str:
-    """In UTF-8. Raises GamMergeError."""
+
+def read_text(path: Path, *, piped: bool = False) -> str:
+    """In UTF-8. ``piped``: what the user named may be a pipe. Raises GamMergeError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return _read(path, piped=piped).decode()
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise GamMergeError(f"{path}: is not UTF-8 text") from error
 
 
+def _read(path: Path, *, piped: bool = False) -> bytes:
+    """All of a file that is not too long. What lies beside weights may link to a pipe or a device, which never ends."""
+    kind = path.stat().st_mode
+    if not (piped or S_ISREG(kind) or S_ISDIR(kind)):
+        raise GamMergeError(f"{path}: is no regular file")
+    with open(path, "rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise GamMergeError(f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs")
+    return content
+
+
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     """The table that a JSON file holds. Raises GamMergeError; if there is none to read, with the hint."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_read(path))
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
     except (ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ from gam_merge._inspection import Inspection, ModuleInspection
 from gam_merge._plan import PlannedBucket, make_plan
 from gam_merge._request import pick_device
 from gam_merge._sources import Source, load
-from gam_merge._walk import broken_factor, read_delta, walk_chunks
+from gam_merge._walk import broken_factor, is_sound, read_delta, walk_chunks
 
 # Fields of a config that make an adapter more, or other, than a plain LoRA, and their plain values if not empty.
 _VARIANTS: Mapping[str, Any] = {
@@ -83,9 +83,9 @@ def _visit(dtype: torch.dtype, device: torch.device, chunk: PlannedBucket) -> li
     members = [member for (member,) in chunk.members]
     delta = read_delta(members, dtype, device)
     stack = chunk.layout.stack
-    finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
-    spectra = torch.linalg.svdvals(torch.where(finite[:, None, None], delta.core, 0.0)).tolist()  # (L, r)
-    ranks = torch.where(finite, delta.rank, 0).tolist()
+    sound = is_sound(delta)
+    spectra = torch.linalg.svdvals(torch.where(sound[:, None, None], delta.core, 0.0)).tolist()  # (L, r)
+    ranks = torch.where(sound, delta.rank, 0).tolist()
     return [
         ModuleInspection(
             name=f"{member.name}[{i}]" if stack > 1 else member.name,
@@ -95,8 +95,8 @@ def _visit(dtype: torch.dtype, device: torch.device, chunk: PlannedBucket) -> li
             dtype=_name(torch.promote_types(member.a.dtype, member.b.dtype)),
             parameters=(prod(member.a.shape) + prod(member.b.shape)) // stack,
             spectrum=tuple(spectra[j][: ranks[j]]),
-            zero=None if ranks[j] or not finite[j] else _zero_factor(delta, j),
-            broken=None if finite[j] else broken_factor(delta, j),
+            zero=None if ranks[j] or not sound[j] else _zero_factor(delta, j),
+            broken=None if sound[j] else broken_factor(delta, j),
         )
         for j, (member, i) in enumerate(product(members, range(stack)))
     ]

@@ -16,7 +16,8 @@ _TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks for which the energy of the larges
 
 @dataclass(frozen=True)
 class ModuleInspection:
-    """One module of an adapter. ``zero`` and ``broken`` name the factor that is all zero, or not finite."""
+    """One module of an adapter. ``zero`` and ``broken`` name the factor that is all zero, or not finite; or the
+    product, that vanishes or is too large to merge."""
 
     name: str
     shape: tuple[int, int]  # (out, in)
@@ -132,7 +133,7 @@ class Inspection:
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """Modules with NaN or Inf."""
+        """Modules with NaN or Inf, or with numbers too large to merge."""
         return tuple(module.name for module in self.modules if module.broken)
 
     def save_plot(self, path: str | PathLike[str]) -> Path:

@@ -17,6 +17,7 @@ from gam_merge._layout import Layout
 from gam_merge._settings import Settings
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
+_MAX_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,9 @@ def _output_rank(
         if asked is not None and asked % step:
             raise GamMergeError(f"rank {asked} is not shared by {step} groups of a convolution; give a multiple of it")
     if rank is not None:
+        limit = max(_MAX_RANK, *(side for bucket in buckets for side in bucket.shape))
+        if rank > limit:
+            raise GamMergeError(f"rank {rank} is more than any module has rows or columns; give at most {limit}")
         return rank
     most = -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
     return most if max_rank is None else min(most, max_rank)

@@ -31,7 +31,7 @@ def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe
     path ends in ``a``, or by position), ``name.output.rank=8`` (of the merge of that name; else of the last one). Paths
     of sources come back absolute, anchors as positions. Raises GamMergeError with line and key.
     """
-    places = _places(read_text(file), file)
+    places = _places(read_text(file, piped=True), file)
     for setting in overrides:
         override(places, setting)
     recipes = [_validated(place) for place in places]

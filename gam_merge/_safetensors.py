@@ -29,6 +29,8 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
+_MAX_TABLES = 3_000_000  # braces and brackets in a header: three a tensor, and each takes far more memory than a byte
+_MAX_SIDES, _MAX_ELEMENTS = 64, 1 << 62  # of a tensor, as torch counts them
 
 
 def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileTensor], dict[str, str]]:
@@ -46,6 +48,8 @@ def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileT
             raw = file.read(length)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+    if raw.count(b"{") + raw.count(b"[") > _MAX_TABLES:
+        raise _broken(path, f"its header has more than {_MAX_TABLES // 3} tensors")
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -73,6 +77,10 @@ def _entry(path: Path, key: str, entry: Any, dtypes: Mapping[str, torch.dtype], 
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = (*shape, begin, end)
         if not (isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):
+            raise ValueError
+        if len(shape) > _MAX_SIDES or max(numbers) > _MAX_ELEMENTS:
+            raise ValueError
+        if prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:  # also where there are none of them
             raise ValueError
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, f"its entry for {key} is malformed") from error

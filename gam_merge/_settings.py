@@ -18,6 +18,7 @@ from gam_merge._errors import GamMergeError
 
 Setting = Any  # see above
 
+_MAX_DEPTH = 10_000
 _LAYER = re.compile(r"(?P<stack>.*?)\b(?P<number>\d+)\.")
 
 
@@ -95,6 +96,8 @@ def check_setting(what: str, setting: Setting, *, number: bool = False) -> None:
             if set(entry) != {"filter", "value"} or not isinstance(entry["filter"], str):
                 raise GamMergeError(f"{what} has {dict(entry)!r} where it should have {{filter: pattern, value: ...}}")
             check_setting(what, entry["value"], number=number)
+    elif len(setting) > _MAX_DEPTH:
+        raise GamMergeError(f"{what} is a list of {len(setting)} numbers over depth; no model has so many layers")
     elif not setting or not all(map(_is_number, setting)):
         raise GamMergeError(f"{what} is {setting!r}, neither a list of numbers nor one of {{filter: ..., value: ...}}")
 

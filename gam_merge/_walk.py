@@ -23,6 +23,7 @@ from gam_merge._errors import GamMergeError
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
 
+_LARGEST = 1e60  # of a delta in orthonormal coordinates: its fourth power is finite. Trained ones are below 1e3
 _CHUNK_BYTES = 40 << 20  # of factors in float64 that are worked on at a time: calls are few beside arithmetic
 # What torch says, as a RuntimeError, of a processor, a GPU, and the workspace of a GPU's BLAS.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -61,7 +62,7 @@ def walk(
     little, and must be picklable if the executor crosses processes. With ``factors`` buckets keep them as read.
     ``shares`` tells what part each adapter has in modules, for deltas that depend on it.
 
-    Raises GamMergeError for a file that cannot be read and for NaN or Inf.
+    Raises GamMergeError for a file that cannot be read, and for numbers that are not finite or too large to square.
     """
     sources = tuple(adapter.source for adapter in plan.adapters)
     reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors, shares)
@@ -194,20 +195,25 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> tuple[list[Delta], Rows |
     deltas: list[Delta] = []
     for i, members, (b, a) in zip(chunk.adapters, columns, factors, strict=True):
         delta = _delta(members, b, a)
-        finite = delta.core.isfinite().flatten(1).all(-1)  # (L,)
-        if not finite.all():
-            j = int(finite.int().argmin())
+        sound = is_sound(delta)
+        if not sound.all():
+            j = int(sound.int().argmin())
             name, factor = chunk.names[j // chunk.layout.stack], broken_factor(delta, j)
-            raise GamMergeError(
-                f"{reader.sources[i]}: module {name} has NaN or Inf in {factor}; leave this adapter out"
-            )
+            problem = f"numbers above {_LARGEST:g}" if factor == "the product" else "NaN or Inf"
+            raise GamMergeError(f"{reader.sources[i]}: module {name} has {problem} in {factor}; leave this adapter out")
         deltas.append(delta)
     return deltas, rows
 
 
+def is_sound(delta: Delta) -> Tensor:
+    """Which modules are finite, and small enough to be squared and squared again: (L,)."""
+    return delta.core.abs().amax((1, 2)) <= _LARGEST  # NaN compares false
+
+
 def broken_factor(delta: Delta, j: int) -> str:
-    """The factor of module ``j`` that holds NaN or Inf."""
-    return "lora_A" if delta.b[j].isfinite().all() else "lora_B"
+    """The factor of module ``j``, which is not sound, that holds NaN or Inf; the product if that alone is too large."""
+    named = {"lora_B": delta.b[j], "lora_A": delta.a[j]}
+    return next((name for name, factor in named.items() if not factor.isfinite().all()), "the product")
 
 
 def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta], rows: Rows | None) -> Iterator[Bucket]:

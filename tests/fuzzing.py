@@ -6,7 +6,6 @@ dies where one takes longer than it may; the next process goes on after it.
 
 import os
 import random
-import resource
 import signal
 import sys
 import traceback
@@ -18,7 +17,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # a name in a recipe may be one on the Hub
 
 import torch
-from children import pipe, start
+from children import limit, pipe, start
 from fuzz_cases import KINDS, Kind, good
 from fuzz_draw import Draw
 from safetensors.torch import load_file
@@ -105,12 +104,9 @@ def _received(ours: Connection) -> Iterator[tuple[int, str]]:
 def _run(kind: Kind, cases: range, folder: Path, seconds: float, wall: float, report: Connection) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)  # where "touch owned" would leave its mark
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     for number in cases:
         report.send((number, "begun"))
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF and SIGALRM kill: nothing in Python can catch them
-        signal.setitimer(signal.ITIMER_REAL, wall)
+        limit(memory=MEMORY, seconds=seconds, wall=wall)
         try:
             outcome = attempt(kind, case(kind, number), folder)
         except BaseException as error:

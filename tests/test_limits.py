@@ -1,14 +1,185 @@
-"""Files that claim, nest or repeat more than any adapter does are refused, quickly and in little memory."""
+"""Files that claim, nest or repeat more than any adapter does are refused, in little time and memory."""
 
+import json
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from children import in_child, limit
 from helpers import random_factors, write_adapter
-from torch import Generator
 
 import gam_merge as gm
 
-RECIPE = "sources: [{{path: good}}]\nparams: {{density: {}}}\nmethod: ties\n"
+MEMORY, SECONDS, WALL = 1 << 30, 10.0, 120.0
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def refused(words: str, action: Callable[[], object]) -> None:
+    """Runs in a child, whose exit code tells."""
+    limit(memory=MEMORY, seconds=SECONDS, wall=WALL)
+    with pytest.raises(gm.GamMergeError, match=words) as error:
+        action()
+    assert len(str(error.value)) < 4000
+
+
+def merge(folder: Path, words: str, settings: dict[str, Any]) -> None:
+    refused(words, lambda: gm.merge([folder / "evil"], out=folder / "out", **settings))
+
+
+def merge_recipe(folder: Path, words: str) -> None:
+    refused(words, lambda: gm.merge_recipe(folder / "recipe.yaml", out=folder / "out"))
+
+
+def adapter(folder: Path) -> Path:
+    factors = random_factors(torch.Generator().manual_seed(0), 5, 4, 2, torch.float32)
+    return write_adapter(folder, {"layers.0.q": factors})
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+def whole(header: bytes, claims: int | None = None) -> bytes:
+    return (len(header) if claims is None else claims).to_bytes(8, "little") + header + bytes(4)
+
+
+def entry(shape: str) -> bytes:
+    return b'{"x":{"dtype":"F32","shape":[' + shape.encode() + b'],"data_offsets":[0,4]}}'
+
+
+HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "claims_2_to_the_60": (lambda: whole(b"{}", 1 << 60), "its header claims"),
+    "longer_than_any": (lambda: whole(b" " * 100_000_001), "its header claims"),
+    "tables_of_100_mb": (lambda: whole(b'{"x":[' + b"{}," * 33_000_000 + b"{}]}"), "more than 1000000 tensors"),
+    "deep": (lambda: whole(b"[" * 1_000_000), "is not JSON"),
+    "digits": (lambda: whole(entry("9" * 10_000_000)), "is not JSON"),
+    "sides": (lambda: whole(entry("2," * 5_000_000 + "2")), "malformed"),
+    "long_sides": (lambda: whole(entry(",".join(["9" * 4000] * 3000))), "malformed"),
+    "empty_and_huge": (lambda: whole(entry(f"0,{1 << 70}")), "malformed"),
+    "empty_and_huge_together": (lambda: whole(entry(f"0,{1 << 40},{1 << 40}")), "malformed"),
+    "long_name": (
+        lambda: whole(json.dumps({"a" + ".original_module.x" * 60_000 + "\n": ONE}).encode()),
+        "the name of a tensor has 1080002 characters",
+    ),
+    "long_layer": (lambda: whole(json.dumps({f"layers.{'9' * 5000}.lora_A.weight": ONE}).encode()), "5021 characters"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers(name: str, tmp_path: Path) -> None:
+    content, words = HEADERS[name]
+    (adapter(tmp_path / "evil") / WEIGHTS).write_bytes(content())
+    assert in_child(merge, tmp_path, words, {}) == 0
+    assert os.listdir(tmp_path) == ["evil"]
+
+
+def compressed(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "adapter_model.bin", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(1 << 28))
+
+
+def expanded(folder: Path) -> None:
+    torch.save({"x": torch.ones(1).expand(1 << 20, 1 << 20)}, folder / "adapter_model.bin")
+
+
+def no_archive(folder: Path) -> None:
+    compressed(folder)
+    content = (folder / "adapter_model.bin").read_bytes()
+    (folder / "adapter_model.bin").write_bytes(content[:40] + content[-60:])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(compressed, "is compressed"), (expanded, "larger than what is stored"), (no_archive, "is no pickle of tensors")],
+)
+def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    (adapter(tmp_path / "evil") / WEIGHTS).unlink()
+    make(tmp_path / "evil")
+    assert in_child(merge, tmp_path, words, {}) == 0
+
+
+# --- configs -----------------------------------------------------------------------------------------------------
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"r": 10**9}, "1000000000 by its config"),
+    "rank_of_a_pattern": ({"rank_pattern": {"q": 10**9}}, "1000000000 by its config"),
+    "pattern_of_many_words": ({"alpha_pattern": {"|".join(map(str, range(200_000))): 3}}, "characters"),
+    "pattern_of_parentheses": ({"alpha_pattern": {"(" * 450 + ")" * 450: 3}}, "cannot be matched"),
+    "patterns_that_take_long": (
+        {"alpha_pattern": {f"(?:(?:.|..)+)+(?<=!){i}": 3 for i in range(100)}},
+        "cannot be matched",
+    ),
+    "names": ({"target_parameters": ["x.y"] * 1001}, "target_parameters has 1001 names"),
+    "long_value": ({"bias": "x" * 10**7}, "bias is"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs(name: str, tmp_path: Path) -> None:
+    fields, words = CONFIGS[name]
+    long_name = f"layers.0.{'q' * 300}"
+    factors = random_factors(torch.Generator().manual_seed(0), 5, 4, 2, torch.float32)
+    tensors = {long_name if "long" in name else "q": factors}
+    write_adapter(tmp_path / "evil", tensors, **fields)
+    assert in_child(merge, tmp_path, words, {}) == 0
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "README.md"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_files_that_never_end(name: str, kind: str, tmp_path: Path) -> None:
+    """Beside the weights; a card is not needed."""
+    path = adapter(tmp_path / "evil") / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    if name == CONFIG:
+        assert in_child(merge, tmp_path, "is no regular file", {}) == 0
+    else:
+        assert in_child(_merged, tmp_path) == 0
+
+
+def _merged(folder: Path) -> None:
+    limit(memory=MEMORY, seconds=SECONDS, wall=WALL)
+    gm.merge([folder / "evil"], out=folder / "out")
+
+
+def test_config_of_a_gigabyte(tmp_path: Path) -> None:
+    with open(adapter(tmp_path / "evil") / CONFIG, "wb") as file:
+        file.truncate(1 << 30)
+    assert in_child(merge, tmp_path, "has more than 16777216 bytes", {}) == 0
+
+
+def test_many_patterns_of_many_modules_take_seconds(tmp_path: Path) -> None:
+    """As we write them for ranks of their own: each is compiled once."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{i}.self_attn.q_proj" for i in range(600)]
+    factors = {name: random_factors(generator, 2, 2, 1, torch.float32) for name in names}
+    patterns = {f"^{name}": 1 for name in names}
+    write_adapter(tmp_path / "evil", factors, rank_pattern=patterns, alpha_pattern=patterns)
+    assert in_child(_merged, tmp_path) == 0
+
+
+# --- arguments and recipes ---------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"rank": 10**9}, "rank 1000000000 is more than"),
+    "weights": ({"weights": [[1.0] * 10**6]}, "1000000 numbers over depth"),
+    "weight_beyond_floats": ({"weights": [10**400]}, "not a finite number"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(name: str, tmp_path: Path) -> None:
+    settings, words = SETTINGS[name]
+    adapter(tmp_path / "evil")
+    assert in_child(merge, tmp_path, words, settings) == 0
+
+
+RECIPE = "sources: [{{path: evil}}]\nparams: {{density: {}}}\nmethod: ties\n"
 YAML: dict[str, tuple[str, str]] = {
     "billion_laughs": ("[&a [x, x], &b [*a, *a], *b]", "aliases"),
     "anchor_within_itself": ("&a [*a]", "aliases"),
@@ -24,6 +195,7 @@ YAML: dict[str, tuple[str, str]] = {
     "no_table_of_filters": ("{filter: x}", "put filters into a list"),
     "beyond_floats": ("[1e308, " + "9" * 60 + "]", "density"),
     "long_word": ("a" * 900_000, "density"),
+    "many_numbers": ("[" + "1," * 40_000 + "1]", "numbers over depth"),
     "too_long": ("a" * 1_000_001, "at most 1000000"),
 }
 
@@ -31,10 +203,7 @@ YAML: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", YAML)
 def test_recipes(name: str, tmp_path: Path) -> None:
     text, words = YAML[name]
-    write_adapter(tmp_path / "good", {"w": random_factors(Generator().manual_seed(0), 5, 4, 2)})
-    file = tmp_path / "recipe.yaml"
-    file.write_text(RECIPE.format(text))
-    with pytest.raises(gm.GamMergeError, match=words) as error:
-        gm.merge_recipe(file, out=tmp_path / "out")
-    assert len(str(error.value)) < 4000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "recipe.yaml"]
+    adapter(tmp_path / "evil")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(text))
+    assert in_child(merge_recipe, tmp_path, words) == 0
+    assert sorted(os.listdir(tmp_path)) == ["evil", "recipe.yaml"]

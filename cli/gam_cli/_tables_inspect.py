@@ -41,7 +41,7 @@ def _damage(found: Inspection) -> Iterator[RenderableType]:
         yield warning(f"a merge refuses it: {problem}")
     if len(found.problems) > _TOLD:
         yield warning(f"and {len(found.problems) - _TOLD} more such problems (--json has them all)")
-    for names, what in ((found.zero, "zero, and change nothing"), (found.broken, "not finite: NaN or Inf")):
+    for names, what in ((found.zero, "zero, and change nothing"), (found.broken, "NaN, Inf or too large to merge")):
         if names:
             yield warning(f"{count(len(names), 'module')} of {len(found.modules)} {what} (first {names[0]})")
 

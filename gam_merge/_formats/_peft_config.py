@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import sqrt
+from time import thread_time
 from typing import Any
 
 import regex
@@ -16,7 +17,9 @@ from gam_merge._adapter import ExtraKind
 from gam_merge._errors import GamMergeError
 from gam_merge._layout import ExpertsLayout, Layout
 
-_PATTERN_SECONDS = 1.0  # patterns come from strangers' files
+MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: what is linear in them may be done for each
+_MAX_NAMES = 1000  # in a list of a config that every name is compared with
+_PATTERN_SECONDS, _SECONDS = 1.0, 10.0  # for one match, and for all of an adapter
 
 # What a merge reads, here or in the reading of keys.
 HONOURED = {
@@ -97,47 +100,73 @@ def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
     value = config.get(name) or []
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise GamMergeError(f"{where}: {name} is {value!r}, not a list of names")
+    if len(value) > _MAX_NAMES:
+        raise GamMergeError(f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read")
     return value
 
 
-def rank(where: str, config: Mapping[str, Any], name: str) -> int | None:
-    """The rank that the config gives a module, None if it gives none."""
-    value = _number(where, config, name, "rank_pattern", "r")
-    if value is not None and (value != int(value) or value < 1):
-        raise GamMergeError(f"{where}: r = {value!r} for module {name} is no rank")
-    return None if value is None else int(value)
+class Numbers:
+    """The ranks and scales that a config gives its modules. Raises GamMergeError for what is none.
 
+    Patterns come from strangers' files: each is compiled once, and all matches of an adapter share the time that one
+    may take.
+    """
 
-def scale(where: str, config: Mapping[str, Any], name: str, r: int) -> float:
-    """alpha / r of a module of rank ``r``, alpha / sqrt(r) with rsLoRA."""
-    alpha = _number(where, config, name, "alpha_pattern", "lora_alpha")
-    if alpha is None:
-        raise GamMergeError(f"{where}: lora_alpha is not known; give it with --alpha (alpha= in Python)")
-    return alpha / (sqrt(r) if config.get("use_rslora") else r)
+    def __init__(self, where: str, config: Mapping[str, Any]) -> None:
+        self._where, self._config = where, config
+        self._seconds = _SECONDS
+        self._compiled: dict[str, regex.Pattern[str]] = {}
 
+    def rank(self, name: str) -> int | None:
+        """Of a module, None if the config gives it none."""
+        value = self._number(name, "rank_pattern", "r")
+        if value is not None and (value != int(value) or value < 1):
+            raise GamMergeError(f"{self._where}: r = {value!r} for module {name} is no rank")
+        return None if value is None else int(value)
 
-def _number(where: str, config: Mapping[str, Any], name: str, pattern: str, field: str) -> float | None:
-    """A module's own number, else the adapter's, else None; a finite positive number or an error."""
-    patterns = config.get(pattern) or {}
-    if not isinstance(patterns, Mapping):
-        raise GamMergeError(f"{where}: {pattern} is not a table")
-    key = _first_match(where, patterns, name)
-    value = config.get(field) if key is None else patterns[key]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value <= sys.float_info.max):
-        raise GamMergeError(f"{where}: {field} = {value!r} for module {name} is not a number")
-    return value
+    def scale(self, name: str, r: int) -> float:
+        """alpha / r of a module of rank ``r``, alpha / sqrt(r) with rsLoRA."""
+        alpha = self._number(name, "alpha_pattern", "lora_alpha")
+        if alpha is None:
+            raise GamMergeError(f"{self._where}: lora_alpha is not known; give it with --alpha (alpha= in Python)")
+        return alpha / (sqrt(r) if self._config.get("use_rslora") else r)
 
+    def _number(self, name: str, pattern: str, field: str) -> float | None:
+        """A module's own number, else the adapter's, else None; a finite positive number or an error."""
+        patterns = self._config.get(pattern) or {}
+        if not isinstance(patterns, Mapping):
+            raise GamMergeError(f"{self._where}: {pattern} is not a table")
+        key = self._first_match(patterns, name)
+        value = self._config.get(field) if key is None else patterns[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= sys.float_info.max):
+            raise GamMergeError(f"{self._where}: {field} = {value!r} for module {name} is not a number")
+        return value
 
-def _first_match(where: str, patterns: Iterable[str], name: str) -> str | None:
-    """PEFT's rule: the first key, in order, that matches the whole name or a tail of it after a dot."""
-    for key in patterns:
-        try:
-            if regex.match(rf"(.*\.)?({key})$", name, timeout=_PATTERN_SECONDS):
-                return key
-        except (regex.error, TimeoutError) as error:
-            raise GamMergeError(f"{where}: pattern {key!r} in the config cannot be matched: {error}") from error
-    return None
+    def _first_match(self, patterns: Iterable[str], name: str) -> str | None:
+        """PEFT's rule: the first key, in order, that matches the whole name or a tail of it after a dot."""
+        for key in patterns:
+            start = thread_time()
+            try:
+                if self._compile(key).match(name, timeout=_PATTERN_SECONDS):
+                    return key
+            except (regex.error, TimeoutError, RecursionError) as error:
+                raise GamMergeError(
+                    f"{self._where}: pattern {key!r} in the config cannot be matched: {error}"
+                ) from error
+            self._seconds -= thread_time() - start
+            if self._seconds < 0:
+                raise GamMergeError(
+                    f"{self._where}: matching the patterns in the config takes more than {_SECONDS:g} seconds"
+                )
+        return None
+
+    def _compile(self, key: str) -> "regex.Pattern[str]":
+        if key not in self._compiled:
+            if len(key) > MAX_NAME:
+                raise regex.error(f"it has {len(key)} characters")
+            self._compiled[key] = regex.compile(rf"(.*\.)?({key})$", cache_pattern=False)
+        return self._compiled[key]
 
 
 def merged_config(

@@ -82,10 +82,10 @@ def parse_adapter(
     for key, tensor in sorted(tensors.items(), key=lambda item: _SAVED_TWICE in item[0]):
         with collecting(problems):
             _sort_in(where, config, parts, key, tensor)
-    modules: dict[str, LoraModule] = {}
+    modules, numbers = dict[str, LoraModule](), fields.Numbers(where, config)
     for name, found in sorted(parts.modules.items()):
         with collecting(problems):
-            modules[name] = module = _module(where, config, name, found)
+            modules[name] = module = _module(where, config, numbers, name, found)
             if "bias" in found:
                 bias = Extra(f"{name}.lora_B.bias", "lora_bias", found["bias"], module.scale)
                 parts.extras[bias.name] = bias
@@ -100,6 +100,8 @@ def parse_adapter(
 
 def _sort_in(where: str, config: Mapping[str, Any], parts: _Parts, key: str, tensor: LazyTensor) -> None:
     """Put a tensor where its key says."""
+    if len(key) > fields.MAX_NAME:
+        raise GamMergeError(f"{where}: the name of a tensor has {len(key)} characters: {key[:100]}...")
     bare = key.removeprefix(PREFIX)
     if match := _LORA.fullmatch(bare):
         part = _PARTS.get((match["part"], match["suffix"]))
@@ -134,7 +136,9 @@ def _extra(where: str, config: Mapping[str, Any], key: str, bare: str, tensor: L
     raise GamMergeError(f"{where}: tensor {key} is no part of a LoRA that can be merged; leave this adapter out")
 
 
-def _module(where: str, config: Mapping[str, Any], name: str, found: Mapping[str, LazyTensor]) -> LoraModule:
+def _module(
+    where: str, config: Mapping[str, Any], numbers: fields.Numbers, name: str, found: Mapping[str, LazyTensor]
+) -> LoraModule:
     stem = "lora_embedding_" if "embedding_A" in found or "embedding_B" in found else "lora_"
     pair = [found.get(stem.removeprefix("lora_") + letter) for letter in "AB"]
     a, b = pair
@@ -142,14 +146,14 @@ def _module(where: str, config: Mapping[str, Any], name: str, found: Mapping[str
         missing = "A" if a is None else "B"
         raise GamMergeError(f"{where}: module {name} has no {stem}{missing}; the file is not whole")
     parameters = _parameters(where, config, name)
-    known = {parameter: fields.rank(where, config, parameter) for parameter in fields.config_names(name, parameters)}
+    known = {parameter: numbers.rank(parameter) for parameter in fields.config_names(name, parameters)}
     if len(set(known.values())) > 1:
         raise GamMergeError(f"{where}: {name} adapts {list(known)} at different ranks, and its keys do not say which")
     rank = next(iter(known.values()))
     layout = _layout(a.shape, b.shape, rank, parameters, embedding=stem == "lora_embedding_")
     if layout is None:
         raise GamMergeError(f"{where}: module {name} has A {a.shape} and B {b.shape}, not (r, in) and (out, r)")
-    scales = {fields.scale(where, config, parameter, rank or a.shape[0]) for parameter in known}
+    scales = {numbers.scale(parameter, rank or a.shape[0]) for parameter in known}
     if len(scales) > 1:
         raise GamMergeError(f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which")
     module = LoraModule(name, a, b, scales.pop(), layout, found.get("magnitude"))

@@ -6,7 +6,8 @@ An orthonormal basis of the columns of ``x`` is kept as a product ``factor @ coe
 routes, chosen for each module by what its Gram matrix says of its conditioning:
 
 narrow       factor = x, coef = the inverse Cholesky factor; products with x may be formed in the caller's dtype
-wide         the same, but rounding x @ coef in that dtype would cost too many digits: products stay in float64
+wide         the same, but rounding x @ coef in that dtype would cost too many digits, or leave its range: products
+             stay in float64
 Householder  factor = Q of a QR, coef = the left singular vectors of R: always right, and reveals the rank
 
 Sources: CholeskyQR and its loss of orthogonality with the square of the condition number, Yamamoto, Nakatsukasa,
@@ -21,6 +22,8 @@ from torch import Tensor
 # The amplification of rounding up to which products x @ coef are formed in the dtype of x, in units of 1 / eps:
 # 16 in float32, so that a basis carries at most 2e-6 of relative error.
 _NARROW = 2e-6
+# The squared lengths of columns whose products with others stay well within float32.
+_SMALL, _LARGE = 1e-24, 1e24
 _CACHED = 1 << 20  # bytes of float64 that a core's own cache holds
 _EPS64 = torch.finfo(torch.float64).eps
 
@@ -68,7 +71,9 @@ def orthonormalize(x: Tensor, *, eps: float) -> Basis:
     safe = amplification.square() * _EPS64 <= eps / 8  # NaN compares false
     slow = g.isfinite().flatten(1).all(-1) & ~safe  # (L,)
     rank = torch.full(x.shape[:1], x.shape[-1], device=x.device)
-    wide = slow | ~(amplification * eps <= _NARROW)
+    squares = g.diagonal(dim1=-2, dim2=-1)
+    extreme = (squares.amin(-1) < _SMALL) | (squares.amax(-1) > _LARGE)
+    wide = slow | extreme | ~(amplification * eps <= _NARROW)
     if slow.any():
         x = x.to(torch.float64, copy=True)
         x[slow], coef[slow], core[slow], rank[slow] = _householder(x[slow])
