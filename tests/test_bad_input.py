@@ -363,14 +363,13 @@ def test_output_that_cannot_be(sources: list[Path], tmp_path: Path) -> None:
         assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("fp16", 65504.0), ("bf16", 3.3895e38)])
-def test_numbers_that_the_output_cannot_hold(dtype: str, limit: float, tmp_path: Path) -> None:
+def test_numbers_that_the_output_cannot_hold(tmp_path: Path) -> None:
     """An error, never Inf in the file; what just fits is written."""
 
     def adapter(name: str, size: float) -> Path:
         return write_adapter(tmp_path / name, {"x.w": (torch.full((2, 1), size), torch.full((1, 2), size))})
 
-    small, large = adapter("small", 0.999 * limit), adapter("large", 1.001 * limit)
-    refused([large], "x.w", {"fp16": "float16", "bf16": "bfloat16"}[dtype], "does not fit", dtype=dtype)
-    result = gm.merge([small], out=tmp_path / "out", dtype=dtype)
+    small, large = adapter("small", 0.999 * 65504), adapter("large", 1.001 * 65504)
+    refused([large], "x.w", "float16", "does not fit", "bfloat16 or float32", dtype="fp16")
+    result = gm.merge([small], out=tmp_path / "out", dtype="fp16")
     assert result.adapter.modules["x.w"].delta().isfinite().all()
