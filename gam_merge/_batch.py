@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
 from gam_merge._export import RECIPE_NAME
+from gam_merge._job import Progress
 from gam_merge._merge_recipe import merge_recipe
 from gam_merge._report import MergeReport
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from gam_merge._bucket import Bucket
 from gam_merge._comparison import Comparison, ModuleComparison
-from gam_merge._engine import Job, Progress, combine
 from gam_merge._errors import GamMergeError
+from gam_merge._job import Job, Progress, combine
 from gam_merge._measures import Measures
 from gam_merge._pairwise import Angles, Pair, pairwise, signs
 from gam_merge._request import plan

@@ -4,76 +4,30 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 of the output.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from gam_kernels import compress, norm, product_norm, rank_for_energy, response
+from gam_kernels import compress, norm, product_norm, response
 from gam_merge._bucket import Bucket, Merged
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import check_equal, merge_extra
 from gam_merge._formats.peft import extra_key, factor_keys, magnitude_key
+from gam_merge._job import Job, Progress, combine, visit_all
 from gam_merge._layout import Layout
-from gam_merge._methods import Method
 from gam_merge._plan import Plan
 from gam_merge._report import ModuleReport, combined
-from gam_merge._settings import Settings
-from gam_merge._walk import walk
-
-T = TypeVar("T")
-Progress = Callable[[int, int], None]  # modules done, modules in all
 
 
 class Sink(Protocol):
     """Where merged tensors go, as they become known."""
 
     def write(self, key: str, value: Tensor) -> None: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """How to carry out a plan. Small, and picklable: it travels to every worker.
-
-    ``anchor``: position of an adapter; ``missing``: whether a delta that is not there counts as "zero" or is left out
-    of the mean, "skip"; ``dtype``: of the output.
-    """
-
-    settings: Settings
-    method: Method
-    anchor: int
-    missing: Literal["zero", "skip"]
-    dtype: torch.dtype
-    device: torch.device
-    flatten: bool = False  # DoRA into plain LoRA
-
-    def params_of(self, module: str) -> dict[str, Any]:
-        """The parameters of the method in a module, all of them."""
-        return self.method.validate(self.settings.params_of(module))
-
-    def module_weights(self, modules: Sequence[str]) -> Tensor:
-        """The weights as the user gave them: (L, N) float64."""
-        return torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)
-
-    def shares(self, modules: Sequence[str], adapters: Sequence[int]) -> Tensor:
-        """What part each of some adapters has in the modules that they hold: (L, N) float64."""
-        everyone = self.module_weights(modules)
-        weights = everyone[:, list(adapters)]
-        if not self.method.normalize:
-            return weights
-        return weights / (everyone if self.missing == "zero" else weights).sum(-1, keepdim=True)
-
-    def mean_weights(self, modules: Sequence[str]) -> tuple[float, ...]:
-        """The weight of each adapter on average over the modules, as a share of one where the method takes a mean."""
-        weights = self.module_weights(modules)
-        if self.method.normalize:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return tuple(weights.mean(0).tolist())
 
 
 class _Done(NamedTuple):
@@ -112,7 +66,7 @@ def run(
     waiting: dict[str, list[_Done]] = {}
     total = len(plan.names)
     visit = partial(_merge_bucket, job, summary)
-    with closing(_walk(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
+    with closing(visit_all(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
         for bucket in results:
             for done in bucket:
                 parts = waiting.setdefault(done.module, [])
@@ -162,56 +116,6 @@ def run_extras(plan: Plan, job: Job, sink: Sink) -> None:
         sink.write(extra_key(extra.name, extra.kind, plan.layouts), merged)
 
 
-def survey(plan: Plan, job: Job, executor: Executor | None = None) -> Any:
-    """What a method that looks at all modules at once must know of them, from a pass of its own; else None."""
-    if not any(job.method.survey(job.params_of(bucket.names[0])) for bucket in plan.buckets):
-        return None
-    return reduce(_add, _walk(plan, job, partial(_survey_bucket, job), executor), None)
-
-
-def needed_ranks(
-    plan: Plan, job: Job, energy: float, *, summary: Any = None, executor: Executor | None = None
-) -> dict[str, int]:
-    """The fewest ranks, up to those of the plan, in which each module keeps a share of its energy, by name.
-
-    A pass of its own. A stack needs what the neediest of its matrices does. Raises GamMergeError.
-    """
-    needed = dict.fromkeys(plan.names, 0)
-    for found in _walk(plan, job, partial(_needed_bucket, job, energy, summary), executor):
-        for name, rank in found:
-            needed[name] = max(needed[name], rank)
-    return needed
-
-
-def _needed_bucket(job: Job, energy: float, summary: Any, bucket: Bucket) -> list[tuple[str, int]]:
-    """Runs on a worker."""
-    found: list[tuple[str, int]] = []
-    for part in job.method.parts(bucket) if bucket.deltas else ():
-        merged = combine(job, part, summary)
-        s = compress(merged.left, merged.right, *merged.grams(part))[2] if merged.s is None else merged.s
-        found += zip(part.names, rank_for_energy(s, energy).clamp(max=part.output_rank).tolist(), strict=True)
-    return found
-
-
-def _add(x: Any, y: Any) -> Any:
-    return y if x is None else x if y is None else x + y
-
-
-def _walk(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Generator[T]:
-    factors = job.method.reads_factors
-    return walk(
-        plan, visit, device=job.device, anchor=job.anchor, factors=factors, shares=job.shares, executor=executor
-    )
-
-
-def _survey_bucket(job: Job, bucket: Bucket) -> Any:
-    """Runs on a worker."""
-    look = job.method.survey(job.params_of(bucket.names[0]))
-    if look is None or not bucket.deltas:
-        return None
-    return reduce(_add, (look(part, _weights(job, part)[0]) for part in job.method.parts(bucket)), None)
-
-
 def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_Done]:
     """Runs on a worker."""
     results: list[_Done] = []
@@ -230,29 +134,6 @@ def _magnitudes(job: Job, bucket: Bucket, b: Tensor, a: Tensor) -> Sequence[Tens
     if bucket.rows is None or job.flatten:
         return [None] * len(b)
     return list(bucket.rows.magnitudes(b, a))
-
-
-def _weights(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
-    """The user's weights of the adapters of a bucket (L, N), and the sums of the weights of all adapters (L, 1)."""
-    everyone = job.module_weights(bucket.names).to(job.device)
-    return everyone[:, bucket.adapters], everyone.sum(-1, keepdim=True)
-
-
-def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
-    """What the method makes of a bucket that has deltas, before the cut to the output rank.
-
-    In a weighted mean the others share the weight of an adapter without a delta here. Where that is to count as zero
-    the result is scaled by the part of all weight that is theirs.
-    """
-    weights, total = _weights(job, bucket)
-    params = job.params_of(bucket.names[0])  # the same in all of a bucket
-    more = {} if job.method.survey(params) is None else {"summary": summary}
-    if not job.method.normalize:
-        return job.method.merge(bucket, weights, **more, **params)
-    present = weights.sum(-1, keepdim=True)
-    merged = job.method.merge(bucket, weights / present, **more, **params)
-    share = present / total  # (L, 1)
-    return merged if job.missing == "skip" or (share == 1).all() else merged.scaled(share)
 
 
 def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:

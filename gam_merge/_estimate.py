@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gam_merge._adapter import LoraModule
-from gam_merge._engine import Job, run
+from gam_merge._engine import run
+from gam_merge._job import Job
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, MemoryTensor
 from gam_merge._walk import chunks_of

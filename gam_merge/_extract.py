@@ -13,11 +13,11 @@ from gam_merge._adapter import Adapter, LoraModule
 from gam_merge._checkpoint import Checkpoint, is_conv1d, open_checkpoint
 from gam_merge._difference import Factored, difference, distance, factorize
 from gam_merge._directory import check_output
-from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
 from gam_merge._export import EXTRACT_REPORT_NAME, as_json, save_adapter
 from gam_merge._formats._peft_config import merged_config
 from gam_merge._formats.peft import CONFIG_NAME
+from gam_merge._job import Progress
 from gam_merge._random import generator
 from gam_merge._ranks import RankPolicy, check_ranks
 from gam_merge._record import METHOD_KEY

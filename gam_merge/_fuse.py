@@ -11,8 +11,8 @@ from typing import Any
 from gam_merge._checkpoint import Checkpoint, open_checkpoint
 from gam_merge._directory import DirectoryWriter, check_output
 from gam_merge._edit import Edit, FusedModule
-from gam_merge._engine import Progress
 from gam_merge._export import as_json
+from gam_merge._job import Progress
 from gam_merge._placement import Placement, place
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec
 from gam_merge._sources import Source, load

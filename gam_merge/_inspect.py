@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from gam_kernels import Delta
-from gam_merge._engine import Progress
 from gam_merge._inspection import Inspection, ModuleInspection
+from gam_merge._job import Progress
 from gam_merge._plan import PlannedBucket, make_plan
 from gam_merge._request import pick_device
 from gam_merge._sources import Source, load

@@ -11,9 +11,9 @@ import torch
 
 from gam_merge._adapter import Adapter
 from gam_merge._directory import check_output
-from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
 from gam_merge._files import sha256
+from gam_merge._job import Progress
 from gam_merge._merge import MergeResult, merge, promised_adapter
 from gam_merge._override import Place
 from gam_merge._recipe import Recipe

@@ -15,9 +15,9 @@ from gam_merge._base import BaseWeight, resolve_base
 from gam_merge._checkpoint import Model
 from gam_merge._directory import check_output
 from gam_merge._dora import base_weights_needed, check_dora, is_dora
-from gam_merge._engine import Job, needed_ranks, survey
 from gam_merge._errors import GamMergeError
 from gam_merge._estimate import Estimate, estimate
+from gam_merge._job import Job
 from gam_merge._methods import Method, get_method
 from gam_merge._placement import base_weights
 from gam_merge._plan import Plan, make_plan
@@ -25,6 +25,7 @@ from gam_merge._ranks import RankPolicy, check_ranks, with_ranks
 from gam_merge._serving import check_target
 from gam_merge._settings import Setting, Settings, make_settings
 from gam_merge._sources import Source, load
+from gam_merge._survey import needed_ranks, survey
 
 BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
 

@@ -5,8 +5,8 @@ from os import PathLike
 
 import torch
 
-from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
+from gam_merge._job import Progress
 from gam_merge._merge import MergeResult, merge
 from gam_merge._sources import Source
 

@@ -14,9 +14,9 @@ from typing import Literal
 
 import torch
 
-from gam_merge._engine import Progress
 from gam_merge._errors import GamMergeError
 from gam_merge._files import sha256, write_file
+from gam_merge._job import Progress
 from gam_merge._journal import Journal, Trial
 from gam_merge._merge_recipe import merge_recipe
 from gam_merge._optimise import optimise
