@@ -15,6 +15,8 @@ from variants import VARIANTS, base, dense_mean, forward, fused, load, model, qu
 
 import gam_merge as gm
 from gam_merge import _base, _dora
+from gam_merge._state_dict import from_state_dict
+from gam_merge._tensors import read
 
 DORA = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "init_lora_weights": False}
 PLAIN = {"target_modules": ["q_proj", "k_proj"], "init_lora_weights": False}
@@ -203,6 +205,16 @@ def test_broken_magnitudes(change: dict[str, Any], named: str, tmp_path: Path) -
     save_file({key: value for key, value in {**load_file(file), **change}.items() if value is not None}, file)
     with pytest.raises(gm.GamMergeError, match=named):
         gm.load(path)
+
+
+def test_keys_of_a_model_in_memory(saved: dict[str, Path]) -> None:
+    """There the name of the adapter is in every key, and magnitudes have a weight."""
+    adapted = load("llama", saved["dora"])
+    state = {key: value for key, value in adapted.state_dict().items() if ".lora_" in key}
+    assert sum(key.endswith(".lora_magnitude_vector.default.weight") for key in state) == 4
+    found = from_state_dict(state, adapted.peft_config["default"])
+    for name, module in gm.load(saved["dora"]).modules.items():
+        assert torch.equal(read(found.modules[name].magnitude), read(module.magnitude).double())
 
 
 def test_in_memory_and_on_disk_hold_the_same(saved: dict[str, Path], tmp_path: Path) -> None:
