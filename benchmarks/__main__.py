@@ -44,16 +44,19 @@ def lab_command(
     quick: Annotated[bool, typer.Option(help="A small lab, in minutes; its rows are kept apart.")] = False,
     plan: Annotated[bool, typer.Option(help="Print what would be done and its cost, and stop.")] = False,
     tables: Annotated[bool, typer.Option(help="Write the tables and plots from the results alone.")] = False,
-    kind: Annotated[list[str] | None, typer.Option(help="specialists, 'same goal'; both by default.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="specialists, 'same goal', preferences; else all.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="main, tuned, rank, joint, sizes; all by default.")] = None,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
 ) -> None:
     """Merge adapters of SmolLM2 by every method and measure what they still know. Stops and resumes at any moment."""
-    from benchmarks.lab import command
+    try:
+        from benchmarks.lab import command
 
-    command.main(
-        folder, jobs=jobs, quick=quick, plan=plan, tables=tables, kinds=kind or [], passes=only or [], seeds=seeds
-    )
+        command.main(
+            folder, jobs=jobs, quick=quick, plan=plan, tables=tables, kinds=kind or [], passes=only or [], seeds=seeds
+        )
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("memory")

@@ -134,10 +134,17 @@ def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
         schedule.step()
         optimizer.zero_grad()
         log(f"step {step + 1}/{steps}, loss {loss.item():.3f}")
-    for p in factors:
-        p.data = p.data.bfloat16()
+    write(model, path)
+    model.unload()
+
+
+def write(model, path):
+    """The directory of the adapter of a model, in bfloat16."""
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.bfloat16()
+    config = model.peft_config["default"]
     config.base_model_name_or_path = HUB_ID  # instead of the path of the wheel
     config.target_modules = PROJECTIONS  # a list: a set would be saved in another order each time
     model.save_pretrained(path, save_embedding_layers=False)
     (Path(path) / "README.md").unlink()  # PEFT's empty model card
-    model.unload()

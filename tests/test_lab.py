@@ -1,5 +1,8 @@
 """The lab: its tables are those of the committed results, rows survive a kill, statistics against scipy."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,8 @@ from scipy import stats
 from benchmarks.lab import report, rows
 from benchmarks.lab.design import FAMILIES, METHODS, Cell, Settings, units
 from benchmarks.lab.statistics import differences, holm, interval
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_tables_are_those_of_the_results() -> None:
@@ -50,8 +55,8 @@ def test_units_are_balanced() -> None:
     """At any moment two cells of a pass and seed differ by one unit at most; no unit is there twice."""
     found = units(Settings())
     assert len(set(found)) == len(found)
-    first = found[: 2 * 2 * 3]
-    assert [u.cell.seed for u in first] == [0] * 4 + [1] * 4 + [2] * 4
+    first = found[: 3 * 2 * 3]
+    assert [u.cell.seed for u in first] == [0] * 6 + [1] * 6 + [2] * 6
     assert {u.what for u in first} == {"main"}
     assert sorted(f for seed in range(6) for f in Cell("specialists", "shared", seed).families(4)) == sorted(
         FAMILIES * 4
@@ -94,3 +99,12 @@ def test_methods_exist() -> None:
 
     for method, params in METHODS.values():
         gm.get_method(method).validate(params)
+
+
+def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "scipy.py").write_text("raise ModuleNotFoundError(\"No module named 'scipy'\", name='scipy')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "benchmarks", "lab", "--plan"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "the lab needs scipy: pip install -e '.[train,dev]'\n"

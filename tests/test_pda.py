@@ -85,3 +85,16 @@ def test_every_file_plans(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", sorted(path.name for path in PDA.glob("*.py")))
 def test_scripts_are_short(script: str) -> None:
     assert len((PDA / script).read_text().splitlines()) < 150
+
+
+def test_a_model_of_few_bits_has_few_values_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PDA)
+    from models import tiny, weaken
+
+    model, _ = tiny(0)
+    embeddings = model.get_input_embeddings().weight.clone()
+    weaken(model, bits=2)
+    for weight in model.model.layers.parameters():
+        if weight.ndim == 2:
+            assert max(len(row.unique()) for row in weight) == 3  # -1, 0, 1 times a step
+    assert (model.get_input_embeddings().weight == embeddings).all()

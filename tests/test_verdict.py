@@ -14,7 +14,7 @@ from gam_merge._verdict import RULES
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "lab" / "results.jsonl"
 KINDS = {"specialists": "specialists", "same goal": "one goal"}  # of the laboratory, of the rules
-NAMES = {("tsvm", "norm"): ("tsvm", {"rescale": "norm"}), ("consensus(-0.25)", "own"): ("consensus", {"p": -0.25})}
+NAMES = {("consensus(-0.25)", "own"): ("consensus", {"p": -0.25})}
 CLOSE = 0.05  # nats: what few seeds cannot tell apart
 
 

@@ -32,7 +32,7 @@ def trained(cell: Cell, index: int, size: int, base: Any, tokenizer: Any, cache:
     """The directory of adapter ``index`` of a set of ``size``, trained now if it is not there."""
     stream = cycle(_training(cell, index, size, tokenizer, settings))
     path = cache / name(cell, index, size, settings)
-    return _once(path, lambda out: train(base, tokenizer, stream, out, steps=settings.steps, seed=cell.init(index)))
+    return once(path, lambda out: train(base, tokenizer, stream, out, steps=settings.steps, seed=cell.init(index)))
 
 
 def joint(cell: Cell, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings) -> Path:
@@ -41,7 +41,7 @@ def joint(cell: Cell, size: int, base: Any, tokenizer: Any, cache: Path, setting
     random.Random(cell.seed).shuffle(mixture)
     steps = size * settings.steps
     path = cache / f"joint{size}-seed{cell.seed}-steps{steps}"
-    return _once(path, lambda out: train(base, tokenizer, cycle(mixture), out, steps=steps, seed=cell.init(0)))
+    return once(path, lambda out: train(base, tokenizer, cycle(mixture), out, steps=steps, seed=cell.init(0)))
 
 
 def _training(cell: Cell, index: int, size: int, tokenizer: Any, settings: Settings) -> Pairs:
@@ -54,7 +54,7 @@ def _training(cell: Cell, index: int, size: int, tokenizer: Any, settings: Setti
     return mixture
 
 
-def _once(path: Path, make: Callable[[Path], None]) -> Path:
+def once(path: Path, make: Callable[[Path], None]) -> Path:
     """Make a directory under another name and rename it when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock")):

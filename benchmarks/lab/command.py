@@ -50,12 +50,14 @@ def cost(unit: Unit, settings: Settings) -> float:
     size = settings.size
     test = size * -(-settings.test_items // 16) * SECONDS["batch"]
     validation = size * -(-settings.validation_items // 16) * SECONDS["batch"]
+    training = size * settings.steps * SECONDS["step"]
+    if unit.cell.kind == "preferences":
+        training = size * settings.preference_steps * SECONDS["preference step"] + settings.weak_steps * SECONDS["step"]
+        training += (size + 1) * size * settings.preference_items * SECONDS["answer"]
     return {
-        "main": size * settings.steps * SECONDS["step"]
-        + (size + 1) * test
-        + 2 * len(settings.methods) * (SECONDS["merge"] + test),
+        "main": training + (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
-        "joint": size * settings.steps * SECONDS["step"] + test,
+        "joint": training + test,
         "sizes": 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
     }[unit.what]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["specialists", "same goal"]
+Kind = Literal["specialists", "same goal", "preferences"]
 Regime = Literal["shared", "separate"]
 Pass = Literal["main", "tuned", "rank", "joint", "sizes"]
 
@@ -39,13 +39,16 @@ class Settings:
     """How large the lab is. The committed results come from the defaults."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    kinds: tuple[Kind, ...] = ("specialists", "same goal")
+    kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
     passes: tuple[Pass, ...] = ("main", "tuned", "rank", "joint", "sizes")
     methods: tuple[str, ...] = tuple(METHODS)
     size: int = 4  # adapters a set
     steps: int = 40  # of 16 pairs, for one adapter
     test_items: int = 32  # a family
     validation_items: int = 16
+    weak_steps: int = 20  # of the model whose answers are preferred
+    preference_steps: int = 10  # of 8 preference pairs, for one adapter
+    preference_items: int = 24  # questions a family, for the pairs
 
 
 QUICK = Settings(
@@ -56,10 +59,13 @@ QUICK = Settings(
     steps=12,
     test_items=16,
     validation_items=8,
+    weak_steps=12,
+    preference_steps=8,
+    preference_items=16,
 )
 
 # CPU seconds on one core of an AVX-512 server: measured, for the plan that is printed first
-SECONDS = {"step": 0.8, "batch": 0.27, "merge": 2.0, "start": 20.0}
+SECONDS = {"step": 0.8, "batch": 0.27, "merge": 2.0, "start": 20.0, "preference step": 5.0, "answer": 0.15}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from benchmarks.lab.statistics import Difference, Interval, differences, interva
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 NONE = "unmeasured"
-# preferences: planned; no code trains them yet
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
 Figure = Callable[[Row], float]
 
@@ -112,7 +111,7 @@ def cell(results: Results, kind: str, regime: str) -> str:
     """All methods in one kind and regime."""
     seeds = results.seeds(kind, regime, "own")
     if not seeds:
-        return NONE
+        return _alone(results, kind, regime)
     header = [
         "",
         "NLL, own scale",
@@ -161,6 +160,19 @@ def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: 
         return [title, *[NONE] * 6, *["-"] * 4]
     means = [interval([fmean(map(f, rows)) for rows in found]) for f in (nll, accuracy, worst)]
     return [title, text(means[0]), "-", "-", "-", f"({text(means[1])})", text(means[2]), "-", "-", "-", "-"]
+
+
+def _alone(results: Results, kind: str, regime: str) -> str:
+    """The adapters one by one, where the merges of no seed have all been measured."""
+    labels = ["base", *(f"single {i}" for i in range(Settings().size))]
+    found = {label: list(results.pick(kind, regime, label, rank="r").values()) for label in labels}
+    if not any(found.values()):
+        return NONE
+    lines = [
+        [label, *(text(interval([f(row) for row in rows])) if rows else NONE for f in (nll, accuracy)), str(len(rows))]
+        for label, rows in found.items()
+    ]
+    return "Merges are unmeasured.\n\n" + table(["", "NLL", "accuracy", "seeds"], lines)
 
 
 def _gain_kept(results: Results, row: Row) -> float:

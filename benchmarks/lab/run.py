@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gam_merge as gm
-from benchmarks.lab import adapters, measure, rows
+from benchmarks.lab import adapters, measure, preferences, rows
 from benchmarks.lab.design import AT_SIZES, CUT, GRID, Cell, Settings, Unit
 
 
@@ -124,7 +124,8 @@ class Lab:
         return [self._adapter(cell, i, row["size"]) for i in range(row["size"])]
 
     def _adapter(self, cell: Cell, index: int, size: int) -> Path:
-        return adapters.trained(cell, index, size, *self.model, self.cache, self.settings)
+        trained = preferences.trained if cell.kind == "preferences" else adapters.trained
+        return trained(cell, index, size, *self.model, self.cache, self.settings)
 
     def _questions(self, row: rows.Row, part: int) -> measure.Questions:
         """Validation (0) or test (1) questions of the families of a row."""

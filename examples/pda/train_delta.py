@@ -17,10 +17,9 @@ from models import load, need
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def student(args):
+def adapted(model, args):
     """The student with a fresh adapter, whose initial factors depend on --init-seed alone."""
     torch, peft = need("torch", "peft")
-    model, tokenizer = load(args.student)
     config = peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
@@ -29,12 +28,11 @@ def student(args):
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(args.init_seed)
-    return peft.get_peft_model(model, config), tokenizer
+    return peft.get_peft_model(model, config)
 
 
-def trainer(args, work):
+def trainer(model, tokenizer, args, work):
     """TRL's trainer of the objective."""
-    model, tokenizer = student(args)
     torch, datasets = need("torch", "datasets")
     if args.objective == "dpo":
         from trl import DPOConfig as Config
@@ -64,10 +62,11 @@ def trainer(args, work):
         logging_steps=1,
         report_to="none",
     )
-    return Trainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    return Trainer(model=adapted(model, args), args=config, train_dataset=data, processing_class=tokenizer)
 
 
-def main():
+def options():
+    """What may be set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--student", required=True)
     parser.add_argument("--pairs", type=Path, required=True)
@@ -86,14 +85,18 @@ def main():
     parser.add_argument("--save-steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of dropout")
     parser.add_argument("--init-seed", type=int, default=0, help="of the initial factors")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = options().parse_args()
     if args.out.exists():
         return print(f"{args.out} is there")
 
     need("trl", "peft", "datasets", "accelerate")
     work = args.out.with_name(f"{args.out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
-    run = trainer(args, work)
+    run = trainer(*load(args.student), args, work)
     run.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if run.is_world_process_zero():
         run.model.peft_config["default"].base_model_name_or_path = args.student
