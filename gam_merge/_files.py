@@ -12,7 +12,7 @@ from typing import Any
 
 from gam_merge._errors import GamMergeError
 
-_MAX_BYTES = 1 << 24  # of a text: tables take twenty times the memory of their JSON
+_MAX_BYTES = 1 << 25  # of a text: indices of the largest models are half of it, and tables take twenty times the memory
 
 
 def read_text(path: Path, *, piped: bool = False) -> str:

@@ -150,7 +150,7 @@ def _merged(folder: Path) -> None:
 def test_config_of_a_gigabyte(tmp_path: Path) -> None:
     with open(adapter(tmp_path / "evil") / CONFIG, "wb") as file:
         file.truncate(1 << 30)
-    assert in_child(merge, tmp_path, "has more than 16777216 bytes", {}) == 0
+    assert in_child(merge, tmp_path, "has more than 33554432 bytes", {}) == 0
 
 
 def test_many_patterns_of_many_modules_take_seconds(tmp_path: Path) -> None:
