@@ -1,7 +1,5 @@
 """LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained, from the adapter files alone."""
 
-from importlib.metadata import version as _version
-
 from gam_merge._adapter import Adapter as Adapter
 from gam_merge._adapter import LoraModule as LoraModule
 from gam_merge._average import average_checkpoints as average_checkpoints
@@ -57,5 +55,6 @@ from gam_merge._state_dict import state_dict as state_dict
 from gam_merge._verification import Check as Check
 from gam_merge._verification import Verification as Verification
 from gam_merge._verify import verify as verify
+from gam_merge._version import VERSION as _VERSION
 
-__version__ = _version("gam-merge")
+__version__ = _VERSION

@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from gam_merge._methods import get_method
 from gam_merge._record import Record, RecordedSource, recipe_text
 from gam_merge._report import MergeReport
 from gam_merge._serving import max_lora_rank
+from gam_merge._version import VERSION
 
 REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
@@ -107,7 +107,7 @@ def _license_of(source: RecordedSource) -> str | None:
 def _summary(base: str | None, count: int) -> str:
     of = f" of [{code(base)}]({_HUB}/{base})" if base else ""
     what = "one LoRA adapter" if count == 1 else f"{count} LoRA adapters"
-    return f"A LoRA adapter{of}: {what} merged with gam-merge {version('gam-merge')}."
+    return f"A LoRA adapter{of}: {what} merged with gam-merge {VERSION}."
 
 
 def _sources(report: MergeReport, record: Record) -> Iterator[str]:

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +11,7 @@ from gam_merge._errors import GamMergeError
 from gam_merge._files import sha256
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec, read_header
 from gam_merge._staging import staged
+from gam_merge._version import VERSION
 
 # What every safetensors file of ours says in its metadata. By it --force knows what it may replace.
 _STAMP, _COMPANIONS = "gam_merge.version", "gam_merge.companions"
@@ -44,7 +44,7 @@ class DirectoryWriter:
         self, name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
     ) -> Iterator[SafetensorsWriter]:
         """A file of tensors, whole when its block is left."""
-        ours = {"format": "pt", _STAMP: version("gam-merge"), _COMPANIONS: "/".join(self._companions)}
+        ours = {"format": "pt", _STAMP: VERSION, _COMPANIONS: "/".join(self._companions)}
         with _naming(self._out):
             writer = SafetensorsWriter(self._staging.new / name, specs, {**metadata, **ours})
             with closing(writer):
@@ -66,7 +66,11 @@ class DirectoryWriter:
             for name, text in texts.items():
                 (self._staging.new / name).write_text(text, encoding="utf-8")
             check_output(self._out, force=self._force)  # it may have changed while we were at work
-            self._staging.commit(replace=self._force)
+            try:
+                self._staging.commit(replace=self._force)
+            except OSError:
+                check_output(self._out, force=self._force)  # another merge may have been there first
+                raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,7 +1,6 @@
 """Reports as one HTML file: no network, no script, light and dark, everything from files escaped."""
 
 import json
-from importlib.metadata import version
 from itertools import combinations
 from math import isnan
 from typing import Any
@@ -11,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gam_merge._comparison import Comparison
 from gam_merge._figures import comparison_panels, inline_svg, inspection_panels
 from gam_merge._inspection import Inspection
+from gam_merge._version import VERSION
 
 _WIDE, _NARROW = (10.5, 2.9), (5.0, 3.6)  # inches
 
@@ -53,7 +53,7 @@ def _render(template: str, **values: Any) -> str:
         "sentence": lambda text: text[:1].upper() + text[1:],
         "tojson_plain": lambda value: json.dumps(value, ensure_ascii=False),  # escaped like any other text
     }
-    return environment.get_template(template).render(version=version("gam-merge"), **values)
+    return environment.get_template(template).render(version=VERSION, **values)
 
 
 def _known(value: Any, form: str) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._recipe import Recipe
 from gam_merge._request import MergePlan
 from gam_merge._settings import Setting
+from gam_merge._version import VERSION
 
 METHOD_KEY, ORIGINS_KEY = "gam_merge.method", "gam_merge.sources"  # in the metadata of the weights
 _Digest = Callable[[Path, FileVersion | None], str]
@@ -128,7 +128,7 @@ def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | No
     documents = _documents(record, home, sha256)
     if files:
         documents[-1]["output"]["sha256"] = dict(files)
-    comment = f"# gam-merge {version('gam-merge')}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
+    comment = f"# gam-merge {VERSION}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
     return comment + _yaml.dump(documents)
 
 

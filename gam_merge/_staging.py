@@ -126,9 +126,10 @@ def _clear(home: Path, target: Path) -> None:
         os.rename(home / _OLD, target)
     for name in (_NEW, _OLD):
         shutil.rmtree(home / name, ignore_errors=True)
-    with suppress(OSError):
-        (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
-        home.rmdir()
+    if not any((home / name).exists() for name in (_NEW, _OLD)):  # else the next to come clears the rest
+        with suppress(OSError):
+            (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
+            home.rmdir()
 
 
 def _prefix(target: Path) -> str:

@@ -34,26 +34,8 @@ def gpt2() -> Any:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Hub on loopback with an empty cache, which huggingface_hub of this process talks to without a token.
+    from hub_server import connected
 
-    huggingface_hub reads its environment once, when it is imported, hence the patched constants. Its waits between
-    retries are left out.
-    """
-    from hub_server import Hub
-    from huggingface_hub import constants
-
-    with Hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(
-            constants, "HF_HUB_DISABLE_XET", True, raising=False
-        )  # Xet goes to servers of its own: not measured
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    with connected(tmp_path, monkeypatch) as server:
         yield server
         assert not server.leaks, "a token left the Hub"

@@ -9,13 +9,18 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 
 TOKEN = "hf_loopbackOwnerToken"  # of the user "me"
 STRANGER = "hf_loopbackStrangerToken"  # of a user without rights here
@@ -91,6 +96,43 @@ class Hub:
     def asked(self, pattern: str) -> int:
         """How many requests matched."""
         return sum(bool(re.match(pattern, line)) for line, _ in self.requests)
+
+
+@contextmanager
+def connected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with an empty cache in the folder, which huggingface_hub of this process talks to without a token.
+
+    huggingface_hub reads its environment once, when it is imported, hence the patched constants. Its waits between
+    retries are left out.
+    """
+    with Hub() as server:
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(folder / "cache"),
+            "HF_TOKEN_PATH": str(folder / "no-token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,  # Xet goes to servers of its own: not measured
+        }.items():
+            for module in (constants, file_download):  # before 1.0 this one has copies of its own
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, value)
+        if forget := getattr(_http, "reset_sessions", None):  # before 1.0 what was once offline stays so
+            forget()
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        yield server
+
+
+PUSH_STEPS = {  # what huggingface_hub asks for to push to me/merged, in that order
+    "create": "POST /api/repos/create",
+    "validate": "POST /api/validate-yaml",
+    "preupload": "POST /api/models/me/merged/preupload/",
+    "batch": "POST /me/merged.git/info/lfs/objects/batch",
+    "put": "PUT /lfs/",
+    "verify": "POST /lfs-verify",
+    "commit": "POST /api/models/me/merged/commit/",
+}
 
 
 class _Refused(Exception):

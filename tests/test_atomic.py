@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -190,6 +191,45 @@ def test_of_two_merges_into_one_output_the_first_to_finish_wins(
     assert errors == [f"{out}: exists already; choose another output or pass --force (force=True in Python)"]
     assert contents(out) == old
     assert os.listdir(tmp_path) == ["out"]
+
+
+def _merge_and_lose(sources: list[Path], winner: Path, out: Path) -> None:
+    """Another merge gets there between the last look and the rename."""
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and Path(args[1]) == out:
+            shutil.copytree(winner, out)
+
+    sys.addaudithook(watch)
+    try:
+        gm.merge(sources, out=out)
+    except gm.GamMergeError as error:
+        sys.exit(0 if str(error).startswith(f"{out}: exists already; choose") else str(error))
+    sys.exit("no error")
+
+
+def test_the_last_moment_is_too_late(sources: list[Path], old: Contents, tmp_path: Path) -> None:
+    winner = gm.merge(sources, method="mean", out=tmp_path / "winner").path
+    assert in_child(_merge_and_lose, sources, winner, tmp_path / "folder" / "out") == 0
+    assert contents(tmp_path / "folder" / "out") == old
+    assert os.listdir(tmp_path / "folder") == ["out"]
+
+
+def test_what_could_not_be_removed_the_next_merge_removes(
+    sources: list[Path], new: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # as where the disk answers with an error
+        with pytest.raises(KeyboardInterrupt):
+            gm.merge(sources, out=tmp_path / "out", progress=_interrupt)
+    assert len(_siblings(tmp_path / "out")) == 1
+    gm.merge(sources, out=tmp_path / "out")
+    assert contents(tmp_path / "out") == new
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def _interrupt(done: int, total: int) -> None:
+    raise KeyboardInterrupt
 
 
 def test_other_outputs_are_left_alone(sources: list[Path], tmp_path: Path) -> None:

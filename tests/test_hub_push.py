@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from helpers import random_factors, write_adapter
-from hub_server import STRANGER, TOKEN, Fault, Hub
+from hub_server import PUSH_STEPS, STRANGER, TOKEN, Fault, Hub
 
 import gam_merge as gm
 
@@ -183,15 +183,6 @@ def test_names_that_are_none(hub: Hub, merged: Path, repo):
     assert not hub.requests
 
 
-STEPS = {
-    "create": "POST /api/repos/create",
-    "validate": "POST /api/validate-yaml",
-    "preupload": "POST /api/models/me/merged/preupload/",
-    "batch": "POST /me/merged.git/info/lfs/objects/batch",
-    "put": "PUT /lfs/",
-    "verify": "POST /lfs-verify",
-    "commit": "POST /api/models/me/merged/commit/",
-}
 REASONS = {
     500: "127.0.0.1 answers with error 500",
     403: "the token may not do that",
@@ -201,10 +192,10 @@ REASONS = {
 
 
 @pytest.mark.parametrize("status", REASONS)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", PUSH_STEPS)
 def test_each_fault_leaves_both_sides_whole(hub: Hub, merged: Path, step, status, capfd):
     before = {path.name: path.read_bytes() for path in merged.iterdir()}
-    hub.faults.append(Fault(STEPS[step], status, {"X-Error-Message": f"you sent {TOKEN}"}))
+    hub.faults.append(Fault(PUSH_STEPS[step], status, {"X-Error-Message": f"you sent {TOKEN}"}))
     with pytest.raises(gm.GamMergeError, match=f"^me/merged: .*({REASONS[status]})") as caught:
         gm.push(merged, "me/merged", private=True, revision="it's")
     message = str(caught.value)
@@ -223,7 +214,7 @@ def test_each_fault_leaves_both_sides_whole(hub: Hub, merged: Path, step, status
 
 def test_a_short_outage_is_bridged(hub: Hub, merged: Path):
     for step in ("preupload", "batch", "put", "verify"):
-        hub.faults.append(Fault(STEPS[step], 503, times=1))
+        hub.faults.append(Fault(PUSH_STEPS[step], 503, times=1))
     gm.push(merged, "me/merged")
     assert gm.load("me/merged").rank == 2
 

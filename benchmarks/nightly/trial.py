@@ -1,5 +1,6 @@
 """What a trial is, and what it gives back."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,3 +31,9 @@ class Unmeasured(Exception):
 
 def counted(found: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
+
+
+def wait_for(file: Path) -> None:
+    """Until another process has made it."""
+    while not file.exists():
+        time.sleep(0.002)

@@ -1,6 +1,23 @@
 """All trials, in the order of the table."""
 
+from benchmarks.nightly.calls import reads, writes
+from benchmarks.nightly.disks import disks
 from benchmarks.nightly.kills import kills
+from benchmarks.nightly.pushes import pushes
+from benchmarks.nightly.races import races
+from benchmarks.nightly.soak import soak
+from benchmarks.nightly.sources import changes
 from benchmarks.nightly.trial import Trial
+from benchmarks.nightly.wheels import wheels
 
-TRIALS = (Trial("kills", "SIGKILL at a random moment of a merge", 50, kills),)
+TRIALS = (
+    Trial("kills", "SIGKILL at a random moment of a merge", 50, kills),
+    Trial("disks", "a disk that fills", 50, disks),
+    Trial("writes", "a system call of the writer fails", 50, writes),
+    Trial("reads", "a system call that looks at a source or reads it fails", 50, reads),
+    Trial("changes", "a source is cut, deleted, replaced or written to during the merge", 50, changes),
+    Trial("races", "four merges into one output at once", 25, races),
+    Trial("pushes", "a push whose network fails at one of its steps", 28, pushes),
+    Trial("soak", "merges in one process: memory within 5 %, descriptors flat", 1000, soak),
+    Trial("wheels", "builds of the wheel, in other places at other times: equal bytes", 5, wheels),
+)

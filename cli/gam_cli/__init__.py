@@ -18,10 +18,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot encode
-    from gam_cli._app import app
-
     try:
+        from gam_cli._app import app
+
         app(prog_name="gam-merge")
+    except KeyboardInterrupt:  # before the verb
+        sys.stderr.write("interrupted\n")
+        os._exit(INTERRUPTED)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # a thread that is still inside torch would abort an orderly end
             with suppress(OSError):
