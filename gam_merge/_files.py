@@ -27,6 +27,8 @@ def read_text(path: Path, *, piped: bool = False) -> str:
 
 def _read(path: Path, *, piped: bool = False) -> bytes:
     """All of a file that is not too long. What lies beside weights may link to a pipe or a device, which never ends."""
+    if "\0" in str(path):
+        raise GamMergeError(f"{path}: cannot be read: its name holds what no path may")
     kind = path.stat().st_mode
     if not (piped or S_ISREG(kind) or S_ISDIR(kind)):
         raise GamMergeError(f"{path}: is no regular file")
