@@ -56,8 +56,10 @@ def _check_vllm(plan: Plan) -> Iterator[str]:
 
 def _check_llama_cpp(plan: Plan) -> Iterator[str]:
     for name, layout in plan.layouts.items():
-        if owner(name) != name or (isinstance(layout, ExpertsLayout) and layout.count > 1):
+        if isinstance(layout, ExpertsLayout) and layout.count > 1:
             raise _not_taken("llama.cpp", "LoRA on experts", owner(name))
+        if owner(name) != name:
+            raise _not_taken("llama.cpp", "LoRA on what PEFT wraps in one another", name)
         if plan.ranks[name] != plan.rank:
             raise GamMergeError(f"llama.cpp scales modules of lower rank ({name}) wrongly; leave --per-module-rank out")
     if any(adapter.config.get("fan_in_fan_out") for adapter in plan.adapters):

@@ -212,9 +212,19 @@ def test_keys_of_a_model_in_memory(saved: dict[str, Path]) -> None:
     adapted = load("llama", saved["dora"])
     state = {key: value for key, value in adapted.state_dict().items() if ".lora_" in key}
     assert sum(key.endswith(".lora_magnitude_vector.default.weight") for key in state) == 4
-    found = from_state_dict(state, adapted.peft_config["default"])
-    for name, module in gm.load(saved["dora"]).modules.items():
-        assert torch.equal(read(found.modules[name].magnitude), read(module.magnitude).double())
+    for config in (adapted.peft_config["default"], {"r": 4, "lora_alpha": 6}):  # a bare file says nothing of DoRA
+        found = from_state_dict(state, config)
+        for name, module in gm.load(saved["dora"]).modules.items():
+            assert torch.equal(read(found.modules[name].magnitude), read(module.magnitude).double())
+    with pytest.raises(gm.GamMergeError, match="has a lora_magnitude_vector, but use_dora is false"):
+        from_state_dict(state, {"r": 4, "lora_alpha": 6, "use_dora": False})
+
+
+@pytest.mark.parametrize("settings", [{"energy": 1.0}, {"per_module_rank": True}])
+def test_ranks_that_are_found(settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path) -> None:
+    gm.merge([saved["dora"]], base_model=base("llama"), out=tmp_path / "out", **settings)
+    before, expected = forward(model("llama")), forward(load("llama", saved["dora"]))
+    assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 1e-5
 
 
 def test_in_memory_and_on_disk_hold_the_same(saved: dict[str, Path], tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from torch import Tensor
 
 import gam_merge as gm
 from gam_cli._tables import of_merge, of_plan
+from gam_merge._state_dict import from_state_dict
+from gam_merge._tensors import read as read_tensor
 
 FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
 PREFIX = "base_model.model."
+TOKENS = "embed.token_adapter.trainable_tokens_delta"
 
 
 def write(
@@ -60,6 +63,7 @@ def test_a_missing_lora_bias(method: str, missing: str, expected: float, tmp_pat
     result = gm.merge([a, b], weights=[2, 3], method=method, missing=missing, out=tmp_path / "out")
     assert torch.allclose(read(tmp_path / "out")["layers.0.q.lora_B.bias"], torch.full((4,), expected))
     assert result.adapter.config["lora_bias"] is True
+    assert not result.report.notes
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,51 @@ def test_every_module_has_a_bias_if_one_has(tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path / "out")["layers.0.v.lora_B.bias"], torch.zeros(4))
 
 
+@pytest.mark.parametrize("form", ["grouped", "embedding", "experts"])
+def test_what_else_has_a_lora_bias(form: str) -> None:
+    """A convolution has one of all its groups; PEFT has none where there is no linear layer."""
+    config = {"r": 2, "lora_alpha": 2, "target_parameters": ["w.up"] if form == "experts" else None}
+    a, b = {"grouped": ((2, 3, 1), (8, 1, 1)), "embedding": ((2, 6), (4, 2)), "experts": ((6, 6), (4, 6))}[form]
+    keys = [f"w.lora_embedding_{x}" if form == "embedding" else f"w.lora_{x}.weight" for x in "AB"]
+    other = from_state_dict({keys[0]: torch.ones(a), keys[1]: torch.ones(b)}, config)
+    linear = {"q.lora_A.weight": torch.ones(2, 6), "q.lora_B.weight": torch.ones(4, 2), "q.lora_B.bias": torch.ones(4)}
+    biased = from_state_dict(linear, {"r": 2, "lora_alpha": 2, "lora_bias": True})
+    if form == "grouped":
+        merged = gm.merge([other, biased]).adapter
+        assert read_tensor(merged.extras["w.lora_B.bias"].tensor).shape == (8,)
+    else:
+        with pytest.raises(gm.GamMergeError, match=r"module w is no linear layer.*lora_bias"):
+            gm.plan([other, biased])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("all", "lora_only", "all"), ("lora_only", "lora_only", "lora_only"), ("lora_only", "none", "lora_only")],
+)
+def test_which_biases_peft_is_told_of(first: str, second: str, expected: str, tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"layers.0.q.base_layer.bias": torch.ones(4)}, bias=first)
+    b = write(tmp_path / "b", {}, bias=second)
+    assert gm.merge([b, a]).adapter.config["bias"] == expected
+
+
+def test_a_parameter_that_is_a_bias_in_one_and_of_a_module_in_another(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"score.bias": torch.ones(3)}, bias="all")
+    b = write(
+        tmp_path / "b", {"score.bias": torch.zeros(3), "score.weight": torch.ones(3, 2)}, modules_to_save=["score"]
+    )
+    assert gm.merge([a, b]).report.extras == {"modules_to_save": 2}
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, torch.float32), ("fp16", torch.float16)])
+def test_dtypes(asked: str | None, expected: torch.dtype, tmp_path: Path) -> None:
+    """The narrowest that holds both, or what the user asks for."""
+    config = {"modules_to_save": ["score"]}
+    a = write(tmp_path / "a", {"score.weight": torch.ones(3, 2, dtype=torch.bfloat16)}, **config)
+    b = write(tmp_path / "b", {"score.weight": torch.ones(3, 2)}, **config)
+    gm.merge([a, b], dtype=asked, out=tmp_path / "out")
+    assert read(tmp_path / "out")["score.weight"].dtype == expected
+
+
 def test_a_bias_moves_under_the_base_layer_where_its_module_is_adapted(tmp_path: Path) -> None:
     a = write(tmp_path / "a", {"layers.0.q.base_layer.bias": torch.ones(4), "norm.bias": torch.ones(6)}, bias="all")
     b = write_adapter(tmp_path / "b", {"layers.0.v": FACTORS["layers.0.q"]}, bias="all")
@@ -99,14 +148,15 @@ def test_a_bias_moves_under_the_base_layer_where_its_module_is_adapted(tmp_path:
     assert torch.equal(tensors["norm.bias"], torch.ones(6))
 
 
-def test_copies_of_the_base_are_left_out_and_named(tmp_path: Path) -> None:
-    weight = {"layers.0.q.base_layer.weight": torch.ones(4, 6)}
+@pytest.mark.parametrize("name", ["layers.0.q.base_layer.weight", "score.original_module.weight"])
+def test_copies_of_the_base_are_left_out_and_named(name: str, tmp_path: Path) -> None:
+    weight = {name: torch.ones(4, 6)}
     result = gm.merge([write(tmp_path / "a", weight), write(tmp_path / "b", weight)], out=tmp_path / "out")
-    assert not [name for name in read(tmp_path / "out") if "base_layer" in name]
-    assert any("layers.0.q.base_layer.weight" in note for note in result.report.notes)
-    other = write(tmp_path / "c", {"layers.0.q.base_layer.weight": torch.zeros(4, 6)})
-    with pytest.raises(gm.GamMergeError, match=r"layers\.0\.q\.base_layer\.weight.*differs"):
-        gm.merge([tmp_path / "a", other], out=tmp_path / "never")
+    assert set(read(tmp_path / "out")) == {"layers.0.q.lora_B.weight"}
+    assert any(name in note for note in result.report.notes)
+    other = write(tmp_path / "c", {name: torch.ones(4, 6).index_fill(0, torch.tensor(3), 2.0)})
+    with pytest.raises(gm.GamMergeError, match=f"{name}.*differs"):
+        gm.merge([tmp_path / "a", tmp_path / "b", other], out=tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
 
@@ -117,6 +167,8 @@ def test_copies_of_the_base_are_left_out_and_named(tmp_path: Path) -> None:
         ({"score.weight": torch.ones(3, 2)}, {"score.weight": torch.full((3, 2), torch.nan)}, "score.weight has NaN"),
         ({"layers.0.q.weight": torch.ones(4, 6)}, {}, "layers.0.q"),
         ({"surprise": torch.ones(3)}, {}, "surprise"),
+        ({"layers.0.q.token_adapter.trainable_tokens_delta": torch.ones(2, 6)}, {}, r"layers\.0\.q has LoRA factors"),
+        ({TOKENS: torch.ones(2, 6), f"{TOKENS}.default": torch.zeros(2, 6)}, {}, "twice"),
         ({"norm.bias": torch.ones(6)}, {}, r"norm\.bias is no part"),
         ({"layers.0.q.lora_A.other.weight": torch.ones(2, 6)}, {}, "twice"),
     ],
@@ -130,7 +182,7 @@ def test_refused_by_name(first: dict[str, Tensor], second: dict[str, Tensor], na
 
 
 def test_different_tokens_are_refused(tmp_path: Path) -> None:
-    delta = {"embed.token_adapter.trainable_tokens_delta": torch.ones(2, 6)}
+    delta = {TOKENS: torch.ones(2, 6)}
     a = write(tmp_path / "a", delta, trainable_token_indices=[1, 2])
     b = write(tmp_path / "b", delta, trainable_token_indices=[2, 1])
     with pytest.raises(gm.GamMergeError, match="trainable_token_indices"):

@@ -78,6 +78,12 @@ def test_per_module_rank_drops_what_is_empty(pair: list[gm.Adapter], tmp_path: P
     assert any("llama.cpp" in note for note in result.report.notes)
 
 
+def test_a_module_of_zeros_keeps_a_rank() -> None:
+    b, a = random_factors(torch.Generator().manual_seed(0), 9, 8, 3)
+    merged = gm.merge([adapter({"w": (b, a), "z": (0 * b, a)})], per_module_rank=True).adapter
+    assert {name: module.rank for name, module in merged.modules.items()} == {"w": 3, "z": 1}
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -86,6 +92,7 @@ def test_per_module_rank_drops_what_is_empty(pair: list[gm.Adapter], tmp_path: P
         ({"energy": 0.0}, "energy"),
         ({"energy": 1.5}, "energy"),
         ({"max_rank": 0}, "max_rank"),
+        ({"max_rank": 2.5}, "max_rank"),
         ({"target": "tgi"}, "tgi"),
     ],
 )
@@ -211,6 +218,8 @@ SERVED = {
     "conv1d_of_gpt2": (None, "no LoRA on Conv1D (fan_in_fan_out)"),
     "experts": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
     "router": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
+    "gate": (None, None),
+    "multihead_attention": (None, "no LoRA on what PEFT wraps in one another (attention.base_layer.out_proj)"),
     "experts_alone": (
         "no gate_up_proj without the other of experts (model.layers.0.mlp.experts)",
         "no LoRA on experts",

@@ -85,7 +85,7 @@ def test_a_module_that_takes_no_part_is_not_named(at: str, left: str) -> None:
 )
 def test_fields(first: dict[str, Any], second: dict[str, Any], name: str, expected: Any) -> None:
     """What describes the model is kept where the adapters agree; what the file has no tensor of is not promised."""
-    for adapters in ([first, second], [second, first]):
+    for adapters in ([first, second], [second, first], [first, first, second]):
         assert written([(Q, config) for config in adapters])[name] == expected
 
 
@@ -123,3 +123,8 @@ def test_target_parameters(spelled: list[list[str]], expected: list[str]) -> Non
     config = gm.merge([source(Q, {"target_parameters": names}, tensors) for names in spelled]).adapter.config
     assert config["target_parameters"] == expected
     assert config["target_modules"] == Q
+
+
+def test_a_module_of_a_longer_name_is_no_parameter() -> None:
+    config = gm.merge([source(["layers.0.x_experts"], {"target_parameters": ["experts.up"]})]).adapter.config
+    assert config["target_modules"] == ["layers.0.x_experts"]

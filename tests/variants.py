@@ -148,6 +148,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "mixtral",
         {"target_modules": [], "target_parameters": _EXPERTS, "rank_pattern": {r"model.layers\.1\..*": 2}},
     ),
+    "gate": ("mixtral", {"target_modules": [], "target_parameters": ["mlp.gate.weight"]}),
     "router": ("mixtral", {"target_modules": ["v_proj"], "target_parameters": ["mlp.gate.weight", *_EXPERTS]}),
     "t5": ("t5", {"target_modules": ["q", "v", "wo", "shared"]}),
     "vit": ("vit", {"target_modules": ["query", "value", "projection"], "modules_to_save": ["classifier"]}),

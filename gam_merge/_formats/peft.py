@@ -158,7 +158,10 @@ def _module(
         raise GamMergeError(f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which")
     module = LoraModule(name, a, b, scales.pop(), layout, found.get("magnitude"))
     if rank is not None and rank != module.rank:
-        raise GamMergeError(f"{where}: module {name} has rank {module.rank} by its tensors and {rank} by its config")
+        raise GamMergeError(
+            f"{where}: module {name} has rank {module.rank} by its tensors and {rank} by its config; correct r or "
+            "rank_pattern there (PEFT sorts patterns on saving, so that another may come first)"
+        )
     _check_magnitude(where, config, module)
     return module
 
