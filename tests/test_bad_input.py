@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,22 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "base_a_number": ({"base_model_name_or_path": 5}, ["base_model_name_or_path"]),
     "base_of_two_lines": ({"base_model_name_or_path": "a\nb"}, [r"a\nb"]),
 }
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((2, 3, 3), (4, 2, 3)),  # a kernel in B
+        ((4, 3, 2), (5, 2, 1)),  # rows that two groups do not share
+        ((4, 3, 2), (6, 3, 1)),  # a rank that no groups share
+        ((2, 3, 2), (6, 4, 1)),  # of more than the rank
+        ((2, 3, 2), (6, 2)),
+    ],
+)
+def test_shapes_of_no_convolution(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    tensors = {"w.lora_A.weight": torch.ones(a), "w.lora_B.weight": torch.ones(b)}
+    with pytest.raises(gm.GamMergeError, match=re.escape(f"module w has A {a} and B {b}, not (r, in) and (out, r)")):
+        from_state_dict(tensors, {"lora_alpha": 2})
 
 
 FORMS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {

@@ -94,7 +94,7 @@ def test_fields(first: dict[str, Any], second: dict[str, Any], name: str, expect
     ("key", "fields"),
     [
         ("embed.weight", {"modules_to_save": ["embed"]}),
-        ("embed_tokens.weight", {}),
+        *((f"{name}.weight", {}) for name in ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")),
         ("embed.token_adapter.trainable_tokens_delta", {"trainable_token_indices": [1, 2]}),
     ],
 )
