@@ -1,14 +1,13 @@
 """The advice holds against what the laboratory has measured."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pytest
 
+from benchmarks.lab import choose
 from gam_merge._methods import get_method
 from gam_merge._verdict import RULES
 
@@ -37,11 +36,8 @@ def test_sets_of_known_kind_are_told_apart():
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_recommended_was_close_to_the_best(kind):
     """By mean NLL over all seeds and both kinds of initialisation, at the sum of ranks, scales not tuned."""
-    measured = defaultdict(list)
-    for row in rows():
-        if row["kind"] == kind and row.get("nll") and row["rank"] == "R" and row["scale_rule"] in ("own", "norm"):
-            measured[row["method"], row["scale_rule"]].append(mean(row["nll"].values()))
-    nll = {name: mean(values) for name, values in measured.items()}
+    among = [one for one in choose.sets(rows()) if one.cell[0] == kind]  # with every method measured
+    nll = {choice: choose.mean_nll(among, choose.always(choice)) for choice in choose.CHOICES}
     first = next(rule for rule in RULES if rule.kind == KINDS[kind]).best
     (name,) = [name for name, candidate in NAMES.items() if candidate == (first.method, first.params)]
     assert nll[name] < min(nll.values()) + CLOSE

@@ -14,6 +14,7 @@ from benchmarks.lab.statistics import Difference, Interval, differences, interva
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 NONE = "unmeasured"
+_OTHERS = (("mean", "own"), ("gam", "own"), ("consensus(-0.25)", "own"))  # what a choice is held against
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
 Figure = Callable[[Row], float]
 
@@ -228,8 +229,8 @@ def rules(results: Results) -> str:
             *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)),
         ]
 
-    fixed = choose.best(known)
-    lines = [line("always", "-", (fixed, fixed), choose.always(fixed))]
+    fixed = dict.fromkeys([choose.best(known), *_OTHERS])
+    lines = [line("always", "-", (one, one), choose.always(one)) for one in fixed]
     for figure in choose.FIGURES:
         rule = choose.fit(known, figure)
         lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
@@ -242,9 +243,7 @@ def chosen(results: Results) -> str:
     if not known or not test:
         return NONE
     rule = choose.fit(known, choose.FIGURES[0])
-    others = {
-        f"against {', '.join(choice)}": choice for choice in (choose.best(known), ("mean", "own"), ("gam", "own"))
-    }
+    others = {f"against {', '.join(choice)}": choice for choice in dict.fromkeys([choose.best(known), *_OTHERS])}
     found = [choose.against(test, rule, choose.always(choice)) for choice in others.values()]
     best = choose.against(test, rule, lambda one: choose.best([x for x in test if x.cell == one.cell]))
     lines = [[where, *(_judged(column[where]) for column in [*found, best])] for where in best]
