@@ -225,6 +225,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "experts_of_no_whole_rank": ({"target_parameters": ["q_proj.up"], "r": 2}, ["layers.0.q_proj", "(3, 6)"]),
     "rank_a_text": ({"r": "3"}, ["r = '3'"]),
     "rank_pattern_sorted": ({"rank_pattern": {"0.q_proj": 2, "q_proj": 3}}, ["0.q_proj", "correct r or rank_pattern"]),
+    "modules_to_save_a_number": ({"modules_to_save": 7}, ["modules_to_save is 7, not a list of names"]),
     "rank_pattern_a_list": ({"rank_pattern": ["v_proj"]}, ["rank_pattern"]),
     "alpha_missing": ({"lora_alpha": None}, ["lora_alpha", "--alpha"]),
     "alpha_a_text": ({"lora_alpha": "6"}, ["lora_alpha = '6'"]),

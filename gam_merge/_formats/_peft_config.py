@@ -91,18 +91,23 @@ def check_init(where: str, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_lists(where: str, config: Mapping[str, Any]) -> None:
+    for name in ("modules_to_save", "target_parameters"):
+        strings(where, config, name)
+
+
 # Each raises GamMergeError if the config says that the tensors are more, or other, than deltas of the base model.
-CHECKS = (check_type, check_fields, check_init)
+CHECKS = (check_type, check_fields, check_init, check_lists)
 
 
 def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
     """A field that is a list of names, or nothing."""
     value = config.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+    if not isinstance(value, list | tuple | set) or not all(isinstance(entry, str) for entry in value):
         raise GamMergeError(f"{where}: {name} is {value!r}, not a list of names")
     if len(value) > _MAX_NAMES:
         raise GamMergeError(f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read")
-    return value
+    return list(value)
 
 
 class Numbers:
