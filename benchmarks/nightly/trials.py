@@ -1,7 +1,10 @@
 """All trials, in the order of the table."""
 
+from functools import partial
+
 from benchmarks.nightly.calls import reads, writes
 from benchmarks.nightly.disks import disks
+from benchmarks.nightly.fuzz import fuzz
 from benchmarks.nightly.kills import kills
 from benchmarks.nightly.pushes import pushes
 from benchmarks.nightly.races import races
@@ -20,4 +23,8 @@ TRIALS = (
     Trial("pushes", "a push whose network fails at one of its steps", 28, pushes),
     Trial("soak", "merges in one process: memory within 5 %, descriptors flat", 1000, soak),
     Trial("wheels", "builds of the wheel, in other places at other times: equal bytes", 5, wheels),
+    Trial("headers", "a safetensors header of anything", 9_000, partial(fuzz, "header")),
+    Trial("configs", "an adapter_config.json that says anything", 8_000, partial(fuzz, "config")),
+    Trial("recipes", "a recipe that asks for anything", 1_300, partial(fuzz, "recipe")),
+    Trial("keys", "tensors of any name, shape and dtype", 92_000, partial(fuzz, "keys")),
 )
