@@ -21,7 +21,7 @@ from gam_merge._tensors import LazyTensor, MemoryTensor
 from gam_merge._walk import chunks_of
 
 _BYTES_PER_SECOND = 1e9  # of a disk that is neither slow nor in the cache
-_COPIES = 4  # of the factors of a chunk in float64, at once: as read, in two precisions, stacked, multiplied
+_COPIES = 2  # of the factors of a chunk, counted in float64: as read, in float32, stacked, multiplied
 _PATIENCE = 1.0  # seconds; what was not rehearsed by then is taken to cost as much an entry as what was
 
 

@@ -32,11 +32,13 @@ def _read(path: Path, *, piped: bool = False) -> bytes:
     kind = path.stat().st_mode
     if not (piped or S_ISREG(kind) or S_ISDIR(kind)):
         raise GamMergeError(f"{path}: is no regular file")
+    content = bytearray()
     with open(path, "rb") as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise GamMergeError(f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs")
-    return content
+        while piece := file.read(1 << 16):  # a pipe does not know its size, and memory may be short
+            content += piece
+            if len(content) > _MAX_BYTES:
+                raise GamMergeError(f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs")
+    return bytes(content)
 
 
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:

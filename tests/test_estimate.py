@@ -23,8 +23,8 @@ def test_no_tensor_is_read(method):
 
 def test_it_grows_with_the_work():
     """Seconds with the number of modules, up to what other work on the machine does to a clock; memory with width."""
-    few, many = (gm.plan([unreadable(n, size=512)] * 3).estimate() for n in (100, 10_000))
-    assert 10 < many.seconds / few.seconds < 1000
+    few, many = (gm.plan([unreadable(n, size=512)] * 3).estimate() for n in (500, 10_000))
+    assert 2 < many.seconds / few.seconds < 200
     assert many.nbytes == few.nbytes
     narrow, wide = (gm.plan([unreadable(1, size=size)] * 3).estimate() for size in (1_000, 10_000))
     assert wide.nbytes == 10 * narrow.nbytes
