@@ -45,7 +45,7 @@ def lab_command(
     plan: Annotated[bool, typer.Option(help="Print what would be done and its cost, and stop.")] = False,
     tables: Annotated[bool, typer.Option(help="Write the tables and plots from the results alone.")] = False,
     kind: Annotated[list[str] | None, typer.Option(help="specialists, 'same goal', preferences; else all.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="main, tuned, rank, joint, sizes; all by default.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="main, others, plane, tuned, rank, joint, sizes.")] = None,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
 ) -> None:
     """Merge adapters of SmolLM2 by every method and measure what they still know. Stops and resumes at any moment."""

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import FAMILIES, METHODS, Cell, Settings, units
+from benchmarks.lab.design import EVERY, FAMILIES, METHODS, OTHERS, PLANE, Cell, Settings, units
 from benchmarks.lab.statistics import differences, holm, interval
 
 ROOT = Path(__file__).parents[1]
@@ -97,8 +97,9 @@ def test_one_seed_judges_nothing() -> None:
 def test_methods_exist() -> None:
     import gam_merge as gm
 
-    for method, params in METHODS.values():
+    for method, params in EVERY.values():
         gm.get_method(method).validate(params)
+    assert len(EVERY) == len(METHODS) + len(OTHERS) + len(PLANE)
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""The choice without data: it splits where the sets part, and the seeds that judge it take no part in it."""
+"""Choices: without data they split where sets part, and other seeds judge; by a few questions each set has its own."""
 
 from typing import Any
 
 import pytest
 
-from benchmarks.lab import choose
-from benchmarks.lab.design import METHODS
+from benchmarks.lab import choose, chosen
+from benchmarks.lab.design import FEW, METHODS, PLANE
 
 
 def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
@@ -13,7 +13,7 @@ def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind, overlap in (("specialists", 0.1 + seed / 100), ("same goal", 0.5 + seed / 100)):
         about = {"kind": kind, "regime": "shared", "seed": seed, "size": 4}
-        measured = {"overlap_u": overlap, "chance_u": 0.0, "overlap_v": 0.5, "chance_v": 0.0, "cosine": 0.0}
+        measured = {"overlap_u": overlap, "chance_u": 0.0, "overlap_v": overlap, "chance_v": 0.0, "cosine": overlap}
         found.append({**about, "method": "compare", "scale_rule": "own", "rank": "r", **measured})
         for label in METHODS:
             for scale in ("own", "norm"):
@@ -23,6 +23,19 @@ def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
 
 
 VALIDATION = [row for seed in choose.VALIDATION for row in rows(seed, good={"specialists": "tsvm", "same goal": "gam"})]
+
+
+def points(seed: int, *, good: str) -> list[dict[str, Any]]:
+    """Points of the plane: one is the best on test questions; one question takes the last one for it, more do not."""
+    found: list[dict[str, Any]] = []
+    for kind in ("specialists", "same goal"):
+        about = {"kind": kind, "regime": "shared", "seed": seed, "size": 4}
+        for label in PLANE:
+            best = 0.5 if label == good else 3.0
+            few = {str(most): best for most in FEW} | {"1": 0.0 if label == list(PLANE)[-1] else 1.0}
+            nll = {"a": best, "b": best}
+            found.append({**about, "method": label, "scale_rule": "norm", "rank": "R", "nll": nll, "few": few})
+    return found
 
 
 def test_the_split_is_where_the_sets_part() -> None:
@@ -54,3 +67,22 @@ def test_against_is_paired_by_seed_and_cell() -> None:
 def test_a_set_with_a_method_missing_is_left_out() -> None:
     assert len(choose.sets(VALIDATION)) == 4
     assert len(choose.sets(VALIDATION[:-1])) == 3
+
+
+def test_a_few_questions_choose_for_each_set() -> None:
+    good = {0: "consensus(0, 0.5)", 1: "consensus(-0.5, 1)"}
+    known, _ = choose.halves([*VALIDATION, *(row for s in good for row in points(s, good=good[s]))], choose.POINTS)
+    assert {one.seed: choose.by_few(4)(one) for one in known} == {s: (label, "norm") for s, label in good.items()}
+    assert {choose.by_few(1)(one) for one in known} == {("consensus(0.25, 1)", "norm")}
+    assert choose.mean_nll(known, choose.by_few(16)) == 0.5
+
+
+def test_tables_of_choices_in_the_plane() -> None:
+    good = {"specialists": "tsvm", "same goal": "gam"}
+    every = [row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0)")]]
+    first, *rest = chosen.in_the_plane(every)
+    assert "| 4 questions a family | - | - | - | 0.500 | 0.500 |" in first
+    assert "| 1 questions a family | - | - | - | 3.000 | 3.000 |" in first
+    by_four = rest[rest.index("By 4 questions a family, on all seeds:") + 1]
+    assert "| specialists, shared | 0.00 ± 0.00, same (p 1) |" in by_four  # against the fixed point that is the best
+    assert chosen.in_the_plane(VALIDATION) == ["unmeasured"]

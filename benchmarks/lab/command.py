@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import AT_SIZES, CUT, GRID, QUICK, SECONDS, Settings, Unit, units
+from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, QUICK, SECONDS, Cell, Settings, Unit, units
 from benchmarks.lab.run import run
 
 
@@ -29,7 +29,8 @@ def main(
         and (seeds is None or unit.cell.seed < seeds)
     ]
     if not tables:
-        hours = sum(cost(unit, settings) for unit in chosen) / 3600
+        seconds = sum(training(cell, settings) for cell in {unit.cell for unit in chosen})
+        hours = (seconds + sum(cost(unit, settings) for unit in chosen)) / 3600
         print(f"{len(chosen)} units, at most {hours:.1f} core hours from nothing, {jobs} at a time", flush=True)
         if plan:
             for unit in chosen:
@@ -45,19 +46,27 @@ def main(
         report.plot(rows.read(results), report.README.with_name("results.svg"))
 
 
-def cost(unit: Unit, settings: Settings) -> float:
-    """CPU seconds of a unit if nothing is there yet, counted high: sets share adapters."""
+def training(cell: Cell, settings: Settings) -> float:
+    """CPU seconds for the adapters of a set if none is there yet, counted high: sets share adapters."""
     size = settings.size
+    if cell.kind == "preferences":
+        steps = size * settings.preference_steps * SECONDS["preference step"] + settings.weak_steps * SECONDS["step"]
+        return steps + (size + 1) * size * settings.preference_items * SECONDS["answer"]
+    return size * settings.steps * SECONDS["step"]
+
+
+def cost(unit: Unit, settings: Settings) -> float:
+    """CPU seconds of a unit beside the training of its set."""
+    size, more = settings.size, 6 - settings.size  # more: adapters of the largest of the sizes
     test = size * -(-settings.test_items // 16) * SECONDS["batch"]
     validation = size * -(-settings.validation_items // 16) * SECONDS["batch"]
-    training = size * settings.steps * SECONDS["step"]
-    if unit.cell.kind == "preferences":
-        training = size * settings.preference_steps * SECONDS["preference step"] + settings.weak_steps * SECONDS["step"]
-        training += (size + 1) * size * settings.preference_items * SECONDS["answer"]
+    few = sum(size * -(-most // 16) * SECONDS["batch"] for most in FEW)
     return {
-        "main": training + (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
+        "main": (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
+        "others": 2 * (len(OTHERS) * (SECONDS["merge"] + test) + SECONDS["frechet"]),
+        "plane": len(PLANE) * (SECONDS["merge"] + test + few),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
-        "joint": training + test,
-        "sizes": 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
+        "joint": size * settings.steps * SECONDS["step"] + test,
+        "sizes": more * settings.steps * SECONDS["step"] + 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
     }[unit.what]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Kind = Literal["specialists", "same goal", "preferences"]
 Regime = Literal["shared", "separate"]
-Pass = Literal["main", "tuned", "rank", "joint", "sizes"]
+Pass = Literal["main", "others", "plane", "tuned", "rank", "joint", "sizes"]
 
 REGIMES: tuple[Regime, ...] = ("shared", "separate")
 FAMILIES = ("addition", "sorting", "spelling", "backwards", "capitals", "largest")
@@ -30,6 +30,22 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "tsvm": ("tsvm", {}),
     "consensus(-0.25)": ("consensus", {"p": -0.25}),
 }
+OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "dc_merge": ("dc_merge", {}),
+    "pico+mean": ("pico+mean", {}),
+    "frechet": ("frechet", {}),
+}
+# Points (p, q) of consensus at the norm of the adapters: at its own scale p < 0 and q < 1 lengthen the result too, and
+# length alone moves the NLL. (0, 1) is the mean there, (0, 0) is Iso-C, (-0.5, 1) is TSV-M but for the floor.
+PLANE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    f"consensus({p}, {q})": ("consensus", {"p": p, "q": q}) for p in (-0.5, -0.25, 0, 0.25) for q in (0, 0.5, 1)
+}
+EVERY = {**METHODS, **OTHERS, **PLANE}
+FEW = (
+    1,
+    4,
+    16,
+)  # validation questions a family that may choose a point of the plane; each the start of the next
 CUT = ("mean", "iso_c", "tsvm", "consensus(-0.25)")  # also at the rank of one adapter; gam and ctm have no other
 AT_SIZES = ("mean", "gam", "consensus(-0.25)")  # also for sets of 2 and 6
 
@@ -40,7 +56,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
-    passes: tuple[Pass, ...] = ("main", "tuned", "rank", "joint", "sizes")
+    passes: tuple[Pass, ...] = ("main", "others", "plane", "tuned", "rank", "joint", "sizes")
     methods: tuple[str, ...] = tuple(METHODS)
     size: int = 4  # adapters a set
     steps: int = 40  # of 16 pairs, for one adapter
@@ -65,7 +81,7 @@ QUICK = Settings(
 )
 
 # CPU seconds on one core of an AVX-512 server: measured, for the plan that is printed first
-SECONDS = {"step": 0.8, "batch": 0.27, "merge": 2.0, "start": 20.0, "preference step": 5.0, "answer": 0.15}
+SECONDS = {"step": 0.8, "batch": 0.27, "merge": 2.0, "frechet": 12.0, "preference step": 5.0, "answer": 0.15}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 
 import gam_merge as gm
-from benchmarks.lab.design import METHODS, RANK
+from benchmarks.lab.design import EVERY, RANK
 from examples.smollm import evaluate
 
 Figures = dict[str, dict[str, float]]  # nll and accuracy by family
@@ -19,7 +19,7 @@ Questions = Mapping[str, list[tuple[str, str]]]
 
 def merged(label: str, sources: list[Path], *, rank: str = "R", **params: Any) -> gm.MergeResult:
     """A method of the lab on these adapters, in float32, at rank "R", the sum of their ranks, or "r", that of one."""
-    method, own = METHODS[label]
+    method, own = EVERY[label]
     number = RANK * (len(sources) if rank == "R" else 1)
     return gm.merge(sources, method=method, rank=number, dtype="float32", params={**own, **params})
 

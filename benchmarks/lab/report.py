@@ -2,19 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from math import isnan
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.lab import choose
-from benchmarks.lab.design import AT_SIZES, CUT, METHODS, Settings
+from benchmarks.lab import chosen
+from benchmarks.lab.design import AT_SIZES, CUT, METHODS, OTHERS, PLANE, Settings
+from benchmarks.lab.markdown import NONE, judged, table, text
 from benchmarks.lab.rows import Row
-from benchmarks.lab.statistics import Difference, Interval, differences, interval
+from benchmarks.lab.statistics import differences, interval
 
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
-NONE = "unmeasured"
-_OTHERS = (("mean", "own"), ("gam", "own"), ("consensus(-0.25)", "own"))  # what a choice is held against
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
 Figure = Callable[[Row], float]
 
@@ -63,15 +61,6 @@ class Results:
         """A table cell."""
         rows = self.pick(*where)
         return text(interval([figure(rows[s]) for s in seeds])) if seeds and set(seeds) <= set(rows) else NONE
-
-
-def text(x: Interval, digits: int = 2) -> str:
-    return f"{x.mean:.{digits}f}" + ("" if isnan(x.half) else f" ± {x.half:.{digits}f}")
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    found = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in found)
 
 
 def coverage(results: Results) -> str:
@@ -188,18 +177,16 @@ def _gain_kept(results: Results, row: Row) -> float:
     return (nll(base) - nll(row)) / (nll(base) - best)
 
 
-def _against(results: Results, kind: str, regime: str, rule: str) -> dict[str, str]:
+def _against(
+    results: Results, kind: str, regime: str, rule: str, labels: Sequence[str] = tuple(METHODS)
+) -> dict[str, str]:
     """Each method against the mean at the same scale rule."""
-    seeds = results.seeds(kind, regime, rule)
+    seeds = results.seeds(kind, regime, rule, labels=labels)
     if len(seeds) < 2:
-        return {label: "one seed" if seeds else NONE for label in METHODS if label != REFERENCE}
-    values = {label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in METHODS}
+        return {label: "one seed" if seeds else NONE for label in labels if label != REFERENCE}
+    values = {label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in labels}
     found = differences(values, REFERENCE)
-    return {label: _judged(d) for label, d in found.items()}
-
-
-def _judged(d: Difference) -> str:
-    return f"{text(d.interval)}, {d.verdict} (p {d.p:.2g})"
+    return {label: judged(d) for label, d in found.items()}
 
 
 def sizes(results: Results) -> str:
@@ -215,39 +202,32 @@ def sizes(results: Results) -> str:
     return table(["specialists, separate: NLL, own scale (seeds)", "2 adapters", "4", "6"], lines)
 
 
-def rules(results: Results) -> str:
-    """What the validation seeds choose by each figure that needs no data, and how it does on the other seeds."""
-    known, test = choose.halves(results.rows)
-    if not known or not test:
-        return NONE
-
-    def line(title: str, most: str, choices: Sequence[choose.Choice], pick: choose.Pick) -> list[str]:
-        return [
-            title,
-            most,
-            *map(", ".join, choices),
-            *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)),
-        ]
-
-    fixed = dict.fromkeys([choose.best(known), *_OTHERS])
-    lines = [line("always", "-", (one, one), choose.always(one)) for one in fixed]
-    for figure in choose.FIGURES:
-        rule = choose.fit(known, figure)
-        lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
-    return table(["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"], lines)
+def others(results: Results) -> str:
+    """Methods beside those of the main tables, at the seeds that have them and the mean."""
+    labels, lines = (REFERENCE, *OTHERS), []
+    for kind, regime in CELLS:
+        seeds = {rule: results.seeds(kind, regime, rule, labels=labels) for rule in ("own", "norm")}
+        if not seeds["own"]:
+            lines.append([f"{kind}, {regime}", NONE, *["-"] * 4, "0"])
+            continue
+        against = {rule: _against(results, kind, regime, rule, labels) for rule in seeds}
+        for label in labels:
+            cells = [results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds]
+            cells += [against[rule].get(label, "-") for rule in against]
+            lines.append([f"{kind}, {regime}" if label == REFERENCE else "", label, *cells, str(len(seeds["own"]))])
+    columns = ("NLL, own scale", "NLL, norm of the adapters", "against mean, own", "against mean, norm", "seeds")
+    return table(["set, initialisation", "", *columns], lines)
 
 
-def chosen(results: Results) -> str:
-    """The choice by overlap U against others that never change, on seeds that took no part in it."""
-    known, test = choose.halves(results.rows)
-    if not known or not test:
-        return NONE
-    rule = choose.fit(known, choose.FIGURES[0])
-    others = {f"against {', '.join(choice)}": choice for choice in dict.fromkeys([choose.best(known), *_OTHERS])}
-    found = [choose.against(test, rule, choose.always(choice)) for choice in others.values()]
-    best = choose.against(test, rule, lambda one: choose.best([x for x in test if x.cell == one.cell]))
-    lines = [[where, *(_judged(column[where]) for column in [*found, best])] for where in best]
-    return table(["", *others, "against the best here, with hindsight"], lines)
+def plane(results: Results) -> str:
+    """NLL at the points of the (p, q) plane."""
+    seeds = {where: results.seeds(*where, "norm", labels=tuple(PLANE)) for where in CELLS}
+    lines = [
+        [label, *(results.over_seeds(nll, found, *where, label, "norm") for where, found in seeds.items())]
+        for label in PLANE
+    ]
+    header = [f"{kind}, {regime} ({len(seeds[kind, regime])})" for kind, regime in CELLS]
+    return table(["NLL, norm of the adapters (seeds)", *header], lines)
 
 
 def tables(rows: Iterable[Row]) -> str:
@@ -257,7 +237,9 @@ def tables(rows: Iterable[Row]) -> str:
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
     parts += ["### Number of adapters", sizes(results)]
-    parts += ["### A method chosen without data", rules(results), chosen(results)]
+    parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
+    parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
+    parts += ["### A point of the plane, chosen without data or by a few questions", *chosen.in_the_plane(results.rows)]
     return "\n\n".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cached_property, partial
 from multiprocessing import get_context
@@ -11,7 +11,7 @@ from typing import Any
 
 import gam_merge as gm
 from benchmarks.lab import adapters, measure, preferences, rows
-from benchmarks.lab.design import AT_SIZES, CUT, GRID, Cell, Settings, Unit
+from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, Cell, Settings, Unit
 
 
 class Lab:
@@ -33,6 +33,8 @@ class Lab:
         """Everything that is missing of one unit."""
         passes: dict[str, Callable[[Cell], None]] = {
             "main": self._main,
+            "others": partial(self._methods, scale_rules=("own", "norm"), labels=OTHERS),
+            "plane": partial(self._methods, scale_rules=("norm",), labels=PLANE),
             "tuned": partial(self._methods, scale_rules=("tuned",), labels=self.settings.methods),
             "rank": partial(self._methods, scale_rules=("own", "norm"), labels=CUT, rank="r"),
             "joint": self._joint,
@@ -60,7 +62,7 @@ class Lab:
             self._methods(cell, scale_rules=("own", "norm"), labels=AT_SIZES, size=size)
 
     def _methods(
-        self, cell: Cell, *, scale_rules: tuple[str, ...], labels: tuple[str, ...], rank: str = "R", size: int = 0
+        self, cell: Cell, *, scale_rules: tuple[str, ...], labels: Iterable[str], rank: str = "R", size: int = 0
     ) -> None:
         for label in labels:
             for rule in scale_rules:
@@ -118,6 +120,11 @@ class Lab:
                 best = min(tried, key=lambda length: tried[length])
                 measure.scale(model, best / result.report.norm_ratio)
                 row |= {"length": best, "validation": tried}
+            if row["method"] in PLANE:
+                row["few"] = {
+                    most: measure.mean_nll(measure.figures(model, tokenizer, self._questions(row, 0, most)))
+                    for most in FEW
+                }
             row |= measure.figures(model, tokenizer, self._questions(row, 1))
 
     def _set(self, row: rows.Row, cell: Cell) -> list[Path]:
@@ -127,10 +134,10 @@ class Lab:
         trained = preferences.trained if cell.kind == "preferences" else adapters.trained
         return trained(cell, index, size, *self.model, self.cache, self.settings)
 
-    def _questions(self, row: rows.Row, part: int) -> measure.Questions:
-        """Validation (0) or test (1) questions of the families of a row."""
+    def _questions(self, row: rows.Row, part: int, most: int | None = None) -> measure.Questions:
+        """Validation (0) or test (1) questions of the families of a row: the first ``most`` of each, or all."""
         tokenizer = self.model[1]
-        return {f: adapters.pairs(tokenizer, f, row["seed"], self.settings)[part] for f in row["families"]}
+        return {f: adapters.pairs(tokenizer, f, row["seed"], self.settings)[part][:most] for f in row["families"]}
 
 
 _lab: Lab

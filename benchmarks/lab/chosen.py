@@ -1,0 +1,64 @@
+"""Tables of what is chosen, and how it does against choices that never change."""
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.lab import choose
+from benchmarks.lab.choose import CHOICES, POINTS, AdapterSet, Choice, Pick
+from benchmarks.lab.design import FEW
+from benchmarks.lab.markdown import NONE, judged, table
+from benchmarks.lab.rows import Row
+
+_FIXED: tuple[Choice, ...] = (("mean", "own"), ("gam", "own"), ("consensus(-0.25)", "own"))
+
+
+def without_data(rows: Sequence[Row]) -> list[str]:
+    """What the validation seeds choose among whole methods, and how the choice by overlap U does on the others."""
+    known, test = choose.halves(rows)
+    if not known or not test:
+        return [NONE]
+    rule = choose.fit(known, choose.FIGURES[0])
+    return [_choices(known, test, CHOICES, {}), _against(test, rule, [choose.best(known), *_FIXED], CHOICES)]
+
+
+def in_the_plane(rows: Sequence[Row]) -> list[str]:
+    """The same among points of the plane, and by a few questions, where all seeds judge."""
+    every = (*CHOICES, *POINTS)
+    known, test = choose.halves(rows, every)
+    if not known or not test:
+        return [NONE]
+    few = {f"{most} questions a family": choose.by_few(most) for most in FEW}
+    fixed = [choose.best(known, every), *_FIXED]
+    parts = [_choices(known, test, POINTS, few)]
+    for figure in choose.FIGURES:
+        rule = choose.fit(known, figure, POINTS)
+        parts += [f"By {figure}, on the test seeds:", _against(test, rule, fixed, every)]
+    for title, pick in few.items():
+        parts += [f"By {title}, on all seeds:", _against([*known, *test], pick, fixed, every)]
+    return parts
+
+
+def _choices(
+    known: Sequence[AdapterSet], test: Sequence[AdapterSet], choices: Sequence[Choice], few: Mapping[str, Pick]
+) -> str:
+    """Every way to choose, with its NLL on the validation seeds and on the others."""
+
+    def line(title: str, most: str, sides: Sequence[Choice], pick: Pick) -> list[str]:
+        named = [", ".join(side) for side in sides] or ["-", "-"]
+        return [title, most, *named, *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test))]
+
+    fixed = dict.fromkeys([choose.best(known, choices), *_FIXED])
+    lines = [line("always", "-", (one, one), choose.always(one)) for one in fixed]
+    for figure in choose.FIGURES:
+        rule = choose.fit(known, figure, choices)
+        lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
+    lines += [line(title, "-", (), pick) for title, pick in few.items()]
+    return table(["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"], lines)
+
+
+def _against(among: Sequence[AdapterSet], pick: Pick, fixed: Sequence[Choice], choices: Sequence[Choice]) -> str:
+    """One way to choose against choices that never change, and against the best of each cell, known afterwards."""
+    others = {f"against {', '.join(choice)}": choice for choice in dict.fromkeys(fixed)}
+    found = [choose.against(among, pick, choose.always(choice)) for choice in others.values()]
+    best = choose.against(among, pick, lambda one: choose.best([x for x in among if x.cell == one.cell], choices))
+    lines = [[where, *(judged(column[where]) for column in [*found, best])] for where in best]
+    return table(["", *others, "against the best here, with hindsight"], lines)
