@@ -218,6 +218,55 @@ def test_interrupt(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+# The command as installed, interrupted where a module is imported by code that swallows exceptions, or at its end.
+INTERRUPTED_AT = """
+import atexit, os, signal, sys
+from gam_cli import main
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == moment:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException:
+                pass
+
+moment = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder())
+if moment == "end":
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "before", "expected"),
+    [
+        ("typer", signal.SIG_DFL, (130, "interrupted\n")),
+        ("torch", signal.SIG_DFL, (130, "interrupted\n")),
+        ("gam_merge._engine", signal.SIG_DFL, (130, "interrupted\n")),
+        ("torch", signal.SIG_IGN, (0, "")),  # as the shell of a script starts what runs in the background
+        ("end", signal.SIG_DFL, (0, "")),
+    ],
+)
+def test_interrupt_while_nothing_is_written(
+    moment: str, before: signal.Handlers, expected: tuple[int, str], tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "x", {"w": random_factors(torch.Generator().manual_seed(0), 4, 4, 2, torch.float32)})
+    command = [sys.executable, "-c", INTERRUPTED_AT, moment, "x", "-o", "out", "-q"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, before),
+    )
+    assert (done.returncode, done.stderr) == expected
+    assert (tmp_path / "out").exists() == (done.returncode == 0)
+
+
 @given(st.text())
 def test_printable_is_one_line_without_controls(text):
     assert all(c.isprintable() for c in printable(text))

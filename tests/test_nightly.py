@@ -12,6 +12,7 @@ from benchmarks.page import README, replaced
 
 FEW = {  # all but those whose subject has tests of its own here, or that need the network
     "kills": 2,
+    "interrupts": 2,
     "disks": 4,
     "writes": 4,
     "reads": 4,

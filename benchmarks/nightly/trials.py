@@ -5,6 +5,7 @@ from functools import partial
 from benchmarks.nightly.calls import reads, writes
 from benchmarks.nightly.disks import disks
 from benchmarks.nightly.fuzz import fuzz
+from benchmarks.nightly.interrupts import interrupts
 from benchmarks.nightly.kills import kills
 from benchmarks.nightly.pushes import pushes
 from benchmarks.nightly.races import races
@@ -15,6 +16,7 @@ from benchmarks.nightly.wheels import wheels
 
 TRIALS = (
     Trial("kills", "SIGKILL at a random moment of a merge", 50, kills),
+    Trial("interrupts", "Ctrl-C at a random moment of the command", 50, interrupts),
     Trial("disks", "a disk that fills", 50, disks),
     Trial("writes", "a system call of the writer fails", 50, writes),
     Trial("reads", "a system call that looks at a source or reads it fails", 50, reads),

@@ -55,7 +55,6 @@ class VerbGroup(TyperGroup):
 
             print_error(error)
             raise typer.Exit(1) from None
-        typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED)
 
 
