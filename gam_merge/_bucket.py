@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, Span, gram, norm
+from gam_kernels import Delta, Span, gram, norm, stacked_gram
 from gam_merge._dora import Rows
 
 
@@ -42,6 +42,7 @@ class Bucket:
     indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
     output_rank: int = 0  # columns that the result may have
     rows: Rows | None = None  # how DoRA scales the rows of the base weights
+    grams: tuple[Tensor, Tensor] | None = None  # the stacked ones, where one product for all was the cheapest way
     fell_back: bool = False  # products of full size are formed in float64, since float32 does not serve
 
     @property
@@ -79,8 +80,14 @@ class Bucket:
     @cached_property
     def stacked_grams(self) -> tuple[Tensor, Tensor]:
         """Gram matrices of [b_1 ... b_N] and of [a_1 ... a_N]: (L, R, R) float64. Cost grows with N^2."""
-        b, a = torch.cat([x.exact_b for x in self.deltas], -1), torch.cat([x.exact_a for x in self.deltas], -1)
-        return gram(b, b), gram(a, a)
+        if self.grams is not None:
+            return self.grams
+        return stacked_gram([x.exact_b for x in self.deltas]), stacked_gram([x.exact_a for x in self.deltas])
+
+    @property
+    def known_grams(self) -> tuple[Tensor, Tensor] | None:
+        """The stacked Gram matrices, if somebody has formed them."""
+        return vars(self).get("stacked_grams", self.grams)
 
     @cached_property
     def basis_grams(self) -> tuple[Tensor, Tensor]:
@@ -100,16 +107,17 @@ class Bucket:
             rows=self.rows and self.rows.select(index),
             factors=tuple(Factors(*(part[index] for part in raw)) for raw in self.factors),
             spans=self.spans and (self.spans[0].select(index), self.spans[1].select(index)),
+            grams=self.known_grams and (self.known_grams[0][index], self.known_grams[1][index]),
         )
 
     def _grams(self, i: int, j: int) -> tuple[Tensor, Tensor]:
         """b_i^T b_j and a_i^T a_j, cut out of the stacked Gram matrices where those are there already."""
         x, y = self.deltas[i], self.deltas[j]
-        if "stacked_grams" not in vars(self):
+        if self.known_grams is None:
             return gram(x.exact_b, y.exact_b), gram(x.exact_a, y.exact_a)
         widths = [delta.b.shape[-1] for delta in self.deltas]
         rows, columns = (slice(sum(widths[:k]), sum(widths[: k + 1])) for k in (i, j))
-        left, right = (g[:, rows, columns] for g in self.stacked_grams)
+        left, right = (g[:, rows, columns] for g in self.known_grams)
         return left, right
 
 
@@ -138,8 +146,8 @@ class Merged:
 
     def grams(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
         """b^T b and a^T a: (L, R, R) float64."""
-        b = bucket.stacked_grams[0] if self.b is None else gram(self.b, self.b)
-        return b, bucket.stacked_grams[1] if self.a is None else gram(self.a, self.a)
+        b = bucket.stacked_grams[0] if self.b is None else stacked_gram([self.b])
+        return b, bucket.stacked_grams[1] if self.a is None else stacked_gram([self.a])
 
     def norm(self, bucket: Bucket) -> Tensor:
         """|merged|: (L,) float64."""
@@ -155,6 +163,11 @@ class Merged:
         half = c.abs().sqrt().unsqueeze(-1)
         s = None if self.s is None else self.s * c.abs()
         return replace(self, left=self.left * half * c.sign().unsqueeze(-1), right=self.right * half, s=s)
+
+
+def diagonal_blocks(g: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """(L, R, R) -> (L, r_i, r_i) each, with the sizes r_i."""
+    return [rows.split(list(sizes), -1)[i] for i, rows in enumerate(g.split(list(sizes), -2))]
 
 
 def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:

@@ -97,7 +97,7 @@ class Core:
             rank = torch.full(core.shape[:1], core.shape[-1], device=core.device)
             deltas.append(Delta(left, right, left, right, eye, eye, core, rank, rank > 0))
         shape = self.u.shape[-1], self.v.shape[-1]
-        return replace(self.bucket, shape=shape, deltas=tuple(deltas), factors=(), spans=None)
+        return replace(self.bucket, shape=shape, deltas=tuple(deltas), factors=(), spans=None, grams=None)
 
     def lift(self, merged: InCore) -> Merged:
         """A merged core in coefficients of the stacked factors, as balanced singular pairs."""

@@ -48,6 +48,7 @@ class _Lifted(NamedTuple):
     a: Tensor  # (L, n, k)
     energy_kept: Tensor  # (L,)
     warnings: dict[str, Tensor]  # text -> (L,) bool
+    coefficients: tuple[Tensor, Tensor] | None = None  # (L, R, k) each, if b and a lie in the span of the factors
 
 
 def run(
@@ -141,7 +142,7 @@ def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:
     if job.flatten and bucket.rows:
         whole = _lift(job, bucket, summary, max(bucket.output_rank, *bucket.shape))
         b, a, kept = bucket.rows.flattened(bucket.names, whole.b, whole.a, bucket.output_rank)
-        return whole._replace(b=b, a=a, energy_kept=kept)
+        return whole._replace(b=b, a=a, energy_kept=kept, coefficients=None)
     return _lift(job, bucket, summary, bucket.output_rank)
 
 
@@ -154,7 +155,9 @@ def _lift(job: Job, bucket: Bucket, summary: Any, rank: int) -> _Lifted:
     left, right, kept = _cut(bucket, merged, rank)
     tall_b, tall_a = merged.sides(bucket)
     b, a = sum_of_products(tall_b, left), sum_of_products(tall_a, right)  # (L, m, k), (L, n, k)
-    return _Lifted(b, a, kept if merged.kept is None else kept * merged.kept, dict(merged.warnings))
+    kept = kept if merged.kept is None else kept * merged.kept
+    inside = merged.b is None and merged.a is None
+    return _Lifted(b, a, kept, dict(merged.warnings), (left, right) if inside else None)
 
 
 def _cut(bucket: Bucket, merged: Merged, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,18 +215,30 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _responses(bucket: Bucket, lifted: _Lifted) -> tuple[list[Tensor], Tensor]:
+    """U_i^T merged V_i of each delta, (L, k_i, k_i), and |merged|, (L,): from Gram matrices where they are there."""
+    if lifted.coefficients is None or bucket.known_grams is None:
+        return [response(x, lifted.b, lifted.a) for x in bucket.deltas], product_norm(lifted.b, lifted.a)
+    left, right = lifted.coefficients
+    b, a = (g @ side for g, side in zip(bucket.known_grams, (left, right), strict=True))  # (L, R, k)
+    sizes = [x.b.shape[-1] for x in bucket.deltas]
+    parts = zip(bucket.deltas, b.split(sizes, -2), a.split(sizes, -2), strict=True)
+    square = ((left.mT @ b) * (right.mT @ a)).sum((-2, -1)).clamp(min=0.0)
+    return [(x.u.mT @ b_i) @ (x.v.mT @ a_i).mT for x, b_i, a_i in parts], square.sqrt()
+
+
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     """What happened to each module, measured on the merged factors before they are rounded to the output dtype."""
     nothing = [0.0] * len(bucket.names)
     ranks, norms, inners, responses = ([nothing] * len(job.settings.weights) for _ in range(4))  # (N, L)
-    for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):
-        within = response(delta, lifted.b, lifted.a)  # (L, k, k)
+    responded, merged = _responses(bucket, lifted)
+    for i, delta, within in zip(bucket.adapters, bucket.deltas, responded, strict=True):
         ranks[i], norms[i] = delta.rank.tolist(), norm(delta).tolist()
         inners[i] = (delta.core * within).sum((-2, -1)).tolist()
         responses[i] = within.square().sum((-2, -1)).tolist()
     shares = job.module_weights(bucket.names).abs()
     mean_norms = (shares / shares.sum(-1, keepdim=True) * torch.tensor(norms, dtype=torch.float64).T).sum(-1).tolist()
-    merged, kept = product_norm(lifted.b, lifted.a).tolist(), lifted.energy_kept.tolist()
+    merged_norms, kept = merged.tolist(), lifted.energy_kept.tolist()
     return [
         ModuleReport(
             name=name,
@@ -234,7 +249,7 @@ def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
             responses=tuple(column[j] for column in responses),
             mean_norm=mean_norms[j],
             merged_rank=lifted.b.shape[-1] if bucket.deltas else 0,
-            merged_norm=merged[j],
+            merged_norm=merged_norms[j],
             energy_kept=kept[j],
             warnings=tuple(text for text, where in lifted.warnings.items() if where[j]),
             fell_back=bucket.fell_back,

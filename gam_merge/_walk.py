@@ -10,20 +10,23 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, factored_delta
+from gam_kernels import Delta, factored_delta, stacked_gram
 from gam_merge._adapter import LoraModule
-from gam_merge._bucket import Bucket, Factors
+from gam_merge._bucket import Bucket, Factors, diagonal_blocks
 from gam_merge._dora import Rows, rescale
 from gam_merge._errors import GamMergeError
 from gam_merge._plan import Plan, PlannedBucket
 from gam_merge._tensors import LazyTensor, read
 
 _LARGEST = 1e60  # of a delta in orthonormal coordinates: its fourth power is finite. Trained ones are below 1e3
+# One product of all columns of all adapters runs at full speed, the few that are needed at a part of it. Measured: up
+# to this many columns times adapters the one is faster; above that, what nobody needs costs more.
+_JOINT = 1024
 _CHUNK_BYTES = 40 << 20  # of factors in float64 that are worked on at a time: calls are few beside arithmetic
 # What torch says, as a RuntimeError, of a processor, a GPU, and the workspace of a GPU's BLAS.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -101,8 +104,7 @@ def _in_memory(task: Callable[[PlannedBucket], list[T]], chunk: PlannedBucket) -
 @torch.no_grad()
 def _visit_bucket(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
     """Runs on a worker."""
-    deltas, rows = _read_all(reader, chunk)
-    return [visit(bucket) for bucket in _by_rank(reader, chunk, deltas, rows)]
+    return [visit(bucket) for bucket in _by_rank(reader, chunk, _read_all(reader, chunk))]
 
 
 @contextmanager
@@ -149,6 +151,14 @@ def _part(bucket: PlannedBucket, part: slice) -> PlannedBucket:
     return replace(bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part])
 
 
+class _Chunk(NamedTuple):
+    """What has been read of a chunk."""
+
+    deltas: Sequence[Delta]  # of each adapter
+    rows: Rows | None  # how DoRA scales rows of the base
+    grams: tuple[Tensor, Tensor] | None  # of all factors side by side, (L, R, R) float64
+
+
 def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> Delta:
     """The deltas of one adapter. ``members`` have one layout."""
     return _delta(members, *_read_factors(members, dtype, device))
@@ -160,10 +170,10 @@ def _read_factors(members: Sequence[LoraModule], dtype: torch.dtype, device: tor
     return members[0].layout.split(b, a)
 
 
-def _delta(members: Sequence[LoraModule], b: Tensor, a: Tensor) -> Delta:
+def _delta(members: Sequence[LoraModule], b: Tensor, a: Tensor, grams: tuple[Tensor, Tensor] | None = None) -> Delta:
     """The scale is folded in here and nowhere else."""
     scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=b.device)
-    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(members[0].layout.stack))
+    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(members[0].layout.stack), grams)
 
 
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -182,19 +192,23 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.devi
     return out.to(device, non_blocking=pinned).to(dtype)
 
 
-def _read_all(reader: Reader, chunk: PlannedBucket) -> tuple[list[Delta], Rows | None]:
-    """The deltas of each adapter of the chunk, and how DoRA scales rows of the base. Non-finite ones are refused."""
+def _read_all(reader: Reader, chunk: PlannedBucket) -> _Chunk:
+    """Read the deltas of each adapter of a chunk. Non-finite ones are refused."""
     columns = list(zip(*chunk.members, strict=True))
-    factors, rows = (_read_factors(members, reader.compute_dtype, reader.device) for members in columns), None
+    factors, rows = [_read_factors(members, reader.compute_dtype, reader.device) for members in columns], None
     if chunk.bases:
         assert reader.shares is not None
-        pairs = list(factors)
         shares = reader.shares(chunk.names, chunk.adapters).to(reader.device)
-        rescaled, rows = rescale(chunk.names, chunk.bases, columns, pairs, shares)
-        factors = ((b, a) for b, (_, a) in zip(rescaled, pairs, strict=True))
+        rescaled, rows = rescale(chunk.names, chunk.bases, columns, factors, shares)
+        factors = [(b, a) for b, (_, a) in zip(rescaled, factors, strict=True)]
+    grams: tuple[Tensor, Tensor] | None = None
+    own: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(factors)
+    if reader.compute_dtype != torch.float64 and sum(chunk.ranks) * len(chunk.ranks) <= _JOINT:
+        grams = stacked_gram([b for b, _ in factors]), stacked_gram([a.mT for _, a in factors])
+        own = list(zip(*(diagonal_blocks(g, chunk.ranks) for g in grams), strict=True))
     deltas: list[Delta] = []
-    for i, members, (b, a) in zip(chunk.adapters, columns, factors, strict=True):
-        delta = _delta(members, b, a)
+    for i, members, (b, a), blocks in zip(chunk.adapters, columns, factors, own, strict=True):
+        delta = _delta(members, b, a, blocks)
         sound = is_sound(delta)
         if not sound.all():
             j = int(sound.int().argmin())
@@ -202,7 +216,7 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> tuple[list[Delta], Rows |
             problem = f"numbers above {_LARGEST:g}" if factor == "the product" else "NaN or Inf"
             raise GamMergeError(f"{reader.sources[i]}: module {name} has {problem} in {factor}; leave this adapter out")
         deltas.append(delta)
-    return deltas, rows
+    return _Chunk(deltas, rows, grams)
 
 
 def is_sound(delta: Delta) -> Tensor:
@@ -216,8 +230,9 @@ def broken_factor(delta: Delta, j: int) -> str:
     return next((name for name, factor in named.items() if not factor.isfinite().all()), "the product")
 
 
-def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta], rows: Rows | None) -> Iterator[Bucket]:
+def _by_rank(reader: Reader, chunk: PlannedBucket, found: _Chunk) -> Iterator[Bucket]:
     """Split a chunk into buckets of equal numerical ranks, without the adapters whose delta is zero there."""
+    deltas, rows, grams = found
     ranks = torch.stack([delta.rank for delta in deltas], -1).tolist()  # (L, N)
     wide = torch.stack([delta.wide for delta in deltas], -1).any(-1).tolist()  # (L,)
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
@@ -238,8 +253,21 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, deltas: Sequence[Delta], rows
             anchor=reader.anchor,
             labels=tuple(reader.labels[chunk.adapters[i]] for i in present),
             factors=tuple(_factors(chunk, i, deltas[i], members) for i in present) if reader.factors else (),
+            grams=None if grams is None or is_wide else _some(grams, chunk.ranks, present, index),
             fell_back=is_wide and reader.compute_dtype != torch.float64,
         )
+
+
+def _some(
+    grams: tuple[Tensor, Tensor], ranks: Sequence[int], present: list[int], index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The stacked Gram matrices of some modules and adapters."""
+    if len(present) == len(ranks):
+        left, right = (g[index] for g in grams)
+    else:
+        columns = torch.cat([torch.arange(sum(ranks[:i]), sum(ranks[: i + 1])) for i in present]).to(index.device)
+        left, right = (g[index[:, None, None], columns[:, None], columns] for g in grams)
+    return left, right
 
 
 def _factors(chunk: PlannedBucket, i: int, delta: Delta, members: list[int]) -> Factors:

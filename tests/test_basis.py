@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import generators
 from torch import Tensor
 
-from gam_kernels import Basis, gram, orthonormalize
+from gam_kernels import Basis, gram, orthonormalize, stacked_gram
 
 EPS32, EPS64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 
@@ -126,3 +126,6 @@ def test_gram_of_more_rows_than_are_converted_at_a_time(layout: str) -> None:
     for left, right in ((x, y), (x, x), (y, x)):
         expected = left.double().mT @ right.double()
         torch.testing.assert_close(gram(left, right), expected, rtol=0, atol=1e-13 * 9001)
+    side_by_side = torch.cat([x, y], -1).double()
+    expected = side_by_side.mT @ side_by_side
+    torch.testing.assert_close(stacked_gram([x, y]), expected, rtol=0, atol=1e-13 * 9001)

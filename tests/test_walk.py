@@ -50,6 +50,34 @@ def test_zero_deltas_are_left_out_of_the_bucket(generator):
     assert bucket.shape == (6, 5)
 
 
+def test_inner_products_of_all_at_once_are_those_of_pairs(generator, monkeypatch):
+    """Of modules that are well conditioned, that lack an adapter, and that need a basis of their own."""
+    pairs = [[helpers.random_factors(generator, 40, 30, r) for r in (2, 3, 4)] for _ in range(4)]
+    pairs[1][1] = torch.zeros(40, 3), pairs[1][1][1]
+    pairs[2][0][0][:, 1] = pairs[2][0][0][:, 0]
+    adapters = [
+        helpers.adapter({f"w{j}": (b.float(), a.float()) for j, (b, a) in enumerate(own)}, source=f"adapter-{i}")
+        for i, own in enumerate(zip(*pairs, strict=True))
+    ]
+
+    def inner(columns: int) -> dict[str, list[torch.Tensor]]:
+        monkeypatch.setattr(walking, "_JOINT", columns)
+        found = {}
+        for bucket in walk(make_plan(adapters), lambda bucket: bucket, device=CPU):
+            assert (bucket.grams is not None) == (columns > 0 and not bucket.fell_back)
+            everyone = range(len(bucket.deltas))
+            parts = [part for i in everyone for j in everyone for part in bucket.cross(i, j)]
+            found |= {name: [part[row] for part in parts] for row, name in enumerate(bucket.names)}
+        return found
+
+    joint, apart = inner(1 << 20), inner(0)
+    count = {"w0": 18, "w1": 8, "w2": 18, "w3": 18}  # of all pairs, on two sides
+    assert {name: len(parts) for name, parts in joint.items()} == count
+    for name, parts in joint.items():
+        for one, other in zip(parts, apart[name], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("side", ["lora_A", "lora_B"])
 def test_not_finite_names_adapter_module_and_factor(generator, side):
     b, a = helpers.random_factors(generator, 6, 5, 2)

@@ -7,6 +7,7 @@ by the device of the inputs. Nothing here knows what an adapter is.
 from gam_kernels._basis import Basis as Basis
 from gam_kernels._basis import gram as gram
 from gam_kernels._basis import orthonormalize as orthonormalize
+from gam_kernels._basis import stacked_gram as stacked_gram
 from gam_kernels._delta import Delta as Delta
 from gam_kernels._delta import factored_delta as factored_delta
 from gam_kernels._delta import norm as norm

@@ -54,15 +54,17 @@ class Delta(NamedTuple):
         return x._replace(u=u, v=v, core=core)
 
 
-def factored_delta(b: Tensor, a: Tensor, scale: Tensor) -> Delta:
+def factored_delta(b: Tensor, a: Tensor, scale: Tensor, grams: tuple[Tensor, Tensor] | None = None) -> Delta:
     """The deltas ``scale * b a^T`` in orthonormal coordinates.
 
     b: (L, m, r), a: (L, n, r), float32 or float64, scale: (L,) -> Delta with k = r, zero beyond the numerical rank.
+    grams: the Gram matrices of b and of a, (L, r, r) float64, if they are known.
     The numerical rank is decided in float64: singular values up to eps * max(m, n) * the largest count as zero.
     A module with NaN or Inf has a non-finite core.
     """
     eps = torch.finfo(b.dtype).eps
-    left, right = orthonormalize(b, eps=eps), orthonormalize(a, eps=eps)
+    g_b, g_a = grams or (None, None)
+    left, right = orthonormalize(b, eps=eps, g=g_b), orthonormalize(a, eps=eps, g=g_a)
     core = (left.core @ right.core.mT) * scale.double()[:, None, None]  # (L, r, r)
     u, v, rank = left.coef, right.coef, torch.minimum(left.rank, right.rank)
     parts = left.core.norm(dim=-2) * right.core.norm(dim=-2)  # (L, r), norms of the products of column j
