@@ -14,6 +14,7 @@ from benchmarks.lab.statistics import differences, interval
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
+_SCALES = (("own", "own scale", "tab:blue", -0.15), ("norm", "norm of the adapters", "tab:orange", 0.15))  # of the plot
 Figure = Callable[[Row], float]
 
 
@@ -251,7 +252,7 @@ def write(rows: Iterable[Row], readme: Path = README) -> None:
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:
-    """NLL of every method at its own and at the tuned scale, one panel a kind and regime, one dot a seed."""
+    """NLL of every method less that of the mean at its own scale: a panel a kind and regime, a dot a seed."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -260,14 +261,18 @@ def plot(rows: Iterable[Row], path: Path) -> None:
 
     results = Results(rows)
     cells = [c for c in CELLS if results.seeds(*c, "own")]
-    figure, axes = pyplot.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.6), sharey=True, squeeze=False)
-    for axis, (kind, regime) in zip(axes[0], cells, strict=True):
-        for rule, colour in (("own", "tab:blue"), ("tuned", "tab:orange")):
+    size = (3.4 * len(cells), 3.6)
+    figure, axes = pyplot.subplots(1, len(cells), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, where in zip(axes[0], cells, strict=True):
+        reference = results.pick(*where, REFERENCE)
+        axis.axvline(0, color="0.8")
+        for rule, title, colour, shift in _SCALES:
             for y, label in enumerate(METHODS):
-                points = [nll(row) for row in results.pick(kind, regime, label, rule).values()]
-                axis.plot(points, [y] * len(points), "o", color=colour, alpha=0.6, label=None if y else f"{rule} scale")
-        axis.set(title=f"{kind}, {regime}", xlabel="NLL", yticks=range(len(METHODS)), yticklabels=METHODS)
+                found = results.pick(*where, label, rule)
+                x = [nll(found[seed]) - nll(reference[seed]) for seed in sorted(found.keys() & reference.keys())]
+                axis.plot(x, [y + shift] * len(x), "o", color=colour, alpha=0.6, label=None if y else title)
+        axis.set(title=", ".join(where), xlabel="NLL less that of the mean", yticks=range(len(METHODS)))
+        axis.set_yticklabels(METHODS)
     axes[0][0].invert_yaxis()
-    axes[0][-1].legend()
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_SCALES))
     figure.savefig(path, metadata={"Date": None})
