@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from gam_merge._files import FileVersion
 from gam_merge._layout import Layout
+from gam_merge._record import Record
 from gam_merge._tensors import LazyTensor, read
-
-if TYPE_CHECKING:
-    from gam_merge._record import Record
 
 ExtraKind = Literal["bias", "lora_bias", "modules_to_save", "trainable_tokens", "embedding", "base_weight"]
 
@@ -100,7 +98,7 @@ class Adapter:
     file: Path | None = None
     version: FileVersion | None = None
     revision: str | None = None
-    made_by: "Record | None" = None
+    made_by: Record | None = None
 
     @property
     def rank(self) -> int:

@@ -19,7 +19,8 @@ from gam_merge._export import CARD_NAME
 from gam_merge._files import read_text
 from gam_merge._hub_id import HubId, parse_hub_id
 from gam_merge._methods import get_method
-from gam_merge._record import Record, RecordedSource, recipe_text
+from gam_merge._provenance import recipe_text
+from gam_merge._record import Record, RecordedSource
 from gam_merge._report import MergeReport
 from gam_merge._serving import max_lora_rank
 from gam_merge._version import VERSION

@@ -22,6 +22,7 @@ from gam_merge._job import Job, Progress, combine, visit_all
 from gam_merge._layout import Layout
 from gam_merge._plan import Plan
 from gam_merge._report import ModuleReport, combined
+from gam_merge._tensors import dtype_name
 
 
 class Sink(Protocol):
@@ -188,7 +189,7 @@ def _output(job: Job, bucket: Bucket, lifted: _Lifted, largest: Tensor) -> tuple
     for name, value in zip(bucket.matrices, largest.tolist(), strict=True):
         if not value <= torch.finfo(job.dtype).max:
             remedy = "bfloat16 or float32" if job.dtype == torch.float16 else "float64"
-            raise GamMergeError(f"module {name} of the merge does not fit into {_name(job.dtype)}; write {remedy}")
+            raise GamMergeError(f"module {name} of the merge does not fit into {dtype_name(job.dtype)}; write {remedy}")
     padding = (0, bucket.output_rank - lifted.b.shape[-1])
     b, a = (torch.nn.functional.pad(side.to(job.dtype), padding).cpu() for side in (lifted.b, lifted.a))
     return b, a.mT.contiguous()
@@ -203,16 +204,13 @@ def _balanced(lifted: _Lifted, dtype: torch.dtype) -> tuple[_Lifted, Tensor]:
     if not outside.any():
         return lifted, high
     shift = torch.where(outside, ((b.log2() - a.log2()) / 2).round(), 0.0)
+    text = f"a factor was scaled down and the other up to fit into {dtype_name(dtype)}"
     balanced = lifted._replace(
         b=lifted.b.ldexp(-shift[:, None, None].int()),
         a=lifted.a.ldexp(shift[:, None, None].int()),
-        warnings={**lifted.warnings, f"a factor was scaled down and the other up to fit into {_name(dtype)}": outside},
+        warnings={**lifted.warnings, text: outside},
     )
     return balanced, torch.maximum(b.ldexp(-shift), a.ldexp(shift))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _responses(bucket: Bucket, lifted: _Lifted) -> tuple[list[Tensor], Tensor]:

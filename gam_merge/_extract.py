@@ -18,9 +18,9 @@ from gam_merge._export import EXTRACT_REPORT_NAME, as_json, save_adapter
 from gam_merge._formats._peft_config import merged_config
 from gam_merge._formats.peft import CONFIG_NAME
 from gam_merge._job import Progress
+from gam_merge._provenance import METHOD_KEY
 from gam_merge._random import generator
 from gam_merge._ranks import RankPolicy, check_ranks
-from gam_merge._record import METHOD_KEY
 from gam_merge._request import parse_dtype
 from gam_merge._tensors import MemoryTensor
 

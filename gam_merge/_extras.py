@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_merge._adapter import Adapter, Extra, ExtraKind, LoraModule
 from gam_merge._errors import GamMergeError
 from gam_merge._layout import EmbeddingLayout, ExpertsLayout
-from gam_merge._tensors import blocks
+from gam_merge._tensors import blocks, dtype_name
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def merge_extra(extra: PlannedExtra, weights: Sequence[float], sources: Sequence
             total = total + w * member.scale * piece.double()
         out.view(-1)[pieces[0][0]] = total.to(extra.dtype)
     if not out.isfinite().all():
-        dtype = str(extra.dtype).removeprefix("torch.")
+        dtype = dtype_name(extra.dtype)
         raise GamMergeError(f"tensor {extra.name} of the merge does not fit into {dtype}; write bfloat16 or float32")
     return out
 

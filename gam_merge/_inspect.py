@@ -19,6 +19,7 @@ from gam_merge._job import Progress
 from gam_merge._plan import PlannedBucket, make_plan
 from gam_merge._request import pick_device
 from gam_merge._sources import Source, load
+from gam_merge._tensors import dtype_name
 from gam_merge._walk import broken_factor, is_sound, read_delta, walk_chunks
 
 # Fields of a config that make an adapter more, or other, than a plain LoRA, and their plain values if not empty.
@@ -69,7 +70,7 @@ def inspect(
     return Inspection(
         source=adapter.source,
         base_model=adapter.base_model,
-        dtype=_name(adapter.dtype) if adapter.modules else None,
+        dtype=dtype_name(adapter.dtype) if adapter.modules else None,
         settings=_settings(adapter.config),
         problems=tuple(problems),
         modules=tuple(sorted(modules, key=lambda module: module.name)),
@@ -92,7 +93,7 @@ def _visit(dtype: torch.dtype, device: torch.device, chunk: PlannedBucket) -> li
             shape=member.shape,
             rank=member.matrix_rank,
             scale=member.scale,
-            dtype=_name(torch.promote_types(member.a.dtype, member.b.dtype)),
+            dtype=dtype_name(torch.promote_types(member.a.dtype, member.b.dtype)),
             parameters=(prod(member.a.shape) + prod(member.b.shape)) // stack,
             spectrum=tuple(spectra[j][: ranks[j]]),
             zero=None if ranks[j] or not sound[j] else _zero_factor(delta, j),
@@ -112,7 +113,3 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the config sets beyond a plain LoRA."""
     known = {name: config[name] for name in _VARIANTS if config.get(name)}
     return {name: value for name, value in known.items() if value != _VARIANTS[name]}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

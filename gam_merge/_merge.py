@@ -23,14 +23,15 @@ from gam_merge._files import check_unchanged, sha256_of
 from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
 from gam_merge._job import Progress
 from gam_merge._plan import Plan
+from gam_merge._provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text, record
 from gam_merge._push import push
-from gam_merge._record import METHOD_KEY, ORIGINS_KEY, Record, origins_text, recipe_text, record
+from gam_merge._record import Record
 from gam_merge._report import MergeReport
 from gam_merge._request import BaseModel, MergePlan, plan, settle
 from gam_merge._safetensors import TensorSpec
 from gam_merge._settings import Setting
 from gam_merge._sources import Source, load
-from gam_merge._tensors import LazyTensor, MemoryTensor, PromisedTensor
+from gam_merge._tensors import LazyTensor, MemoryTensor, PromisedTensor, dtype_name
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _run(
         weights=job.mean_weights(plan.names),
         anchor=job.anchor,
         rank=plan.rank,
-        dtype=str(job.dtype).removeprefix("torch."),
+        dtype=dtype_name(job.dtype),
         modules=modules,
         params=job.method.validate({}) | dict(job.settings.params),
         extras=dict(Counter(extra.kind for extra in plan.written_extras)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from gam_merge._errors import GamMergeError
-from gam_merge._tensors import MemoryTensor
+from gam_merge._tensors import MemoryTensor, dtype_name
 
 NOTE = "its weights are a pickle, read as data alone (weights_only); write them as safetensors to share them"
 
@@ -41,7 +41,7 @@ def read_pickle(path: Path) -> dict[str, MemoryTensor]:
         raise GamMergeError(f"{path}: holds no table of tensors by name")
     for key, value in content.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.dtype not in _FLOATS:
-            kind = str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else type(value).__name__
+            kind = dtype_name(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
             raise GamMergeError(f"{path}: tensor {key} is stored as {kind}; convert it to F32, F16 or BF16")
         if value.numel() * value.dtype.itemsize > value.untyped_storage().nbytes():
             raise GamMergeError(f"{path}: tensor {key} is larger than what is stored of it")

@@ -26,6 +26,7 @@ from gam_merge._serving import check_target
 from gam_merge._settings import Setting, Settings, make_settings
 from gam_merge._sources import Source, load
 from gam_merge._survey import needed_ranks, survey
+from gam_merge._tensors import dtype_name
 
 BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
 
@@ -75,7 +76,7 @@ class MergePlan:
             "rank": self.plan.rank,
             "energy": self.policy.energy,
             "per_module_rank": self.policy.per_module,
-            "dtype": str(self.job.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.job.dtype),
             "nbytes": self.plan.nbytes,
             "notes": list(self.notes),
             "buckets": [

@@ -20,8 +20,8 @@ from gam_merge._job import Progress
 from gam_merge._journal import Journal, Trial
 from gam_merge._merge_recipe import merge_recipe
 from gam_merge._optimise import optimise
+from gam_merge._provenance import recipe_text
 from gam_merge._recipe_file import read_recipes
-from gam_merge._record import recipe_text
 from gam_merge._score import command_score
 from gam_merge._space import make_space
 

@@ -12,6 +12,11 @@ from torch import Tensor
 from gam_merge._errors import GamMergeError
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As users write and read it: bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 class LazyTensor(Protocol):
     """What a plan knows of a tensor, and how to read it."""
 

@@ -21,9 +21,9 @@ from gam_merge._export import CARD_NAME, RECIPE_NAME
 from gam_merge._files import is_there, read_text, sha256
 from gam_merge._hub_id import parse_hub_id
 from gam_merge._merge_recipe import merge_recipe
+from gam_merge._provenance import METHOD_KEY, ORIGINS_KEY, origins
 from gam_merge._recipe import OutputFile, Recipe, RecipeSource
 from gam_merge._recipe_file import beside, parse_recipes
-from gam_merge._record import METHOD_KEY, ORIGINS_KEY, origins
 from gam_merge._safetensors import read_header
 from gam_merge._sources import locate, weights_file
 from gam_merge._verification import Check, Kind, Verification

@@ -23,6 +23,7 @@ from gam_cli._present import (
     wrote,
 )
 from gam_merge import Estimate, MergePlan, MergeReport, MergeResult, ModuleReport
+from gam_merge._tensors import dtype_name
 
 _BUCKETS = 20  # shown unless all are asked for
 _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-talk")
@@ -31,13 +32,13 @@ _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-tal
 def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = None) -> Iterator[RenderableType]:
     """What the merge would read, compute and write."""
     plan, job = planned.plan, planned.job
-    dtype = str(plan.dtype).removeprefix("torch.")
+    dtype = dtype_name(plan.dtype)
     yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
     yield ""
     rows = table("adapter", "weight", "modules", "rank", "dtype")
     for i, (adapter, weight) in enumerate(zip(plan.adapters, job.mean_weights(plan.names), strict=True)):
         ranks = [module.rank for module in adapter.modules.values()]
-        held = str(adapter.dtype).removeprefix("torch.")
+        held = dtype_name(adapter.dtype)
         rows.add_row(numbered(i, adapter.source), number(weight), str(len(ranks)), span(ranks), held)
     yield rows
     yield ""
