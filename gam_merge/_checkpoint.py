@@ -56,7 +56,7 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
     if not is_there(path) or not path.is_dir():
         raise GamMergeError(f"{path}: no such directory; name the one that holds the model's safetensors files")
     indices, files = sorted(path.glob(f"*{INDEX}")), sorted(path.glob("*.safetensors"))
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = read_config(path / "config.json") if (path / "config.json").is_file() else {}
     if only is not None:
         return _checkpoint(path / only, path, {only: read_shard(path / only)}, config)
     if len(indices) == 1:
@@ -83,12 +83,27 @@ def _indexed(path: Path, index: Path) -> dict[str, Mapping[str, FileTensor]]:
     return {name: read_shard(path / name, places) for name in sorted(set(places.values()))}
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """The config.json of a model. Raises GamMergeError, also for what we look at and is not what it always is."""
+    config = read_json(file)
+    if not isinstance(config.get("model_type"), str | None):
+        raise GamMergeError(f"{file}: model_type is no text")
+    if not isinstance(config.get("architectures"), list | None):
+        raise GamMergeError(f"{file}: architectures is no list")
+    return config
+
+
 def read_index(index: Path) -> dict[str, str]:
     """Which tensor is in which file beside the index. Raises GamMergeError."""
     places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(n, str) and n == Path(n).name for n in places.values()):
-        raise GamMergeError(f"{index}: does not say which tensor is in which file of this directory")
+    if not isinstance(places, dict) or not all(map(_is_shard, places.values())):
+        raise GamMergeError(f"{index}: does not say which tensor is in which safetensors file of this directory")
     return places
+
+
+def _is_shard(name: Any) -> bool:
+    """Whether it names a file that a copy of the model may have: in its directory, in no companion's place."""
+    return isinstance(name, str) and name.isprintable() and name == Path(name).name and name.endswith(".safetensors")
 
 
 def read_shard(file: Path, places: Mapping[str, str] = {}) -> Mapping[str, FileTensor]:

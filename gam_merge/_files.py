@@ -26,12 +26,11 @@ def read_text(path: Path, *, piped: bool = False) -> str:
 
 
 def _read(path: Path, *, piped: bool = False) -> bytes:
-    """All of a file that is not too long. What lies beside weights may link to a pipe or a device, which never ends."""
+    """All of a file that is not too long."""
     if "\0" in str(path):
         raise GamMergeError(f"{path}: cannot be read: its name holds what no path may")
-    kind = path.stat().st_mode
-    if not (piped or S_ISREG(kind) or S_ISDIR(kind)):
-        raise GamMergeError(f"{path}: is no regular file")
+    if not piped:
+        check_ends(path)
     content = bytearray()
     with open(path, "rb") as file:
         while piece := file.read(1 << 16):  # a pipe does not know its size, and memory may be short
@@ -39,6 +38,13 @@ def _read(path: Path, *, piped: bool = False) -> bytes:
             if len(content) > _MAX_BYTES:
                 raise GamMergeError(f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs")
     return bytes(content)
+
+
+def check_ends(path: Path) -> None:
+    """Raises GamMergeError for a pipe or a device, which never ends: a stranger's file may be, or link to, one."""
+    kind = path.stat().st_mode
+    if not (S_ISREG(kind) or S_ISDIR(kind)):
+        raise GamMergeError(f"{path}: is no regular file")
 
 
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:

@@ -105,9 +105,10 @@ def _changed_texts(checkpoint: Checkpoint, placement: Placement) -> Iterator[tup
     if checkpoint.index is not None:
         index: dict[str, Any] = json.loads((checkpoint.path / checkpoint.index).read_bytes())
         for key, original in placement.copies.items():
-            index["weight_map"][key] = index["weight_map"][original]
-            if isinstance(size := index.get("metadata", {}).get("total_size"), int):
-                index["metadata"]["total_size"] = size + checkpoint.tensors[original].nbytes
+            index["weight_map"][key] = next(name for name, held in checkpoint.shards.items() if original in held)
+            metadata = index.get("metadata")
+            if isinstance(metadata, dict) and isinstance(size := metadata.get("total_size"), int):
+                metadata["total_size"] = size + checkpoint.tensors[original].nbytes
         yield checkpoint.index, as_json(index)
     if placement.copies:
         yield _CONFIG_NAME, as_json({**checkpoint.config, "tie_word_embeddings": False})

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from gam_merge._checkpoint import INDEX, Model, read_index, read_shard
+from gam_merge._checkpoint import INDEX, Model, read_config, read_index, read_shard
 from gam_merge._errors import GamMergeError
-from gam_merge._files import read_json
 from gam_merge._hub import download, explained, first
 from gam_merge._hub_id import HubId
 from gam_merge._tensors import FileTensor
@@ -70,7 +69,7 @@ def open_hub_model(hub: HubId) -> Model:
         commit = found.parents[depth - 1].name  # .../snapshots/<commit>/<folder>/<file>
         folder = replace(folder, revision=commit)
         config_file = first(folder, [_inside(folder, "config.json")])
-    config: Mapping[str, Any] = read_json(config_file) if config_file else {}
+    config: Mapping[str, Any] = read_config(config_file) if config_file else {}
     place = replace(hub, revision=commit)
     if found.name.endswith(INDEX):
         return _HubModel(place, _Shards(folder, read_index(found)), config)

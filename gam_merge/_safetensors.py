@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gam_merge._errors import GamMergeError
+from gam_merge._files import check_ends
 from gam_merge._tensors import FileTensor
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -40,6 +41,7 @@ def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileT
     unless it may hold any.
     """
     try:
+        check_ends(path)
         size = path.stat().st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")

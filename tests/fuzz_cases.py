@@ -15,6 +15,8 @@ from helpers import random_factors, write_adapter
 import gam_merge as gm
 from gam_cli import _present as present
 from gam_cli._tables_inspect import of_inspection
+from gam_merge._checkpoint import open_checkpoint
+from gam_merge._tensors import read
 
 Action = Callable[[], object]
 Kind = Callable[[Draw, Path], Action]
@@ -51,6 +53,18 @@ RECIPE: dict[str, Any] = {
     "anchor": 0,
     "missing": "zero",
     "output": {"rank": 2, "dtype": "float32"},
+}
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json")
+PLACES = {
+    "model.embed_tokens.weight": SHARDS[0],
+    **{f"{name}.weight": shard for name, shard in zip(MODULES, SHARDS, strict=False)},
+}
+MODEL: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "tie_word_embeddings": True,
+    "is_encoder_decoder": False,
+    "hidden_size": 6,
 }
 # Keys of PEFT and of the other families of LoRA files.
 STEMS = [
@@ -131,7 +145,41 @@ def _block(document: Any) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-KINDS = {kind.__name__: kind for kind in (header, config, keys, recipe)}
+def model(draw: Draw, folder: Path) -> Action:
+    """A base model whose index and config say anything; one of its files is in the place of a tokenizer's."""
+    base = folder / "model"
+    base.mkdir(exist_ok=True)
+    places = dict(PLACES)
+    for key in draw.pick([[], [], [*PLACES], [MODULES[0] + ".weight"]]):
+        places[key] = draw.pick([*SHARDS, "./" + SHARDS[0], "config.json", "fuse_report.json", ".", ""])
+    for name in SHARDS:
+        held = [key for key in PLACES if name in (PLACES[key], places[key])]
+        (base / name).write_bytes(_container(draw, {key: _weight(key) for key in held}))
+    index, config = {"metadata": {"total_size": 336}, "weight_map": places}, json.loads(json.dumps(MODEL))
+    for name, said in (("model.safetensors.index.json", index), ("config.json", config)):
+        said = mutate(draw, said, RAW_JSON) if draw.below(2) else said
+        (base / name).write_bytes(scramble(draw, as_json(said, RAW_JSON)))
+    embedding = {"base_model.model.model.embed_tokens.weight": _weight("embed_tokens")}
+    _write(folder / "evil", _container(draw, {**_tensors(), **embedding}), json.dumps(CONFIG).encode())
+    adapter = folder / draw.pick(["good", "evil"])
+    return lambda: fuse(base, adapter, folder / "out")
+
+
+def _weight(key: str) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [4, 6] if "embed" in key else [5, 6]}
+
+
+def fuse(base: Path, adapter: Path, out: Path) -> None:
+    """Every tensor of the base is in the output, where its index says, and those of the adapter have changed."""
+    report = gm.fuse(base, adapter, out)
+    before, after = open_checkpoint(base).tensors, open_checkpoint(out).tensors
+    assert before.keys() <= after.keys()
+    for module in report.modules:
+        key = f"{module.name}.weight"
+        assert not torch.equal(read(before[key]), read(after[key])), f"{key} was not fused"
+
+
+KINDS = {kind.__name__: kind for kind in (header, config, keys, recipe, model)}
 
 
 def _tensors() -> dict[str, Any]:

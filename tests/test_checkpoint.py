@@ -1,6 +1,7 @@
 """Whole models on disk: what is found in them, and what is refused."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_no_prefix(parameters, message, tmp_path):
         common_prefix(checkpoint, [[name] for name in parameters])
 
 
+# Names that no shard has: a file of that name in a copy would be somewhere else, or be overwritten by a companion.
+OTHERS = [
+    *("..", ".", "", "/x.safetensors", "../x.safetensors", "./x.safetensors", "x/", "config.json", "tokenizer.json"),
+    *("fuse_report.json", "MODEL-00001-OF-00002.SAFETENSORS"),
+    *("x\0.safetensors", "\ud800.safetensors", "x\n.safetensors"),
+    *(None, 1, ["x.safetensors"]),
+]
+
+
 def test_shards_need_their_index(tmp_path):
     path = write_checkpoint(tmp_path / "model", [{"a.weight": (2, 2)}, {"b.weight": (2, 2)}])
     assert open_checkpoint(path).tensors.keys() == {"a.weight", "b.weight"}
@@ -73,10 +83,30 @@ def test_shards_need_their_index(tmp_path):
         ({"weight_map": {**places, "c.weight": "../up.safetensors"}}, r"index\.json: does not say which tensor"),
         ({"weight_map": [1]}, r"index\.json: does not say which tensor"),
         ([], r"index\.json: is not a table"),
+        *(({"weight_map": {**places, "c.weight": name}}, r"index\.json: does not say which tensor") for name in OTHERS),
     ):
         index.write_text(json.dumps(wrong))
         with pytest.raises(gm.GamMergeError, match=message):
             open_checkpoint(path)
     index.unlink()
     with pytest.raises(gm.GamMergeError, match=r"needs one safetensors file, or several and one index, and has: model"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"architectures": 5}, "architectures is no list"), ({"model_type": ["llama"]}, "model_type is no text")],
+)
+def test_a_config_that_says_anything(config, words, tmp_path):
+    path = write_checkpoint(tmp_path / "model", [{"a.weight": (2, 2)}])
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(gm.GamMergeError, match=words):
+        open_checkpoint(path)
+
+
+def test_weights_that_never_end(tmp_path):
+    path = write_checkpoint(tmp_path / "model", [{"a.weight": (2, 2)}])
+    (path / "model.safetensors").unlink()
+    os.mkfifo(path / "model.safetensors")
+    with pytest.raises(gm.GamMergeError, match=r"model\.safetensors: is no regular file"):
         open_checkpoint(path)

@@ -83,6 +83,24 @@ def test_a_parted_head_is_in_the_index(tmp_path: Path) -> None:
     assert relative(forward(load_model(kind, tmp_path / "out")), expected) < 1e-6
 
 
+@pytest.mark.parametrize("metadata", [None, [1], {}, {"total_size": "all"}])
+def test_a_parted_head_is_in_an_index_that_says_little(metadata: Any, tmp_path: Path) -> None:
+    """Nor does it say where the embedding is, which is found in the file."""
+    kind, config = VARIANTS["tied_lm_head"]
+    copy.deepcopy(model(kind)).float().save_pretrained(tmp_path / "base", max_shard_size="4KB")
+    file = tmp_path / "base" / "model.safetensors.index.json"
+    places = json.loads(file.read_text())["weight_map"]
+    shard = places.pop("model.embed_tokens.weight")
+    places["model.norm.weight"] = shard  # the file is one of the model's still
+    tensors = load_file(tmp_path / "base" / shard)
+    save_file({**tensors, "model.norm.weight": torch.ones(1)}, tmp_path / "base" / shard)
+    file.write_text(json.dumps({"metadata": metadata, "weight_map": places}))
+    adapter = save(tmp_path / "adapter", kind, 0, init_lora_weights=False, **config)
+    gm.fuse(tmp_path / "base", adapter, tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index == {"metadata": metadata, "weight_map": {**places, "lm_head.weight": shard}}
+
+
 def test_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
     """As transformers stores them: its names in the file are not those in the model."""
     kind, config = VARIANTS["experts_alone"]

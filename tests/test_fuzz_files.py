@@ -1,5 +1,5 @@
-"""Hostile files by the thousand: headers, configs, keys and recipes. Each ends in a result or in a GamMergeError,
-within bounds of time and memory, and leaves no part of an output."""
+"""Hostile files by the thousand: headers, configs, keys, recipes and base models. Each ends in a result or in a
+GamMergeError, within bounds of time and memory, and leaves no part of an output."""
 
 import os
 import time

@@ -29,4 +29,5 @@ TRIALS = (
     Trial("configs", "an adapter_config.json that says anything", 8_000, partial(fuzz, "config")),
     Trial("recipes", "a recipe that asks for anything", 1_300, partial(fuzz, "recipe")),
     Trial("keys", "tensors of any name, shape and dtype", 92_000, partial(fuzz, "keys")),
+    Trial("models", "a base model whose index and config say anything", 3_000, partial(fuzz, "model")),
 )
