@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gam_kernels import leading_svd
 from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._base import BaseWeight, Factors
 from gam_merge._errors import GamMergeError
 from gam_merge._layout import ConvLayout, ExpertsLayout
+from gam_merge._models.base import BaseWeight, Factors
 from gam_merge._random import generator
 from gam_merge._tensors import read
 

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 
 from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._base import BaseWeight
 from gam_merge._errors import GamMergeError
 from gam_merge._extras import PlannedExtra, extra_notes, plan_extras
 from gam_merge._layout import Layout
+from gam_merge._models.base import BaseWeight
 from gam_merge._settings import Settings
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank

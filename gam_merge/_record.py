@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._files import FileVersion
-from gam_merge._hub_id import HubId, parse_hub_id
+from gam_merge._hub.hub_id import HubId, parse_hub_id
 from gam_merge._settings import Setting
 
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._adapter import Adapter
-from gam_merge._base import BaseWeight, resolve_base
-from gam_merge._checkpoint import Model
-from gam_merge._directory import check_output
 from gam_merge._dora import base_weights_needed, check_dora, is_dora
 from gam_merge._errors import GamMergeError
 from gam_merge._estimate import Estimate, estimate
 from gam_merge._job import Job
 from gam_merge._methods import Method, get_method
-from gam_merge._placement import base_weights
+from gam_merge._models.base import BaseWeight, resolve_base
+from gam_merge._models.checkpoint import Model
+from gam_merge._models.placement import base_weights
+from gam_merge._output.directory import check_output
 from gam_merge._plan import Plan, make_plan
 from gam_merge._ranks import RankPolicy, check_ranks, with_ranks
 from gam_merge._serving import check_target

@@ -11,7 +11,7 @@ from gam_merge._adapter import Adapter
 from gam_merge._errors import GamMergeError
 from gam_merge._files import FileVersion, is_there, read_json
 from gam_merge._formats import peft
-from gam_merge._hub_id import parse_hub_id
+from gam_merge._hub.hub_id import parse_hub_id
 from gam_merge._layout import ExpertsLayout
 from gam_merge._safetensors import floats, read_header
 from gam_merge._tensors import LazyTensor
@@ -94,7 +94,7 @@ def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
         raise GamMergeError(f"{source}: its name is not UTF-8, so no recipe can hold it; rename it") from error
     path = Path(source)
     if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
-        from gam_merge._hub import fetch
+        from gam_merge._hub.client import fetch
 
         return fetch(hub)
     return path, None

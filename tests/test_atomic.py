@@ -19,7 +19,7 @@ from helpers import Contents, contents, layers, random_factors, restore, tree, w
 from safetensors.torch import save_file
 
 import gam_merge as gm
-from gam_merge import _staging
+from gam_merge._output import staging
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ _CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "
 
 def _merge_and_die(sources: list[Path], out: Path, force: bool, exchange: bool, call: int) -> None:
     if not exchange:
-        _staging._exchange = lambda x, y: False
+        staging._exchange = lambda x, y: False
     number = count()
 
     def watch(event: str, args: tuple[Any, ...]) -> None:

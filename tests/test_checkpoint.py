@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gam_merge as gm
-from gam_merge._checkpoint import common_prefix, open_checkpoint, rename
+from gam_merge._models.checkpoint import common_prefix, open_checkpoint, rename
 from gam_merge._safetensors import SafetensorsWriter, TensorSpec
 
 

@@ -14,6 +14,7 @@ import torch
 from browser import Browser, chromium
 
 import gam_merge as gm
+from gam_merge import _diagnose
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">$x^2$&amp;"
 
@@ -111,7 +112,7 @@ def test_pages_are_whole(chrome, pages, kind):
 
 
 def test_the_figures_show_the_figures(found):
-    from gam_merge import _figures as figures
+    from gam_merge._diagnose import figures
 
     comparison = found["comparison"]
     drawn = figures.sheet(comparison).axes[0].collections[0].get_array()
@@ -151,9 +152,9 @@ def test_odd_adapters_have_pages_too(tmp_path):
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_without_the_extra(found, tmp_path, monkeypatch, package):
-    for name in [name for name in sys.modules if name in ("gam_merge._figures", "gam_merge._html")]:
-        monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delattr(gm, name.rpartition(".")[2], raising=False)
+    for name in ("figures", "html"):
+        monkeypatch.delitem(sys.modules, f"gam_merge._diagnose.{name}", raising=False)
+        monkeypatch.delattr(_diagnose, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(gm.GamMergeError, match=rf"{package}; pip install 'gam-merge\[plot\]'"):
         found["comparison"].save_html(tmp_path / "page.html")

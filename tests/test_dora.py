@@ -14,7 +14,8 @@ from torch import Tensor
 from variants import VARIANTS, base, dense_mean, forward, fused, load, model, quiet, save
 
 import gam_merge as gm
-from gam_merge import _base, _dora
+from gam_merge import _dora
+from gam_merge._models import base as base_weights
 from gam_merge._state_dict import from_state_dict
 from gam_merge._tensors import read
 
@@ -152,7 +153,7 @@ def test_a_base_of_many_blocks(name: str, flatten: bool, tmp_path: Path, monkeyp
     """Weights are read some rows at a time, as they are kept: those of Conv1D lie across."""
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **{**config, "init_lora_weights": False})
-    monkeypatch.setattr(_base, "_BLOCK", 100)
+    monkeypatch.setattr(base_weights, "_BLOCK", 100)
     monkeypatch.setattr(_dora, "_ROWS", 5)
     settings = {"rank": 48, "flatten_dora": True} if flatten else {}
     gm.merge([source], base_model=base(kind), out=tmp_path / "out", **settings)
@@ -249,7 +250,7 @@ def test_executor_of_processes_gives_the_same_bytes(saved: dict[str, Path], tmp_
 
 
 def test_recipe_names_the_base(saved: dict[str, Path], tmp_path: Path) -> None:
-    from gam_merge._export import RECIPE_NAME
+    from gam_merge._output.export import RECIPE_NAME
 
     gm.merge([saved["dora"]], base_model=base("llama"), flatten_dora=True, rank=2, out=tmp_path / "out")
     gm.merge_recipe(tmp_path / "out" / RECIPE_NAME, out=tmp_path / "again")

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from variants import base, model, save
 
 import gam_merge as gm
-from gam_merge._base import resolve_base
-from gam_merge._export import RECIPE_NAME
+from gam_merge._models.base import resolve_base
+from gam_merge._output.export import RECIPE_NAME
 from gam_merge._tensors import read
 
 INDEX, WEIGHTS, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"

@@ -14,7 +14,7 @@ from torch import Tensor
 from variants import VARIANTS, base, forward, load, model, quiet, save
 
 import gam_merge as gm
-from gam_merge._export import RECIPE_NAME
+from gam_merge._output.export import RECIPE_NAME
 from gam_merge._state_dict import from_state_dict
 
 

@@ -11,9 +11,9 @@ from helpers import random_factors, write_adapter
 from scipy.stats import kstest
 
 import gam_merge as gm
-from gam_merge._optimise import optimise
-from gam_merge._recipe import Recipe
-from gam_merge._space import Number, Shares, make_space
+from gam_merge._recipes.recipe import Recipe
+from gam_merge._search.optimise import optimise
+from gam_merge._search.space import Number, Shares, make_space
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import choose
+from gam_merge._diagnose.verdict import RULES
 from gam_merge._methods import get_method
-from gam_merge._verdict import RULES
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "lab" / "results.jsonl"
 KINDS = {"specialists": "specialists", "same goal": "one goal"}  # of the laboratory, of the rules

@@ -1,0 +1,1 @@
+"""What adapters hold and have in common: measured, judged, drawn."""

@@ -1,0 +1,1 @@
+"""The Hub: what its ids mean, downloads and pushes."""

@@ -1,0 +1,1 @@
+"""The directory of an adapter, written whole or not at all, and the texts in it."""

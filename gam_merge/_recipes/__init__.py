@@ -1,0 +1,1 @@
+"""Merges written down: read, run and checked."""

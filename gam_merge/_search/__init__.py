@@ -1,0 +1,1 @@
+"""The best settings of a merge by a score."""
