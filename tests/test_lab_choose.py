@@ -79,7 +79,7 @@ def test_a_few_questions_choose_for_each_set() -> None:
 
 def test_tables_of_choices_in_the_plane() -> None:
     good = {"specialists": "tsvm", "same goal": "gam"}
-    every = [row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0)")]]
+    every = [row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0.5)")]]
     first, *rest = chosen.in_the_plane(every)
     assert "| 4 questions a family | - | - | - | 0.500 | 0.500 |" in first
     assert "| 1 questions a family | - | - | - | 3.000 | 3.000 |" in first
