@@ -41,6 +41,7 @@ def adapter(folder: Path) -> Path:
 
 # --- weights -----------------------------------------------------------------------------------------------------
 
+LONGEST = 1 << 26  # bytes of a header
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
@@ -52,13 +53,21 @@ def entry(shape: str) -> bytes:
     return b'{"x":{"dtype":"F32","shape":[' + shape.encode() + b'],"data_offsets":[0,4]}}'
 
 
+def texts(count: int) -> bytes:
+    """Of the longest kind in memory: four bytes a character as long as they are together, and two each alone."""
+    entries = ",".join(f'"\u0101{i:x}":"\u0101\u0102"' for i in range(count))
+    return ('{"\U0001f600":1,' + entries + "}").encode().ljust(LONGEST)
+
+
 HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "claims_2_to_the_60": (lambda: whole(b"{}", 1 << 60), "its header claims"),
-    "longer_than_any": (lambda: whole(b" " * 100_000_001), "its header claims"),
-    "tables_of_100_mb": (lambda: whole(b'{"x":[' + b"{}," * 33_000_000 + b"{}]}"), "more than 1000000 tensors"),
+    "longer_than_any": (lambda: whole(b" " * (LONGEST + 1)), f"longer than {LONGEST} bytes"),
+    "tables": (lambda: whole(b'{"x":[' + b"{}," * (LONGEST // 3 - 5) + b"{}]}"), "longer than 416666 tensors take"),
+    "texts": (lambda: whole(b'{"x":[' + b'"ab",' * (LONGEST // 5 - 5) + b"1]}"), "longer than 416666 tensors take"),
+    "texts_that_are_read": (lambda: whole(texts(2_499_990)), "malformed"),
     "deep": (lambda: whole(b"[" * 1_000_000), "is not JSON"),
     "digits": (lambda: whole(entry("9" * 10_000_000)), "is not JSON"),
-    "sides": (lambda: whole(entry("2," * 5_000_000 + "2")), "malformed"),
+    "sides": (lambda: whole(entry("2," * 4_000_000 + "2")), "malformed"),
     "long_sides": (lambda: whole(entry(",".join(["9" * 4000] * 3000))), "malformed"),
     "empty_and_huge": (lambda: whole(entry(f"0,{1 << 70}")), "malformed"),
     "empty_and_huge_together": (lambda: whole(entry(f"0,{1 << 40},{1 << 40}")), "malformed"),
