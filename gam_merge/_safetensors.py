@@ -30,7 +30,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # A header becomes Python's tables and texts, up to 130 bytes for each of its marks: with these limits less than 1 GB.
-# The safetensors library reads 100 MB of any. Of a thousand experts in sixty layers, each adapted alone, it takes 50 MB.
+# The safetensors library reads 100 MB of any. A thousand experts in sixty layers, each adapted alone, make one of 50.
 _MAX_HEADER, _MAX_MARKS = 1 << 26, 5_000_000
 _MARKS_A_TENSOR = 12  # braces, brackets, commas and colons of a matrix
 _MAX_SIDES, _MAX_ELEMENTS = 64, 1 << 62  # of a tensor, as torch counts them
