@@ -62,6 +62,10 @@ def test_against_is_paired_by_seed_and_cell() -> None:
     assert found["specialists, shared"].interval.mean == pytest.approx(-4.0)  # 1 against 4, 5 and 6
     assert found["same goal, shared"].interval.mean == 0.0
     assert found[choose.ALL].interval.mean == pytest.approx(-2.0)
+    assert found[choose.ALL].interval.n == 3
+    half = [one for one in test if one.seed == 2 or one.cell == ("same goal", "shared")]
+    found = choose.against(half, choose.always(("tsvm", "own")), choose.always(("mean", "own")))
+    assert found[choose.ALL].interval.mean == pytest.approx(-0.5)  # -3 and 0 in one seed, 0 in the others
 
 
 def test_a_set_with_a_method_missing_is_left_out() -> None:

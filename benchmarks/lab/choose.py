@@ -16,7 +16,8 @@ from benchmarks.lab.design import METHODS, PLANE
 from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import Difference, paired
 
-VALIDATION = (0, 1)  # seeds
+VALIDATION = (0, 1)  # seeds that choose among whole methods
+VALIDATION_PLANE = (0, 1, 2)  # and among points of the plane, of which fewer sets are measured
 CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm"))
 POINTS = tuple((label, "norm") for label in PLANE)
 Choice = tuple[str, str]  # label, scale rule
@@ -85,10 +86,12 @@ def sets(rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, size: int = 4
     return [AdapterSet(*where, figures[where], nll[where], few[where]) for where in sorted(whole)]
 
 
-def halves(rows: Iterable[Row], choices: Sequence[Choice] = CHOICES) -> tuple[list[AdapterSet], list[AdapterSet]]:
+def halves(
+    rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, validation: Sequence[int] = VALIDATION
+) -> tuple[list[AdapterSet], list[AdapterSet]]:
     """The sets of the validation seeds, and the others."""
     found = sets(rows, choices)
-    return [x for x in found if x.seed in VALIDATION], [x for x in found if x.seed not in VALIDATION]
+    return [x for x in found if x.seed in validation], [x for x in found if x.seed not in validation]
 
 
 def mean_nll(among: Iterable[AdapterSet], pick: Pick) -> float:
@@ -110,7 +113,7 @@ def fit(among: Sequence[AdapterSet], figure: str, choices: Sequence[Choice] = CH
 
 
 def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Difference]:
-    """One way to choose against another, paired by seed, in every cell: one family of tests. And over all cells."""
+    """One way to choose against another, paired by seed, in every cell: one family of tests. And over all sets."""
     pairs: dict[str, tuple[list[float], list[float]]] = {}
     for one in test:
         for side, how in zip(pairs.setdefault(", ".join(one.cell), ([], [])), (pick, other), strict=True):
@@ -119,7 +122,6 @@ def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Di
 
 
 def _by_seed(test: Sequence[AdapterSet], *picks: Pick) -> tuple[list[float], ...]:
-    """Of each way to choose the mean over cells, of every seed that has all of them."""
-    cells = {one.cell for one in test}
-    seeds = [s for s in sorted({one.seed for one in test}) if {one.cell for one in test if one.seed == s} == cells]
+    """Of each way to choose the mean over the sets of every seed, which have their questions in common."""
+    seeds = sorted({one.seed for one in test})
     return tuple([fmean(one.nll[how(one)] for one in test if one.seed == s) for s in seeds] for how in picks)

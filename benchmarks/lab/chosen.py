@@ -23,13 +23,13 @@ def without_data(rows: Sequence[Row]) -> list[str]:
 def in_the_plane(rows: Sequence[Row]) -> list[str]:
     """The same among points of the plane, and by a few questions, where all seeds judge."""
     every = (*CHOICES, *POINTS)
-    known, test = choose.halves(rows, every)
-    if not known or not test:
+    known, test = choose.halves(rows, every, choose.VALIDATION_PLANE)
+    if not known:
         return [NONE]
     few = {f"{most} questions a family": choose.by_few(most) for most in FEW}
     fixed = [choose.best(known, every), *_FIXED]
-    parts = [_choices(known, test, POINTS, few)]
-    for figure in choose.FIGURES:
+    parts = [_choices(known, test, POINTS, few)] if test else ["Without data: " + NONE]
+    for figure in choose.FIGURES if test else ():
         rule = choose.fit(known, figure, POINTS)
         parts += [f"By {figure}, on the test seeds:", _against(test, rule, fixed, every)]
     for title, pick in few.items():
