@@ -12,7 +12,9 @@ from typing import Any
 
 from gam_merge._errors import GamMergeError
 
-_MAX_BYTES = 1 << 25  # of a text: indices of the largest models are half of it, and tables take twenty times the memory
+_MAX_BYTES = 1 << 25  # of a text: indices of the largest models are half of it
+# JSON becomes Python's tables and texts, up to 130 bytes for each of its marks: with this limit less than 1 GB.
+MAX_MARKS = 5_000_000
 
 
 def read_text(path: Path, *, piped: bool = False) -> str:
@@ -50,7 +52,10 @@ def check_ends(path: Path) -> None:
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     """The table that a JSON file holds. Raises GamMergeError; if there is none to read, with the hint."""
     try:
-        content = json.loads(_read(path))
+        raw = _read(path)
+        if marks(raw) > MAX_MARKS:
+            raise GamMergeError(f"{path}: has more than {MAX_MARKS} values and names, which no such file needs")
+        content = json.loads(raw)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
     except (ValueError, RecursionError) as error:
@@ -58,6 +63,11 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise GamMergeError(f"{path}: is not a table of settings")
     return content
+
+
+def marks(raw: bytes) -> int:
+    """Braces, brackets, commas and colons of a JSON text: as many as it has values and names, or more."""
+    return sum(map(raw.count, b"{[,:"))
 
 
 def is_there(path: Path) -> bool:

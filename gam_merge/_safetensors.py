@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gam_merge._errors import GamMergeError
-from gam_merge._files import check_ends
+from gam_merge._files import MAX_MARKS, check_ends, marks
 from gam_merge._tensors import FileTensor
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -29,9 +29,8 @@ _DTYPES = {
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-# A header becomes Python's tables and texts, up to 130 bytes for each of its marks: with these limits less than 1 GB.
-# The safetensors library reads 100 MB of any. A thousand experts in sixty layers, each adapted alone, make one of 50.
-_MAX_HEADER, _MAX_MARKS = 1 << 26, 5_000_000
+# The safetensors library reads 100 MB. A thousand experts in sixty layers, each adapted alone, make 50: 4.3 M marks.
+_MAX_HEADER = 1 << 26
 _MARKS_A_TENSOR = 12  # braces, brackets, commas and colons of a matrix
 _MAX_SIDES, _MAX_ELEMENTS = 64, 1 << 62  # of a tensor, as torch counts them
 
@@ -54,8 +53,8 @@ def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileT
             raw = file.read(length)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
-    if sum(map(raw.count, b"{[,:")) > _MAX_MARKS:
-        raise _too_long(path, f"{_MAX_MARKS // _MARKS_A_TENSOR} tensors take")
+    if marks(raw) > MAX_MARKS:
+        raise _too_long(path, f"{MAX_MARKS // _MARKS_A_TENSOR} tensors take")
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -162,6 +162,12 @@ def test_config_of_a_gigabyte(tmp_path: Path) -> None:
     assert in_child(merge, tmp_path, "has more than 33554432 bytes", {}) == 0
 
 
+def test_config_of_many_tables(tmp_path: Path) -> None:
+    """32 MB of them take more than 1 GB."""
+    (adapter(tmp_path / "evil") / CONFIG).write_bytes(b'{"x":[' + b'{"":{}},' * 4_000_000 + b"{}]}")
+    assert in_child(merge, tmp_path, "has more than 5000000 values and names", {}) == 0
+
+
 def test_many_patterns_of_many_modules_take_seconds(tmp_path: Path) -> None:
     """As we write them for ranks of their own: each is compiled once."""
     generator = torch.Generator().manual_seed(0)
