@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import choose, chosen
-from benchmarks.lab.design import FEW, METHODS, PLANE
+from benchmarks.lab.design import FEW, METHODS
 
 
 def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
@@ -30,11 +30,11 @@ def points(seed: int, *, good: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind in ("specialists", "same goal"):
         about = {"kind": kind, "regime": "shared", "seed": seed, "size": 4}
-        for label in PLANE:
-            best = 0.5 if label == good else 3.0
-            few = {str(most): best for most in FEW} | {"1": 0.0 if label == list(PLANE)[-1] else 1.0}
+        for label, scale in choose.POINTS:
+            best = 0.5 if (label, scale) == (good, "norm") else 3.0
+            few = {str(most): best for most in FEW} | {"1": 0.0 if (label, scale) == choose.POINTS[-1] else 1.0}
             nll = {"a": best, "b": best}
-            found.append({**about, "method": label, "scale_rule": "norm", "rank": "R", "nll": nll, "few": few})
+            found.append({**about, "method": label, "scale_rule": scale, "rank": "R", "nll": nll, "few": few})
     return found
 
 
@@ -77,7 +77,7 @@ def test_a_few_questions_choose_for_each_set() -> None:
     good = {0: "consensus(0, 0.5)", 1: "consensus(-0.5, 1)"}
     known, _ = choose.halves([*VALIDATION, *(row for s in good for row in points(s, good=good[s]))], choose.POINTS)
     assert {one.seed: choose.by_few(4)(one) for one in known} == {s: (label, "norm") for s, label in good.items()}
-    assert {choose.by_few(1)(one) for one in known} == {("consensus(0.25, 1)", "norm")}
+    assert {choose.by_few(1)(one) for one in known} == {("consensus(0, 1)", "own")}
     assert choose.mean_nll(known, choose.by_few(16)) == 0.5
 
 
@@ -90,3 +90,13 @@ def test_tables_of_choices_in_the_plane() -> None:
     by_four = rest[rest.index("By 4 questions a family, on all seeds:") + 1]
     assert "| specialists, shared | 0.00 ± 0.00, same (p 1) |" in by_four  # against the fixed point that is the best
     assert chosen.in_the_plane(VALIDATION) == ["unmeasured"]
+
+
+def test_what_suggested_a_point_does_not_judge_it() -> None:
+    label, _ = choose.CANDIDATE
+    good = {"specialists": "tsvm", "same goal": "gam"}
+    every = [row for s in (1, 2, 3) for row in [*rows(s, good=good), *points(s, good=label)]]
+    title, found = chosen.one_for_all(every)
+    assert "on 4 sets" in title  # of six: seed 2 has seen it
+    assert "| specialists, shared | -3.50 ± 12.71, open" in found  # 0.5 against 3 and 5
+    assert chosen.one_for_all([row for row in every if row["seed"] == 2]) == ["unmeasured"]

@@ -12,16 +12,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from benchmarks.lab.design import METHODS, PLANE
+from benchmarks.lab.design import METHODS, PLANE, PLANE_AT_OWN
 from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import Difference, paired
 
 VALIDATION = (0, 1)  # seeds that choose among whole methods
 VALIDATION_PLANE = (0, 1, 2)  # and among points of the plane, of which fewer sets are measured
 CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm"))
-POINTS = tuple((label, "norm") for label in PLANE)
+POINTS = (*((label, "norm") for label in PLANE), *((label, "own") for label in PLANE_AT_OWN))
 Choice = tuple[str, str]  # label, scale rule
 Cell = tuple[str, str]  # kind, regime
+CANDIDATE: Choice = ("consensus(-0.5, 1)", "norm")  # for all sets, taken from what these showed, which cannot judge it:
+SUGGESTED_BY: tuple[tuple[Cell, int], ...] = (
+    (("specialists", "shared"), 2),
+    (("specialists", "separate"), 2),
+    (("same goal", "shared"), 2),
+    (("same goal", "separate"), 2),
+    (("preferences", "separate"), 0),
+)
 FIGURES = ("overlap U", "overlap V", "cosine")  # overlaps above chance: 0 at chance, 1 for the same spaces
 ALL = "all together"
 

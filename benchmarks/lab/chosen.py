@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from benchmarks.lab import choose
-from benchmarks.lab.choose import CHOICES, POINTS, AdapterSet, Choice, Pick
+from benchmarks.lab.choose import CANDIDATE, CHOICES, POINTS, SUGGESTED_BY, AdapterSet, Choice, Pick
 from benchmarks.lab.design import FEW
 from benchmarks.lab.markdown import NONE, judged, table
 from benchmarks.lab.rows import Row
@@ -18,6 +18,16 @@ def without_data(rows: Sequence[Row]) -> list[str]:
         return [NONE]
     rule = choose.fit(known, choose.FIGURES[0])
     return [_choices(known, test, CHOICES, {}), _against(test, rule, [choose.best(known), *_FIXED], CHOICES)]
+
+
+def one_for_all(rows: Sequence[Row]) -> list[str]:
+    """One point of the plane for every set, on the sets that did not suggest it."""
+    known = choose.sets(rows, (*CHOICES, CANDIDATE))
+    test = [one for one in known if (one.cell, one.seed) not in SUGGESTED_BY]
+    if not test:
+        return [NONE]
+    title = f"{', '.join(CANDIDATE)}, on {len(test)} sets that did not suggest it:"
+    return [title, _against(test, choose.always(CANDIDATE), [*_FIXED, ("tsvm", "norm")], CHOICES)]
 
 
 def in_the_plane(rows: Sequence[Row]) -> list[str]:

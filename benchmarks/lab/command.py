@@ -3,7 +3,21 @@
 from pathlib import Path
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, QUICK, SECONDS, Cell, Settings, Unit, units
+from benchmarks.lab.design import (
+    AT_SIZES,
+    CUT,
+    FEW,
+    GRID,
+    OTHERS,
+    PLANE,
+    PLANE_AT_OWN,
+    QUICK,
+    SECONDS,
+    Cell,
+    Settings,
+    Unit,
+    units,
+)
 from benchmarks.lab.run import run
 
 
@@ -64,7 +78,7 @@ def cost(unit: Unit, settings: Settings) -> float:
     return {
         "main": (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
         "others": 2 * (len(OTHERS) * (SECONDS["merge"] + test) + SECONDS["frechet"]),
-        "plane": len(PLANE) * (SECONDS["merge"] + test + few),
+        "plane": (len(PLANE) + len(PLANE_AT_OWN)) * (SECONDS["merge"] + test + few),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
         "joint": size * settings.steps * SECONDS["step"] + test,

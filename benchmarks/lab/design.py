@@ -41,6 +41,7 @@ OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 PLANE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     f"consensus({p}, {q})": ("consensus", {"p": p, "q": q}) for p in (-0.5, -0.25, 0, 0.25) for q in (0.5, 1)
 }
+PLANE_AT_OWN = ("consensus(-0.5, 1)", "consensus(-0.25, 1)", "consensus(0, 1)")  # at their own scale too
 EVERY = {**METHODS, **OTHERS, **PLANE}
 FEW = (
     1,

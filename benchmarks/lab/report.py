@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.lab import chosen
+from benchmarks.lab.choose import POINTS
 from benchmarks.lab.design import AT_SIZES, CUT, METHODS, OTHERS, PLANE, Settings
 from benchmarks.lab.markdown import NONE, judged, table, text
 from benchmarks.lab.rows import Row
@@ -224,11 +225,11 @@ def plane(results: Results) -> str:
     """NLL at the points of the (p, q) plane."""
     seeds = {where: results.seeds(*where, "norm", labels=tuple(PLANE)) for where in CELLS}
     lines = [
-        [label, *(results.over_seeds(nll, found, *where, label, "norm") for where, found in seeds.items())]
-        for label in PLANE
+        [", ".join(point), *(results.over_seeds(nll, found, *where, *point) for where, found in seeds.items())]
+        for point in POINTS
     ]
     header = [f"{kind}, {regime} ({len(seeds[kind, regime])})" for kind, regime in CELLS]
-    return table(["NLL, norm of the adapters (seeds)", *header], lines)
+    return table(["NLL (seeds)", *header], lines)
 
 
 def tables(rows: Iterable[Row]) -> str:
@@ -240,6 +241,7 @@ def tables(rows: Iterable[Row]) -> str:
     parts += ["### Number of adapters", sizes(results)]
     parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
     parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
+    parts += ["### One point of the plane for all", *chosen.one_for_all(results.rows)]
     parts += ["### A point of the plane, chosen without data or by a few questions", *chosen.in_the_plane(results.rows)]
     return "\n\n".join(parts)
 

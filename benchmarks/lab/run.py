@@ -11,7 +11,7 @@ from typing import Any
 
 import gam_merge as gm
 from benchmarks.lab import adapters, measure, preferences, rows
-from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, Cell, Settings, Unit
+from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, PLANE_AT_OWN, Cell, Settings, Unit
 
 
 class Lab:
@@ -34,7 +34,7 @@ class Lab:
         passes: dict[str, Callable[[Cell], None]] = {
             "main": self._main,
             "others": partial(self._methods, scale_rules=("own", "norm"), labels=OTHERS),
-            "plane": partial(self._methods, scale_rules=("norm",), labels=PLANE),
+            "plane": self._plane,
             "tuned": partial(self._methods, scale_rules=("tuned",), labels=self.settings.methods),
             "rank": partial(self._methods, scale_rules=("own", "norm"), labels=CUT, rank="r"),
             "joint": self._joint,
@@ -60,6 +60,10 @@ class Lab:
         for size in (2, 6):
             self._row(cell, size, "compare", "own", "r", lambda row: row.update(measure.overlaps(self._set(row, cell))))
             self._methods(cell, scale_rules=("own", "norm"), labels=AT_SIZES, size=size)
+
+    def _plane(self, cell: Cell) -> None:
+        self._methods(cell, scale_rules=("norm",), labels=PLANE)
+        self._methods(cell, scale_rules=("own",), labels=PLANE_AT_OWN)
 
     def _methods(
         self, cell: Cell, *, scale_rules: tuple[str, ...], labels: Iterable[str], rank: str = "R", size: int = 0
