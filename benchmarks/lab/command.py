@@ -3,21 +3,8 @@
 from pathlib import Path
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import (
-    AT_SIZES,
-    CUT,
-    FEW,
-    GRID,
-    OTHERS,
-    PLANE,
-    PLANE_AT_OWN,
-    QUICK,
-    SECONDS,
-    Cell,
-    Settings,
-    Unit,
-    units,
-)
+from benchmarks.lab.choose import POINTS
+from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, QUICK, SECONDS, Cell, Settings, Unit, units
 from benchmarks.lab.run import run
 
 
@@ -78,7 +65,7 @@ def cost(unit: Unit, settings: Settings) -> float:
     return {
         "main": (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
         "others": 2 * (len(OTHERS) * (SECONDS["merge"] + test) + SECONDS["frechet"]),
-        "plane": (len(PLANE) + len(PLANE_AT_OWN)) * (SECONDS["merge"] + test + few),
+        "plane": len(POINTS) * (SECONDS["merge"] + test + few),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
         "joint": size * settings.steps * SECONDS["step"] + test,
