@@ -44,6 +44,14 @@ def test_what_is_recommended_was_close_to_the_best(kind):
     assert nll[name] < nll["mean", "own"] + CLOSE
 
 
+def test_it_beat_the_mean_in_every_set_of_preferences():
+    sets = [one for one in choose.sets(rows()) if one.cell[0] == "preferences"]
+    assert len(sets) > 4
+    for one in sets:
+        assert one.nll["consensus(-0.25)", "own"] < one.nll["mean", "own"]
+        assert one.nll["consensus(-0.25)", "norm"] < one.nll["consensus(-0.25)", "own"]
+
+
 def test_every_rule_names_a_method_that_takes_its_parameters():
     for rule in RULES:
         get_method(rule.best.method).validate(rule.best.params)
