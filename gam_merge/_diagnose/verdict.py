@@ -33,7 +33,7 @@ class Rule:
 
 _EVIDENCE = "measured on few seeds of SmolLM2-135M, four adapters of rank 8: a hint, not a law"
 _MILD = Candidate("consensus", {"p": -0.25})
-# Specialists were seen at 0.03 to 0.07, preferences at 0.07 to 0.11, one goal at 0.20 to 0.39: the first two hardly part.
+# Specialists were at 0.03 to 0.07, preferences at 0.07 to 0.11, one goal at 0.20 to 0.39: the first two nearly touch.
 RULES = (
     Rule(
         most=0.1,
@@ -50,9 +50,9 @@ RULES = (
         kind="in between",
         best=_MILD,
         reason=(
-            "between specialists and adapters of one goal, as preference deltas are: a mean that lifts private directions "
-            "a little beat the plain one in every set of these, and at the norm of the adapters (-p rescale=norm) it "
-            "was better still"
+            "between specialists and adapters of one goal, as preference deltas are: a mean that lifts private "
+            "directions a little beat the plain one in every set of these, and at the norm of the adapters "
+            "(-p rescale=norm) it was better still"
         ),
     ),
     Rule(
