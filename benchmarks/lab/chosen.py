@@ -36,12 +36,13 @@ def in_the_plane(rows: Sequence[Row]) -> list[str]:
     known, test = choose.halves(rows, every, choose.VALIDATION_PLANE)
     if not known:
         return [NONE]
-    few = {f"{most} questions a family": choose.by_few(most) for most in FEW}
+    few = {f"{most} question{'s' * (most > 1)} a family": choose.by_few(most) for most in FEW}
     fixed = [choose.best(known, every), *_FIXED]
-    parts = [_choices(known, test, POINTS, few)] if test else ["Without data: " + NONE]
-    for figure in choose.FIGURES if test else ():
-        rule = choose.fit(known, figure, POINTS)
-        parts += [f"By {figure}, on the test seeds:", _against(test, rule, fixed, every)]
+    parts = []
+    if test:
+        rule = choose.fit(known, choose.FIGURES[0], POINTS)
+        parts += [_choices(known, test, POINTS, few), f"By {rule.figure}, on the seeds that judge:"]
+        parts += [_against(test, rule, fixed, every)]
     for title, pick in few.items():
         parts += [f"By {title}, on all seeds:", _against([*known, *test], pick, fixed, every)]
     return parts
