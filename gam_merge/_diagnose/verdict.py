@@ -41,8 +41,9 @@ RULES = (
         best=_MILD,
         reason=(
             "the adapters change different directions: a mean that lifts private directions a little beat the plain "
-            "one in almost every set there; tsvm at the norm of the adapters (-p rescale=norm) beat both in most sets "
-            "and lost clearly in one; gam, which keeps what all share, was worst"
+            "one in almost every set there; tsvm at the norm of the adapters (-p rescale=norm) beat both where they "
+            "started from separate factors and lost clearly in two sets that shared them; gam, which keeps what all "
+            "share, was worst"
         ),
     ),
     Rule(
