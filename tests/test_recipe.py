@@ -308,6 +308,11 @@ def test_what_is_told_wrong(folder, override, expected):
         gm.merge_recipe(write("sources: [{path: a}, {path: b}]"), overrides=[override])
 
 
+def test_a_name_that_is_no_text(folder):
+    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 1: name: .* is not right"):
+        gm.merge_recipe(write("{name: [a], sources: [{path: a}]}"), overrides=["output.rank=1"])
+
+
 def test_missing_files(folder):
     with pytest.raises(gm.GamMergeError, match=r"none.yaml: cannot be read: No such file"):
         gm.merge_recipe("none.yaml")

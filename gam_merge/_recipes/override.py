@@ -32,7 +32,8 @@ class Place:
 def override(places: Sequence[Place], setting: str) -> None:
     """Put ``key.key=value`` into the data of a document."""
     path, equals, value = setting.partition("=")
-    named = {place.document.data.get("name"): place for place in places if isinstance(place.document.data, dict)}
+    tables = [place for place in places if isinstance(place.document.data, dict)]
+    named = {name: place for place in tables if isinstance(name := place.document.data.get("name"), str)}
     head, _, rest = path.partition(".")
     place, keys = (named[head], rest) if head in named and rest else (places[-1], path)
     if not equals or not keys or not isinstance(place.document.data, dict):
