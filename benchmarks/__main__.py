@@ -81,7 +81,8 @@ def nightly_command(
     only: Annotated[list[str] | None, typer.Option(help="The names of trials; all by default.")] = None,
     page: Annotated[bool, typer.Option(help="Write the table of the README from the results alone.")] = False,
 ) -> None:
-    """Faults and hostile files by the hundred; exit code 1 if a promise broke. Linux, as root for a disk that fills."""
+    """Faults and hostile files by the hundred; exit code 1 if a promise broke. Linux, as root for a disk that fills,
+    with the extra ``fuzz`` for files that are bred by the code that they reach."""
     from benchmarks.nightly import command
 
     if not command.main(only=only or [], page=page):

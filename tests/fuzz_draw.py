@@ -6,6 +6,7 @@ coverage (which breeds them) draw from the same cases.
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -90,8 +91,8 @@ class Draw:
 
 
 def junk(draw: Draw, raw: Mapping[str, str]) -> Any:
-    """A hostile value; some are names of ``raw``."""
-    return draw.pick([*JUNK, *raw])
+    """A hostile value; some are names of ``raw``. A copy: what is put into it is gone with its case."""
+    return deepcopy(draw.pick([*JUNK, *raw]))
 
 
 def mutate(draw: Draw, value: Any, raw: Mapping[str, str]) -> Any:

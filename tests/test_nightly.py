@@ -10,7 +10,7 @@ from benchmarks.nightly.trial import Trial, Unmeasured
 from benchmarks.nightly.trials import TRIALS
 from benchmarks.page import README, replaced
 
-FEW = {  # all but those whose subject has tests of its own here, or that need the network
+FEW = {  # all but those whose subject has tests of its own here, or that need the network or atheris
     "kills": 2,
     "interrupts": 2,
     "disks": 4,

@@ -1,7 +1,7 @@
 """``python -m benchmarks.nightly.guided KIND CASES``: the cases of hostile files, bred by what code they reach.
 
-Needs atheris (pip install atheris; it has wheels for Linux). It stops at the first case that ends in anything but a
-result or an error in words, and leaves its bytes in the directory that it runs in.
+Needs atheris, which has wheels for Linux: pip install -e '.[fuzz]'. It stops at the first case that ends in anything
+but a result or an error in words, and leaves its bytes in the directory that it runs in. The trial ``bred`` runs all.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from benchmarks.nightly.bred import bred
 from benchmarks.nightly.calls import reads, writes
 from benchmarks.nightly.disks import disks
 from benchmarks.nightly.fuzz import fuzz
@@ -28,6 +29,7 @@ TRIALS = (
     Trial("headers", "a safetensors header of anything", 9_000, partial(fuzz, "header")),
     Trial("configs", "an adapter_config.json that says anything", 8_000, partial(fuzz, "config")),
     Trial("recipes", "a recipe that asks for anything", 1_300, partial(fuzz, "recipe")),
-    Trial("keys", "tensors of any name, shape and dtype", 92_000, partial(fuzz, "keys")),
     Trial("models", "a base model whose index and config say anything", 3_000, partial(fuzz, "model")),
+    Trial("bred", "hostile files of every kind, bred by the code that they reach", 10_000, bred),
+    Trial("keys", "tensors of any name, shape and dtype", 92_000, partial(fuzz, "keys")),
 )
