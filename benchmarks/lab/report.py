@@ -114,7 +114,8 @@ def cell(results: Results, kind: str, regime: str) -> str:
     ]
     header += ["worst family, own", "gain kept, own", "against mean, own", "against mean, norm", "against mean, tuned"]
     lines = [_plain(results, kind, regime, seeds, *who) for who in (("base", "base"), ("single", "one adapter"))]
-    lines.append(_plain(results, "specialists", "shared", seeds, "joint training", "joint training"))
+    if kind != "preferences":  # it is trained on answers
+        lines.append(_plain(results, "specialists", "shared", seeds, "joint training", "joint training"))
     against = {rule: _against(results, kind, regime, rule) for rule in ("own", "norm", "tuned")}
     lines += [
         _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against] for label in METHODS
@@ -124,19 +125,22 @@ def cell(results: Results, kind: str, regime: str) -> str:
 
 def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
     seeds = {rule: results.seeds(kind, regime, rule) for rule in ("own", "norm", "tuned")}
-    cells = [results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds]
+    every = seeds["own"]
+    cells = [
+        _of(results.over_seeds(nll, found, kind, regime, label, rule), found, every) for rule, found in seeds.items()
+    ]
     cut = results.seeds(kind, regime, "own", labels=CUT, rank="r") if label in CUT else []
     same = "as own" if label in ("gam", "gam, mean anchor", "ctm") else NONE
-    cells.append(results.over_seeds(nll, cut, kind, regime, label, "own", "r") if cut else same)
-    best = "tuned" if seeds["tuned"] else "own"
+    cells.append(_of(results.over_seeds(nll, cut, kind, regime, label, "own", "r"), cut, every) if cut else same)
+    best = "tuned" if seeds["tuned"] == every else "own"
     shown = results.over_seeds(accuracy, seeds[best], kind, regime, label, best)
     rows = results.pick(kind, regime, label)
-    kept = interval([_gain_kept(results, rows[s]) for s in seeds["own"]])
+    kept = interval([_gain_kept(results, rows[s]) for s in every])
     return [
         label,
         *cells,
         shown if best == "tuned" else f"({shown})",
-        text(interval([worst(rows[s]) for s in seeds["own"]])),
+        text(interval([worst(rows[s]) for s in every])),
         text(kept),
     ]
 
@@ -144,14 +148,20 @@ def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
 def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: str, title: str) -> list[str]:
     """A line of the base, of the adapters one by one, or of joint training: they have one scale and one rank."""
     if who == "single":
-        found = [[results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)] for s in seeds]
+        found = {s: [results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)] for s in seeds}
     else:
         rows = results.pick(kind, regime, who, rank="r")
-        found = [[rows[s]] for s in seeds if s in rows]
-    if len(found) < len(seeds):
+        found = {s: [rows[s]] for s in seeds if s in rows}
+    if not found:
         return [title, *[NONE] * 6, *["-"] * 4]
-    means = [interval([fmean(map(f, rows)) for rows in found]) for f in (nll, accuracy, worst)]
-    return [title, text(means[0]), "-", "-", "-", f"({text(means[1])})", text(means[2]), "-", "-", "-", "-"]
+    means = (text(interval([fmean(map(f, rows)) for rows in found.values()])) for f in (nll, accuracy, worst))
+    alone, exact, least = (_of(mean, list(found), seeds) for mean in means)
+    return [title, alone, "-", "-", "-", f"({exact})", least, "-", "-", "-", "-"]
+
+
+def _of(cell: str, found: Sequence[int], seeds: Sequence[int]) -> str:
+    """A cell that says of which seeds it is, where those are not all of the table's."""
+    return cell if not found or list(found) == list(seeds) else f"{cell}, of seed {', '.join(map(str, found))}"
 
 
 def _alone(results: Results, kind: str, regime: str) -> str:
