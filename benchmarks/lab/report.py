@@ -161,7 +161,9 @@ def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: 
 
 def _of(cell: str, found: Sequence[int], seeds: Sequence[int]) -> str:
     """A cell that says of which seeds it is, where those are not all of the table's."""
-    return cell if not found or list(found) == list(seeds) else f"{cell}, of seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
+    if not found or list(found) == list(seeds):
+        return cell
+    return f"{cell}, of seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
 
 
 def _alone(results: Results, kind: str, regime: str) -> str:
