@@ -221,12 +221,11 @@ def _responses(bucket: Bucket, lifted: _Lifted) -> tuple[list[Tensor], Tensor]:
     b, a = (g @ side for g, side in zip(bucket.known_grams, (left, right), strict=True))  # (L, R, k)
     sizes = [x.b.shape[-1] for x in bucket.deltas]
     parts = zip(bucket.deltas, b.split(sizes, -2), a.split(sizes, -2), strict=True)
-    square = ((left.mT @ b) * (right.mT @ a)).sum((-2, -1)).clamp(min=0.0)
-    return [(x.u.mT @ b_i) @ (x.v.mT @ a_i).mT for x, b_i, a_i in parts], square.sqrt()
+    return [(x.u.mT @ b_i) @ (x.v.mT @ a_i).mT for x, b_i, a_i in parts], Merged(left, right).norm(bucket)
 
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
-    """What happened to each module, measured on the merged factors before they are rounded to the output dtype."""
+    """What happened to each module, before its factors are rounded to the output dtype."""
     nothing = [0.0] * len(bucket.names)
     ranks, norms, inners, responses = ([nothing] * len(job.settings.weights) for _ in range(4))  # (N, L)
     responded, merged = _responses(bucket, lifted)
