@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import EVERY, FAMILIES, METHODS, OTHERS, PLANE, Cell, Settings, units
+from benchmarks.lab.design import BY_OVERLAP, EVERY, FAMILIES, METHODS, OTHERS, PLANE, Cell, Settings, units
 from benchmarks.lab.statistics import differences, holm, interval
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,24 @@ def test_methods_exist() -> None:
 
     for method, params in EVERY.values():
         gm.get_method(method).validate(params)
-    assert len(EVERY) == len(METHODS) + len(OTHERS) + len(PLANE)
+    assert len(EVERY) == len(METHODS) + len(OTHERS) + len(PLANE) + len(BY_OVERLAP)
+
+
+def test_p_goes_from_tsvm_to_the_mean_with_the_overlap() -> None:
+    import gam_merge as gm
+    from benchmarks.lab import measure
+
+    addition, sorting = ROOT / "examples/adapters/addition", ROOT / "examples/adapters/sorting"
+    alike, apart = gm.compare([addition, addition]), gm.compare([addition, sorting])
+    assert measure.by_overlap(alike, of_module=False) == pytest.approx(0, abs=1e-9)
+    each = measure.by_overlap(apart, of_module=True)
+    assert isinstance(each, list)
+    overlaps = dict(zip([module.name for module in apart.modules], apart.measures.above_chance_u, strict=True))
+    expected = {name: -0.5 * (1 - max(overlap, 0)) for name, overlap in overlaps.items()}
+    assert {entry["filter"]: entry["value"] for entry in each} == pytest.approx(expected)
+    result = measure.merged("consensus, p of each module", [addition, sorting])
+    short = measure.short(result.report.params)["p"]
+    assert -0.5 <= short["least"] < short["mean"] < short["most"] <= 0
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import choose, chosen
-from benchmarks.lab.design import FEW, METHODS
+from benchmarks.lab.design import BY_OVERLAP, FEW, METHODS
 
 
 def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
@@ -100,3 +100,20 @@ def test_what_suggested_a_point_does_not_judge_it() -> None:
     assert "on 4 sets" in title  # of six: seed 2 has seen it
     assert "| specialists, shared | -3.50 ± 12.71, open" in found  # 0.5 against 3 and 5
     assert chosen.one_for_all([row for row in every if row["seed"] == 2]) == ["unmeasured"]
+
+
+def test_p_from_the_overlaps_is_held_against_fixed_methods() -> None:
+    good = {"specialists": "tsvm", "same goal": "gam"}
+    every = [row for s in (0, 1, 2) for row in rows(s, good=good)]
+    more = [
+        {**row, "method": label, "scale_rule": rule, "nll": {"a": 2.0}}
+        for row in every
+        if row["method"] == "mean" and row["scale_rule"] == "own"
+        for label in BY_OVERLAP
+        for rule in ("own", "norm")
+    ]
+    first, _, cells = chosen.by_overlap([*every, *more])
+    assert "| over 6 sets |" in first
+    assert "| consensus, p of each module, own | 2.000 |" in first
+    assert "| specialists, shared | -1.00 ± 2.48, open" in cells  # 2 against 2, 3 and 4
+    assert chosen.by_overlap(every) == ["unmeasured"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.lab import choose
 from benchmarks.lab.choose import CANDIDATE, CHOICES, POINTS, SUGGESTED_BY, AdapterSet, Choice, Pick
-from benchmarks.lab.design import FEW
+from benchmarks.lab.design import BY_OVERLAP, FEW, OF_MODULE, OF_SET
 from benchmarks.lab.markdown import NONE, judged, table
 from benchmarks.lab.rows import Row
 
@@ -28,6 +28,22 @@ def one_for_all(rows: Sequence[Row]) -> list[str]:
         return [NONE]
     title = f"{', '.join(CANDIDATE)}, on {len(test)} sets that did not suggest it:"
     return [title, _against(test, choose.always(CANDIDATE), [*_FIXED, ("tsvm", "norm")], CHOICES)]
+
+
+def by_overlap(rows: Sequence[Row]) -> list[str]:
+    """p from the overlap of the column spaces, of each module or of the set, over all sets, and one of them by cell."""
+    picks: list[Choice] = [(label, rule) for label in BY_OVERLAP for rule in ("own", "norm")]
+    among = choose.sets(rows, (*CHOICES, *picks))
+    if not among:
+        return [NONE]
+    fixed: list[Choice] = [*_FIXED, ("tsvm", "norm"), (OF_SET, "norm")]
+    header = [f"over {len(among)} sets", "NLL", *(f"against {', '.join(choice)}" for choice in fixed)]
+    lines = []
+    for pick in map(choose.always, picks):
+        found = [choose.against(among, pick, choose.always(choice))[choose.ALL] for choice in fixed]
+        lines.append([", ".join(pick(among[0])), f"{choose.mean_nll(among, pick):.3f}", *map(judged, found)])
+    one: Choice = (OF_MODULE, "norm")
+    return [table(header, lines), f"{', '.join(one)}:", _against(among, choose.always(one), fixed, CHOICES)]
 
 
 def in_the_plane(rows: Sequence[Row]) -> list[str]:

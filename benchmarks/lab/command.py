@@ -4,7 +4,20 @@ from pathlib import Path
 
 from benchmarks.lab import report, rows
 from benchmarks.lab.choose import POINTS
-from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, QUICK, SECONDS, Cell, Settings, Unit, units
+from benchmarks.lab.design import (
+    AT_SIZES,
+    BY_OVERLAP,
+    CUT,
+    FEW,
+    GRID,
+    OTHERS,
+    QUICK,
+    SECONDS,
+    Cell,
+    Settings,
+    Unit,
+    units,
+)
 from benchmarks.lab.run import run
 
 
@@ -66,6 +79,7 @@ def cost(unit: Unit, settings: Settings) -> float:
         "main": (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
         "others": 2 * (len(OTHERS) * (SECONDS["merge"] + test) + SECONDS["frechet"]),
         "plane": len(POINTS) * (SECONDS["merge"] + test + few),
+        "overlap": 2 * len(BY_OVERLAP) * (SECONDS["merge"] + test),
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
         "joint": size * settings.steps * SECONDS["step"] + test,

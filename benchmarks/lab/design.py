@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Kind = Literal["specialists", "same goal", "preferences"]
 Regime = Literal["shared", "separate"]
-Pass = Literal["main", "others", "plane", "tuned", "rank", "joint", "sizes"]
+Pass = Literal["main", "others", "plane", "overlap", "tuned", "rank", "joint", "sizes"]
 
 REGIMES: tuple[Regime, ...] = ("shared", "separate")
 FAMILIES = ("addition", "sorting", "spelling", "backwards", "capitals", "largest")
@@ -42,7 +42,14 @@ PLANE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     f"consensus({p}, {q})": ("consensus", {"p": p, "q": q}) for p in (-0.5, -0.25, 0, 0.25) for q in (0.5, 1)
 }
 PLANE_AT_OWN = ("consensus(-0.5, 1)", "consensus(-0.25, 1)", "consensus(0, 1)")  # at their own scale too
-EVERY = {**METHODS, **OTHERS, **PLANE}
+# p = -(1 - overlap U above chance) / 2, of each module or of the whole set: TSV-M where the adapters share no more than
+# chance would, the mean where they share everything.
+OF_MODULE, OF_SET = "consensus, p of each module", "consensus, p of the set"
+BY_OVERLAP: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    OF_MODULE: ("consensus", {}),
+    OF_SET: ("consensus", {}),
+}
+EVERY = {**METHODS, **OTHERS, **PLANE, **BY_OVERLAP}
 FEW = (
     1,
     4,
@@ -58,7 +65,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
-    passes: tuple[Pass, ...] = ("main", "others", "plane", "tuned", "rank", "joint", "sizes")
+    passes: tuple[Pass, ...] = ("main", "others", "plane", "overlap", "tuned", "rank", "joint", "sizes")
     methods: tuple[str, ...] = tuple(METHODS)
     size: int = 4  # adapters a set
     steps: int = 40  # of 16 pairs, for one adapter

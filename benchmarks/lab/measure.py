@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 
 import gam_merge as gm
-from benchmarks.lab.design import EVERY, RANK
+from benchmarks.lab.design import BY_OVERLAP, EVERY, OF_MODULE, RANK
 from examples.smollm import evaluate
 
 Figures = dict[str, dict[str, float]]  # nll and accuracy by family
@@ -20,8 +21,31 @@ Questions = Mapping[str, list[tuple[str, str]]]
 def merged(label: str, sources: list[Path], *, rank: str = "R", **params: Any) -> gm.MergeResult:
     """A method of the lab on these adapters, in float32, at rank "R", the sum of their ranks, or "r", that of one."""
     method, own = EVERY[label]
+    if label in BY_OVERLAP:
+        own = {"p": by_overlap(gm.compare(sources), of_module=label == OF_MODULE)}
     number = RANK * (len(sources) if rank == "R" else 1)
     return gm.merge(sources, method=method, rank=number, dtype="float32", params={**own, **params})
+
+
+def by_overlap(found: gm.Comparison, *, of_module: bool) -> float | list[dict[str, Any]]:
+    """p from the overlap of the column spaces: -1/2 where it is chance or less, 0 where the spaces are the same."""
+
+    def p(measures: gm.Measures) -> float:
+        return -(1 - max(0.0, float(measures.above_chance_u))) / 2
+
+    if not of_module:
+        return p(found.total)
+    return [{"filter": name, "value": p(measures)} for name, measures in found.by("module").items()]
+
+
+def short(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters for a row: of one that differs by module the least, the mean and the largest value."""
+    found = dict(params)
+    for name, value in params.items():
+        if isinstance(value, list):
+            values = [entry["value"] for entry in value]
+            found[name] = {"least": min(values), "mean": fmean(values), "most": max(values)}
+    return found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks.lab import chosen
 from benchmarks.lab.choose import POINTS
@@ -16,6 +17,7 @@ README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
 _SCALES = (("own", "own scale", "tab:blue", -0.15), ("norm", "norm of the adapters", "tab:orange", 0.15))  # of the plot
+_ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
 Figure = Callable[[Row], float]
 
 
@@ -36,14 +38,15 @@ class Results:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = list(rows)
+        self._found: dict[tuple[Any, ...], dict[int, Row]] = {}
+        for row in self.rows:
+            self._found.setdefault(tuple(row[name] for name in _ABOUT), {})[row["seed"]] = row
 
     def pick(
         self, kind: str, regime: str, method: str, rule: str = "own", rank: str = "R", size: int = 4
     ) -> dict[int, Row]:
         """The rows of one method in one kind and regime, by seed."""
-        wanted = (kind, regime, method, rule, rank, size)
-        keys = ("kind", "regime", "method", "scale_rule", "rank", "size")
-        return {row["seed"]: row for row in self.rows if tuple(row[k] for k in keys) == wanted}
+        return self._found.get((kind, regime, method, rule, rank, size), {})
 
     def seeds(
         self,
@@ -254,6 +257,7 @@ def tables(rows: Iterable[Row]) -> str:
     parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
     parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
     parts += ["### One point of the plane for all", *chosen.one_for_all(results.rows)]
+    parts += ["### p from the overlaps", *chosen.by_overlap(results.rows)]
     parts += ["### A point of the plane, chosen without data or by a few questions", *chosen.in_the_plane(results.rows)]
     return "\n\n".join(parts)
 

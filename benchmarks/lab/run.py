@@ -11,7 +11,19 @@ from typing import Any
 
 import gam_merge as gm
 from benchmarks.lab import adapters, measure, preferences, rows
-from benchmarks.lab.design import AT_SIZES, CUT, FEW, GRID, OTHERS, PLANE, PLANE_AT_OWN, Cell, Settings, Unit
+from benchmarks.lab.design import (
+    AT_SIZES,
+    BY_OVERLAP,
+    CUT,
+    FEW,
+    GRID,
+    OTHERS,
+    PLANE,
+    PLANE_AT_OWN,
+    Cell,
+    Settings,
+    Unit,
+)
 
 
 class Lab:
@@ -35,6 +47,7 @@ class Lab:
             "main": self._main,
             "others": partial(self._methods, scale_rules=("own", "norm"), labels=OTHERS),
             "plane": self._plane,
+            "overlap": partial(self._methods, scale_rules=("own", "norm"), labels=BY_OVERLAP),
             "tuned": partial(self._methods, scale_rules=("tuned",), labels=self.settings.methods),
             "rank": partial(self._methods, scale_rules=("own", "norm"), labels=CUT, rank="r"),
             "joint": self._joint,
@@ -111,7 +124,7 @@ class Lab:
             params["rescale"] = "norm"
         result = measure.merged(row["method"], self._set(row, cell), rank=row["rank"], **params)
         row |= {
-            "params": dict(result.report.params),
+            "params": measure.short(result.report.params),
             "norm_ratio": result.report.norm_ratio,
             "energy_kept": result.report.energy_kept,
         }
