@@ -206,6 +206,22 @@ def _against(
     return {label: judged(d) for label, d in found.items()}
 
 
+def by_set(results: Results, rule: str) -> str:
+    """Each method less the mean at the same scale rule: the least and the largest difference over the sets."""
+    seeds = {where: results.seeds(*where, rule) for where in CELLS}
+    lines = []
+    for label in METHODS:
+        line = [label]
+        for where, found in seeds.items():
+            mine, reference = results.pick(*where, label, rule), results.pick(*where, REFERENCE, rule)
+            less = [nll(mine[s]) - nll(reference[s]) for s in found]
+            below = f"{sum(d < 0 for d in less)} of {len(less)} below"
+            line.append(f"{min(less):+.2f} to {max(less):+.2f}, {below}" if less else NONE)
+        if label != REFERENCE:
+            lines.append(line)
+    return table([{"own": "own scale", "norm": "norm of the adapters"}[rule], *map(", ".join, CELLS)], lines)
+
+
 def sizes(results: Results) -> str:
     """Sets of 2, 4 and 6."""
     lines = []
@@ -253,6 +269,7 @@ def tables(rows: Iterable[Row]) -> str:
     parts = ["### What has been run", coverage(results), "### Overlap of the adapters", overlap(results)]
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
+    parts += ["### Less the mean, set by set", by_set(results, "own"), by_set(results, "norm")]
     parts += ["### Number of adapters", sizes(results)]
     parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
     parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
