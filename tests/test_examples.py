@@ -1,5 +1,6 @@
 """The scripts in examples/, run as a user would, at toy size."""
 
+import ast
 import json
 import os
 import re
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import relative
+from peft import PeftModel
 from real import save_adapter
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import gam_merge as gm
 
@@ -57,8 +59,11 @@ def save_pair(llama: Any, folder: Path) -> list[Path]:
 
 def test_examples_are_short() -> None:
     """Each of them can be read at a glance."""
-    for name in ("federated.py", "peft_model.py", "sweep.py", "trainer_outputs.py", "trl_callback.py", "vllm_serve.py"):
-        assert len((EXAMPLES / name).read_text().splitlines()) <= 60
+    scripts = {path.name: path.read_text().splitlines() for path in EXAMPLES.glob("*.py")}
+    del scripts["smollm.py"]  # a library of the others
+    assert len(scripts) == 7
+    for name, lines in scripts.items():
+        assert len(lines) <= 60, name
 
 
 def test_peft_model(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
@@ -68,6 +73,28 @@ def test_peft_model(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
     expected = gm.merge(adapters, method="mean").adapter.modules
     merged = gm.load(tmp_path / "merged" / "merged").modules
     assert all(relative(merged[name].delta(), module.delta()) < 1e-6 for name, module in expected.items())
+
+
+def test_few_shot(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
+    """The least NLL of those printed is chosen; that of the mean is what transformers says of the mean."""
+    adapters = save_pair(llama, tmp_path)
+    rows = [{"prompt": "w1 w2", "completion": " w3 w4"}, {"prompt": "w5", "completion": " w6"}]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    *points, last = run("few_shot.py", base, *adapters, "--questions", "few.jsonl").splitlines()
+    found = {params: float(loss) for loss, params in (line.split("  ") for line in points)}
+    assert len(found) == 11
+    best = min(found, key=found.__getitem__)
+    assert last == f"wrote merged: {best}"
+    report = json.loads((tmp_path / "merged" / "merge_report.json").read_text())
+    assert report["params"].items() >= ast.literal_eval(best).items()
+    gm.merge(adapters, method="mean", rank=8, out=tmp_path / "mean")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "mean")
+    with torch.no_grad():
+        losses = [
+            model(torch.tensor([tokens]), labels=torch.tensor([labels])).loss.item()
+            for tokens, labels in (([1, 2, 3, 4], [-100, -100, 3, 4]), ([5, 6], [-100, 6]))
+        ]
+    assert found["{'p': 0.0}"] == pytest.approx(sum(losses) / 2, abs=6e-4)  # three digits are printed
 
 
 def test_trl_callback(base: Path, tmp_path: Path, run: Any) -> None:
