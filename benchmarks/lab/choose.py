@@ -17,7 +17,7 @@ from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import Difference, paired
 
 VALIDATION = (0, 1)  # seeds that choose among whole methods
-VALIDATION_PLANE = (0, 1, 2)  # and among points of the plane, of which fewer sets are measured
+VALIDATION_PLANE = (0, 1, 2)  # and among points of the plane: settled when few sets had them
 CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm"))
 POINTS = (*((label, "norm") for label in PLANE), *((label, "own") for label in PLANE_AT_OWN))
 Choice = tuple[str, str]  # label, scale rule

@@ -89,8 +89,8 @@ QUICK = Settings(
     preference_items=16,
 )
 
-# CPU seconds on one core of an AVX-512 server: measured, for the plan that is printed first
-SECONDS = {"step": 0.8, "batch": 0.27, "merge": 2.0, "frechet": 12.0, "preference step": 5.0, "answer": 0.15}
+# CPU seconds on one of two busy AMD EPYC cores: measured, for the plan that is printed first
+SECONDS = {"step": 1.0, "batch": 0.6, "merge": 1.0, "frechet": 11.0, "preference step": 5.5, "answer": 0.15}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ from benchmarks.lab.statistics import differences, interval
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
-_SCALES = (("own", "own scale", "tab:blue", -0.15), ("norm", "norm of the adapters", "tab:orange", 0.15))  # of the plot
+_SCALES = (  # of the plot
+    ("own", "own scale", "tab:blue", -0.22),
+    ("norm", "norm of the adapters", "tab:orange", 0.0),
+    ("tuned", "tuned scale", "tab:green", 0.22),
+)
 _ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
 Figure = Callable[[Row], float]
 
