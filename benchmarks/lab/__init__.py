@@ -7,6 +7,9 @@ measure.py      merges, loads the result into the model, measures it
 run.py          units of work over processes; stops and resumes
 rows.py         the results, one JSON object a line
 statistics.py   means, intervals, paired tests
-choose.py       a method by what is measured without data: chosen on some seeds, judged on the others
+choose.py       a method by what is measured without data or by a few questions: chosen on some seeds, judged on others
+chosen.py       tables of such choices
+markdown.py     figures as text, and tables of it
 report.py       tables and plots from the results, into README.md
+command.py      python -m benchmarks lab
 """

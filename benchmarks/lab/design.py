@@ -50,11 +50,8 @@ BY_OVERLAP: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     OF_SET: ("consensus", {}),
 }
 EVERY = {**METHODS, **OTHERS, **PLANE, **BY_OVERLAP}
-FEW = (
-    1,
-    4,
-    16,
-)  # validation questions a family that may choose a point of the plane; each the start of the next
+# validation questions a family that may choose a point of the plane; each the start of the next
+FEW = (1, 4, 16)
 CUT = ("mean", "iso_c", "tsvm", "consensus(-0.25)")  # also at the rank of one adapter; gam and ctm have no other
 AT_SIZES = ("mean", "gam", "consensus(-0.25)")  # also for sets of 2 and 6
 
@@ -135,3 +132,30 @@ def _applies(what: Pass, kind: Kind, regime: Regime) -> bool:
     if what == "joint":  # one adapter on the data of all, whatever the regime
         return kind == "specialists" and regime == "shared"
     return what != "sizes" or (kind == "specialists" and regime == "separate")
+
+
+def training(cell: Cell, settings: Settings) -> float:
+    """CPU seconds for the adapters of a set if none is there yet, counted high: sets share adapters."""
+    size = settings.size
+    if cell.kind == "preferences":
+        steps = size * settings.preference_steps * SECONDS["preference step"] + settings.weak_steps * SECONDS["step"]
+        return steps + (size + 1) * size * settings.preference_items * SECONDS["answer"]
+    return size * settings.steps * SECONDS["step"]
+
+
+def cost(unit: Unit, settings: Settings) -> float:
+    """CPU seconds of a unit beside the training of its set."""
+    size, more = settings.size, 6 - settings.size  # more: adapters of the largest of the sizes
+    test = size * -(-settings.test_items // 16) * SECONDS["batch"]
+    validation = size * -(-settings.validation_items // 16) * SECONDS["batch"]
+    few = sum(size * -(-most // 16) * SECONDS["batch"] for most in FEW)
+    return {
+        "main": (size + 1) * test + 2 * len(settings.methods) * (SECONDS["merge"] + test),
+        "others": 2 * (len(OTHERS) * (SECONDS["merge"] + test) + SECONDS["frechet"]),
+        "plane": (len(PLANE) + len(PLANE_AT_OWN)) * (SECONDS["merge"] + test + few),
+        "overlap": 2 * len(BY_OVERLAP) * (SECONDS["merge"] + test),
+        "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
+        "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
+        "joint": size * settings.steps * SECONDS["step"] + test,
+        "sizes": more * settings.steps * SECONDS["step"] + 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
+    }[unit.what]

@@ -16,11 +16,8 @@ from benchmarks.lab.statistics import differences, interval
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
 CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
-_SCALES = (  # of the plot
-    ("own", "own scale", "tab:blue", -0.22),
-    ("norm", "norm of the adapters", "tab:orange", 0.0),
-    ("tuned", "tuned scale", "tab:green", 0.22),
-)
+_SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
+_COLOURS, _SHIFTS = ("tab:blue", "tab:orange", "tab:green"), (-0.22, 0.0, 0.22)  # of the plot, scale by scale
 _ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
 Figure = Callable[[Row], float]
 
@@ -82,9 +79,9 @@ def coverage(results: Results) -> str:
 
     lines = []
     for kind, regime in CELLS:
-        cells = [count(kind, regime, rule) for rule in ("own", "norm", "tuned")]
+        cells = [count(kind, regime, rule) for rule in _SCALES]
         lines.append([f"{kind}, {regime}", *cells, count(kind, regime, "own", CUT, "r")])
-    return table(["set, initialisation", "own scale", "norm of the adapters", "tuned scale", "cut to rank r"], lines)
+    return table(["set, initialisation", *_SCALES.values(), "cut to rank r"], lines)
 
 
 def overlap(results: Results) -> str:
@@ -123,7 +120,7 @@ def cell(results: Results, kind: str, regime: str) -> str:
     lines = [_plain(results, kind, regime, seeds, *who) for who in (("base", "base"), ("single", "one adapter"))]
     if kind != "preferences":  # it is trained on answers
         lines.append(_plain(results, "specialists", "shared", seeds, "joint training", "joint training"))
-    against = {rule: _against(results, kind, regime, rule) for rule in ("own", "norm", "tuned")}
+    against = {rule: _against(results, kind, regime, rule) for rule in _SCALES}
     lines += [
         _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against] for label in METHODS
     ]
@@ -131,7 +128,7 @@ def cell(results: Results, kind: str, regime: str) -> str:
 
 
 def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
-    seeds = {rule: results.seeds(kind, regime, rule) for rule in ("own", "norm", "tuned")}
+    seeds = {rule: results.seeds(kind, regime, rule) for rule in _SCALES}
     every = seeds["own"]
     cells = [
         _of(results.over_seeds(nll, found, kind, regime, label, rule), found, every) for rule, found in seeds.items()
@@ -223,7 +220,7 @@ def by_set(results: Results, rule: str) -> str:
             line.append(f"{min(less):+.2f} to {max(less):+.2f}, {below}" if less else NONE)
         if label != REFERENCE:
             lines.append(line)
-    return table([{"own": "own scale", "norm": "norm of the adapters"}[rule], *map(", ".join, CELLS)], lines)
+    return table([_SCALES[rule], *map(", ".join, CELLS)], lines)
 
 
 def sizes(results: Results) -> str:
@@ -273,7 +270,7 @@ def tables(rows: Iterable[Row]) -> str:
     parts = ["### What has been run", coverage(results), "### Overlap of the adapters", overlap(results)]
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
-    parts += ["### Less the mean, set by set", by_set(results, "own"), by_set(results, "norm")]
+    parts += ["### Less the mean, set by set", *(by_set(results, rule) for rule in _SCALES)]
     parts += ["### Number of adapters", sizes(results)]
     parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
     parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
@@ -305,7 +302,7 @@ def plot(rows: Iterable[Row], path: Path) -> None:
     for axis, where in zip(axes[0], cells, strict=True):
         reference = results.pick(*where, REFERENCE)
         axis.axvline(0, color="0.8")
-        for rule, title, colour, shift in _SCALES:
+        for (rule, title), colour, shift in zip(_SCALES.items(), _COLOURS, _SHIFTS, strict=True):
             for y, label in enumerate(METHODS):
                 found = results.pick(*where, label, rule)
                 x = [nll(found[seed]) - nll(reference[seed]) for seed in sorted(found.keys() & reference.keys())]
