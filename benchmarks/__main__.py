@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import diagnose, memory, process
+from benchmarks import diagnose, digests, memory, process
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -35,6 +35,15 @@ def speed_command(
 def diagnose_command(folder: Folder = Path("/tmp/gam-merge-benchmarks"), repeats: int = 5) -> None:
     """inspect over reading an adapter, compare of three over merging them, on Qwen3-8B shapes at rank 64."""
     diagnose.main(folder, repeats=repeats)
+
+
+@app.command("digests")
+def digests_command(
+    against: Annotated[str | None, typer.Option(help="A commit whose digests are printed beside these.")] = None,
+) -> None:
+    """The sha256 of the merged example adapters by every method; exit code 1 if a commit gives others."""
+    if not digests.main(against):
+        raise typer.Exit(1)
 
 
 @app.command("lab")
