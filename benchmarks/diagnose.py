@@ -13,7 +13,7 @@ from pathlib import Path
 import gam_merge as gm
 from benchmarks.measure import medians, save, table
 from benchmarks.shapes import make_adapters
-from gam_merge._tensors import read
+from gam_merge._common.tensors import read
 
 
 def main(folder: Path, *, repeats: int) -> None:

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gam_merge._adapter import Adapter, Extra, LoraModule
-from gam_merge._engine import Sink, run, run_extras
-from gam_merge._files import check_unchanged, sha256_of
-from gam_merge._formats.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
-from gam_merge._hub.push import push
-from gam_merge._job import Progress
-from gam_merge._output.card import card_text
-from gam_merge._output.directory import check_output
-from gam_merge._output.export import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
-from gam_merge._output.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text, record
-from gam_merge._plan import Plan
-from gam_merge._record import Record
-from gam_merge._report import MergeReport
-from gam_merge._request import BaseModel, MergePlan, plan, settle
-from gam_merge._safetensors import TensorSpec
-from gam_merge._settings import Setting
-from gam_merge._sources import Source, load
-from gam_merge._tensors import LazyTensor, MemoryTensor, PromisedTensor, dtype_name
+from gam_merge._common.files import check_unchanged, sha256_of
+from gam_merge._common.tensors import LazyTensor, MemoryTensor, PromisedTensor, dtype_name
+from gam_merge._lineup.lineup import Plan
+from gam_merge._lineup.settings import Setting
+from gam_merge._load import Source, load
+from gam_merge._plan import BaseModel, MergePlan, plan, settle
+from gam_merge._push import push
+from gam_merge._read.adapter import Adapter, Extra, LoraModule
+from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
+from gam_merge._read.record import Record
+from gam_merge._read.safetensors import TensorSpec
+from gam_merge._run.engine import Sink, run, run_extras
+from gam_merge._run.job import Progress
+from gam_merge._run.report import MergeReport
+from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
+from gam_merge._write.card import card_text
+from gam_merge._write.directory import check_output
+from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text, record
 
 
 @dataclass(frozen=True)

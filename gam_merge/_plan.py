@@ -1,206 +1,275 @@
-"""The plan of a merge, from headers alone: the modules of all adapters lined up, checked, and grouped into buckets."""
+"""A merge as asked for -> what to do and how: every check that needs no tensor, in one place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from math import lcm, prod
-from pathlib import PurePath
-from typing import Literal
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from gam_merge._adapter import Adapter, LoraModule
-from gam_merge._errors import GamMergeError
-from gam_merge._extras import PlannedExtra, extra_notes, plan_extras
-from gam_merge._layout import Layout
-from gam_merge._models.base import BaseWeight
-from gam_merge._settings import Settings
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.tensors import dtype_name
+from gam_merge._lineup.lineup import Plan, make_plan
+from gam_merge._lineup.ranks import RankPolicy, check_ranks, with_ranks
+from gam_merge._lineup.serving import check_target
+from gam_merge._lineup.settings import Setting, Settings, make_settings
+from gam_merge._load import Source, load
+from gam_merge._methods import Method, get_method
+from gam_merge._models.base import BaseWeight, resolve_base
+from gam_merge._models.checkpoint import Model
+from gam_merge._models.placement import base_weights
+from gam_merge._read.adapter import Adapter
+from gam_merge._run.dora import base_weights_needed, check_dora, is_dora
+from gam_merge._run.estimate import Estimate, estimate
+from gam_merge._run.job import Job
+from gam_merge._run.survey import needed_ranks, survey
+from gam_merge._write.directory import check_output
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
-_MAX_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros
+BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float64": torch.float64,
+    "fp64": torch.float64,
+}
 
 
 @dataclass(frozen=True)
-class PlannedBucket:
-    """Modules whose matrices have one shape (out, in), in the same layout, adapters, ranks and parameters.
+class MergePlan:
+    """A merge that is settled and not begun: the modules to merge, and how."""
 
-    ``members[j][i]`` is module ``names[j]`` of adapter ``adapters[i]``; ``ranks`` are those of its matrices.
-    """
-
-    names: tuple[str, ...]
-    layout: Layout
-    shape: tuple[int, int]
-    adapters: tuple[int, ...]
-    ranks: tuple[int, ...]
-    members: tuple[tuple[LoraModule, ...], ...]
-    output_rank: int = 0  # of its matrices
-    bases: tuple[BaseWeight, ...] = ()  # the weights of the modules, where one of them is a DoRA
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is settled before the first tensor is read."""
-
-    adapters: tuple[Adapter, ...]
-    buckets: tuple[PlannedBucket, ...]
-    base_model: str | None
-    rank: int  # the largest of the output, and of every module unless each has its own
-    dtype: torch.dtype  # of the output
-    compute_dtype: torch.dtype
-    extras: tuple[PlannedExtra, ...] = ()
-    magnitude_dtype: torch.dtype | None = None  # of the output, if that is DoRA
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(name for bucket in self.buckets for name in bucket.names)
-
-    @property
-    def matrices(self) -> int:
-        """How many matrices the modules are together."""
-        return sum(len(bucket.names) * bucket.layout.stack for bucket in self.buckets)
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """The rank of each module of the output."""
-        return {name: b.output_rank * b.layout.groups for b in self.buckets for name in b.names}
-
-    @cached_property
-    def layouts(self) -> Mapping[str, Layout]:
-        """The layout of each module."""
-        return {name: bucket.layout for bucket in self.buckets for name in bucket.names}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Of the adapters: the last part of their paths, numbered where several are alike. Wherever they lie and in
-        whatever order they come, a label stays with its adapter."""
-        names = [PurePath(adapter.source).name for adapter in self.adapters]
-        return tuple(f"{name}#{names[:i].count(name)}" for i, name in enumerate(names))
-
-    @property
-    def nbytes(self) -> int:
-        """Of all tensors of the output."""
-        factors = sum(len(b.names) * b.layout.stack * b.output_rank * sum(b.shape) for b in self.buckets)
-        if self.magnitude_dtype is not None:
-            factors += sum(len(b.names) * b.shape[0] for b in self.buckets)
-        return factors * self.dtype.itemsize + sum(prod(e.shape) * e.dtype.itemsize for e in self.written_extras)
+    plan: Plan
+    job: Job
+    policy: RankPolicy = field(default_factory=RankPolicy)  # for ranks that only a look at the deltas can tell
+    target: str | None = None
+    base: Model | None = None  # the base model whose weights are read, for DoRA
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know beforehand."""
-        notes = [f"{adapter.source}: {note}" for adapter in self.adapters for note in adapter.notes]
-        notes += extra_notes(self.extras, len(self.adapters))
-        if len(set(self.ranks.values())) > 1:
-            notes.append(
-                "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales them wrongly"
-            )
-        if self.rank > VLLM_RANKS[-1]:
-            most = VLLM_RANKS[-1]
-            notes.append(f"rank {self.rank} is more than the {most} that servers of LoRA take; cut it with --rank")
-        return tuple(notes)
+        """What the user should know beforehand. Raises GamMergeError if the target does not take the merge."""
+        read = self.base.notes if self.base else ()
+        return (*self.plan.notes, *read, *check_target(self.plan, self.target))
 
-    @property
-    def written_extras(self) -> tuple[PlannedExtra, ...]:
-        """All but copies of the base's own weights, which are left out."""
-        return tuple(extra for extra in self.extras if extra.kind != "base_weight")
+    def estimate(self) -> Estimate:
+        """How long the merge will take and how much memory, from a rehearsal of about a second. Reads no tensor."""
+        return estimate(self.plan, self.job)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "method": self.job.method.name,
+            "params": dict(self.job.settings.params),
+            "sources": [adapter.source for adapter in self.plan.adapters],
+            "weights": list(self.job.mean_weights(self.plan.names)),
+            "anchor": self.job.anchor,
+            "missing": self.job.missing,
+            "base_model": self.plan.base_model,
+            "device": str(self.job.device),
+            "rank": self.plan.rank,
+            "energy": self.policy.energy,
+            "per_module_rank": self.policy.per_module,
+            "dtype": dtype_name(self.job.dtype),
+            "nbytes": self.plan.nbytes,
+            "notes": list(self.notes),
+            "buckets": [
+                {"shape": bucket.shape, "adapters": bucket.adapters, "ranks": bucket.ranks, "modules": bucket.names}
+                for bucket in self.plan.buckets
+            ],
+        }
 
 
-def make_plan(
-    adapters: Sequence[Adapter],
+def plan(
+    sources: Sequence[Source],
     *,
-    settings: Settings | None = None,
+    method: str = "gam",
+    weights: Sequence[Setting] | None = None,
+    out: str | PathLike[str] | None = None,
+    anchor: int | str = 0,
+    missing: str = "zero",
+    flatten_dora: bool = False,
     rank: int | None = None,
+    energy: float | None = None,
     max_rank: int | None = None,
-    native: Literal["largest", "sum"] = "largest",
-    dtype: torch.dtype | None = None,
+    per_module_rank: bool = False,
+    target: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "auto",
+    base_model: BaseModel | None = None,
+    alpha: float | Sequence[float] | None = None,
     allow_base_mismatch: bool = False,
-) -> Plan:
-    """Line up the modules of the adapters. Reads no tensor; raises GamMergeError if they do not belong together.
+    params: Mapping[str, Setting] | None = None,
+    force: bool = False,
+) -> MergePlan:
+    """What ``merge`` would do with the same arguments, from headers alone: no tensor is read, nothing is written.
 
-    settings: an adapter takes part in a module where its weight is not zero; without them everywhere. rank: of the
-    output, by default the largest rank of any module, or with native="sum" the largest sum of ranks over the adapters
-    that hold a module, but not above max_rank. dtype: of the output, by default the narrowest that holds all sources.
+    Raises GamMergeError wherever ``merge`` would before it reads the first tensor.
     """
-    base = _base_model(adapters, allow_base_mismatch)
-    groups: dict[object, tuple[tuple[int, ...], list[str]]] = {}
-    for name in sorted({name for adapter in adapters for name in adapter.modules}):
-        weights = settings.weights_of(name) if settings else (1.0,) * len(adapters)
-        holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules and weights[i])
-        if not holders:
-            continue
-        members = [adapters[i].modules[name] for i in holders]
-        _check_same(name, [adapters[i] for i in holders], members)
-        params = repr(settings.params_of(name)) if settings else ""
-        key = (members[0].layout, members[0].shape, holders, tuple(m.matrix_rank for m in members), params)
-        groups.setdefault(key, (holders, []))[1].append(name)
-    if not groups:
-        raise GamMergeError("every module has weight zero in every adapter; there is nothing to merge")
-    buckets = [_bucket(adapters, holders, names) for holders, names in groups.values()]
-    rank = _output_rank(buckets, rank, max_rank, native)
-    buckets = [replace(bucket, output_rank=rank // bucket.layout.groups) for bucket in buckets]
-    source_dtype = adapters[0].dtype
-    for adapter in adapters:
-        source_dtype = torch.promote_types(source_dtype, adapter.dtype)
-    return Plan(
-        adapters=tuple(adapters),
-        buckets=tuple(sorted(buckets, key=lambda bucket: bucket.names)),
-        base_model=base,
-        rank=rank,
-        dtype=dtype or source_dtype,
-        compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
-        extras=plan_extras(adapters, {m[0].name: m[0] for bucket in buckets for m in bucket.members}, dtype),
+    chosen = get_method(method)
+    policy = check_ranks(RankPolicy(rank, energy, max_rank, per_module_rank))
+    adapters = _load_all(sources, base_model, alpha)
+    given = _check_weights(weights, len(adapters))
+    position = _anchor_position(anchor, sources, given)
+    kept = [i for i, weight in enumerate(given) if weight != 0]
+    chosen.check_count(len(kept))
+    settings = _settings(chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {})
+    lined_up = make_plan(
+        [adapters[i] for i in kept],
+        settings=settings,
+        rank=policy.rank,
+        max_rank=policy.max_rank,
+        native="sum" if policy.energy is not None else chosen.rank,
+        dtype=parse_dtype(dtype),
+        allow_base_mismatch=allow_base_mismatch,
     )
+    job = Job(
+        settings=settings,
+        method=chosen,
+        anchor=kept.index(position),
+        missing=_check_missing(missing),
+        dtype=lined_up.dtype,
+        device=pick_device(device),
+        flatten=flatten_dora,
+    )
+    if out is not None:
+        files = [adapter.file for adapter in adapters if adapter.file is not None]
+        check_output(Path(out), force=force, sources=files)
+    base: Model | None = None
+    if any(map(is_dora, lined_up.adapters)):
+        lined_up, base = _with_base(lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora)
+    planned = MergePlan(lined_up, job, policy, target, base)
+    if not policy.looks:
+        check_target(lined_up, target)
+    return planned
 
 
-def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]) -> PlannedBucket:
-    members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
-    first, ranks = members[0][0], tuple(m.matrix_rank for m in members[0])
-    return PlannedBucket(tuple(names), first.layout, first.shape, holders, ranks, members)
+def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergePlan, Any]:
+    """What a merge must know of all deltas before it writes the first: its ranks, and the summary of the method.
+
+    Reads the tensors once more for each. Raises GamMergeError.
+    """
+    lined_up, job, policy = planned.plan, planned.job, planned.policy
+    summary = survey(lined_up, job, executor)
+    if not policy.looks:
+        return planned, summary
+    share = 1.0 if policy.energy is None else policy.energy
+    needed = needed_ranks(lined_up, job, share, summary=summary, executor=executor)
+    settled = with_ranks(lined_up, needed, per_module=policy.per_module)
+    check_target(settled, planned.target)
+    return replace(planned, plan=settled), summary
 
 
-def _output_rank(
-    buckets: Sequence[PlannedBucket], rank: int | None, max_rank: int | None, native: Literal["largest", "sum"]
-) -> int:
-    """The rank asked for, else the native one up to a limit; a rank that the groups of all convolutions share."""
-    step = lcm(*(bucket.layout.groups for bucket in buckets))
-    for asked in (rank, max_rank):
-        if asked is not None and asked % step:
-            raise GamMergeError(f"rank {asked} is not shared by {step} groups of a convolution; give a multiple of it")
-    if rank is not None:
-        limit = max(_MAX_RANK, *(side for bucket in buckets for side in bucket.shape))
-        if rank > limit:
-            raise GamMergeError(f"rank {rank} is more than any module has rows or columns; give at most {limit}")
-        return rank
-    most = -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
-    return most if max_rank is None else min(most, max_rank)
+def _with_base(
+    plan: Plan, base: BaseModel | None, policy: RankPolicy, *, dtype: torch.dtype | None, flatten: bool
+) -> tuple[Plan, Model | None]:
+    """The plan with the base weights that DoRA adapters need, and the model that they are of."""
+    if base is None:
+        raise base_weights_needed(plan.adapters)
+    if flatten and policy.looks:
+        raise GamMergeError("DoRA is flattened to a rank that is given; use rank or max_rank, not energy")
+    check_dora(plan.adapters)
+    model = None if isinstance(base, Mapping) else resolve_base(base)
+    weights: dict[str, BaseWeight] = dict(base) if isinstance(base, Mapping) else {}
+    if model is not None:
+        for adapter in plan.adapters:
+            weights |= base_weights(model, adapter)
+    buckets = [replace(bucket, bases=tuple(weights[name] for name in bucket.names)) for bucket in plan.buckets]
+    stored = [m.magnitude.dtype for a in plan.adapters for m in a.modules.values() if m.magnitude is not None]
+    widest = dtype or reduce(torch.promote_types, stored)
+    return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest), model
 
 
-def _native_rank(bucket: PlannedBucket, kind: Literal["largest", "sum"]) -> int:
-    """No matrix has more than its sides hold."""
-    rank = max(bucket.ranks) if kind == "largest" else min(sum(bucket.ranks), *bucket.shape)
-    return rank * bucket.layout.groups
+def _load_all(
+    sources: Sequence[Source], base_model: BaseModel | None, alpha: float | Sequence[float] | None
+) -> list[Adapter]:
+    if isinstance(sources, str | PathLike):
+        raise GamMergeError("sources is one path; give a list of adapters")
+    if not sources:
+        raise GamMergeError("no adapters to merge")
+    alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(sources)
+    if len(alphas) == 1:
+        alphas *= len(sources)
+    if len(alphas) != len(sources):
+        raise GamMergeError(f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each")
+    name = None if base_model is None or isinstance(base_model, Mapping) else str(base_model)
+    return [load(source, base_model=name, alpha=a) for source, a in zip(sources, alphas, strict=True)]
 
 
-def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None:
-    known = [adapter for adapter in adapters if adapter.base_model is not None]
-    for adapter in known[1:]:
-        if adapter.base_model != known[0].base_model and not allow_mismatch:
-            raise GamMergeError(
-                f"{known[0].source} was trained on {known[0].base_model} and {adapter.source} on {adapter.base_model}; "
-                "if the two are the same model, pass --allow-base-mismatch (allow_base_mismatch=True in Python)"
-            )
-    return known[0].base_model if known else None
+def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
+    if weights is None:
+        return [1.0] * count
+    if len(weights) != count:
+        raise GamMergeError(f"{len(weights)} weights for {count} adapters; give one for each")
+    if all(weight == 0 for weight in weights):
+        raise GamMergeError(f"all {count} weights are zero; there is nothing to merge")
+    return list(weights)
 
 
-def _check_same(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> None:
-    first = members[0]
-    for holder, member in zip(holders, members, strict=True):
-        if member.layout != first.layout:
-            raise GamMergeError(
-                f"module {name} is {first.layout} in {holders[0].source} and {member.layout} in {holder.source}; "
-                "leave one of them out"
-            )
-        if member.shape != first.shape:
-            raise GamMergeError(
-                f"module {name} is {first.shape} in {holders[0].source} and {member.shape} in {holder.source}; "
-                "adapters of different base models cannot be merged"
-            )
+def _settings(
+    method: Method, adapters: Sequence[Adapter], weights: Sequence[Setting], params: Mapping[str, Setting]
+) -> Settings:
+    """Checked in every module."""
+    modules = sorted({name for adapter in adapters for name in adapter.modules})
+    settings = make_settings(weights, params, modules)
+    for module in modules:
+        method.validate(settings.params_of(module))
+        values = settings.weights_of(module)
+        if method.normalize and min(values) < 0:
+            raise GamMergeError(f"weights {list(values)} of module {module} are negative; {method.name} takes a mean")
+        if settings.params_of(module).get("scope") == "global" and values != settings.weights_of(modules[0]):
+            raise GamMergeError(f"weights differ from module to module, and {method.name} with scope=global takes one")
+    return settings
+
+
+def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]) -> int:
+    names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
+    if isinstance(anchor, str) and anchor in names:
+        anchor = names.index(anchor)
+    elif isinstance(anchor, str) and anchor.isdecimal():
+        anchor = int(anchor)
+    if isinstance(anchor, str) or not 0 <= anchor < len(names):
+        mean = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
+        raise GamMergeError(
+            f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}{mean}"
+        )
+    if weights[anchor] == 0:
+        if len(weights) > 1 and anchor == 0:  # the default: the first that takes part
+            return next(i for i, weight in enumerate(weights) if weight != 0)
+        raise GamMergeError(f"anchor {names[anchor]} has weight zero; choose another")
+    return anchor
+
+
+def _check_missing(missing: str) -> Literal["zero", "skip"]:
+    if missing not in ("zero", "skip"):
+        raise GamMergeError(
+            f"missing = {missing!r}: a module that an adapter lacks counts as 'zero' or is left out, 'skip'"
+        )
+    return missing  # type: ignore[return-value]
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name. Raises GamMergeError."""
+    if dtype is None or dtype in _DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in _DTYPES:
+        raise GamMergeError(f"dtype {dtype!r} is not one of: {', '.join(_DTYPES)}")
+    return _DTYPES[str(dtype)]
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name, or the best one for ``auto``. Raises GamMergeError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, dtype=torch.float64, device=chosen).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from gam_merge._adapter import Adapter
-from gam_merge._errors import GamMergeError
-from gam_merge._formats.peft import adapter_tensors, parse_adapter
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.tensors import MemoryTensor, read
 from gam_merge._merge import MergeResult, merge
-from gam_merge._tensors import MemoryTensor, read
+from gam_merge._read.adapter import Adapter
+from gam_merge._read.peft import adapter_tensors, parse_adapter
 
 
 class ConfigObject(Protocol):

@@ -15,8 +15,8 @@ from helpers import random_factors, write_adapter
 import gam_merge as gm
 from gam_cli import _present as present
 from gam_cli._tables_inspect import of_inspection
+from gam_merge._common.tensors import read
 from gam_merge._models.checkpoint import open_checkpoint
-from gam_merge._tensors import read
 
 Action = Callable[[], object]
 Kind = Callable[[Draw, Path], Action]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gam_merge import Adapter, LoraModule
-from gam_merge._tensors import MemoryTensor
+from gam_merge._common.tensors import MemoryTensor
 
 Contents = dict[str, bytes] | None
 

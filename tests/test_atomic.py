@@ -19,7 +19,7 @@ from helpers import Contents, contents, layers, random_factors, restore, tree, w
 from safetensors.torch import save_file
 
 import gam_merge as gm
-from gam_merge._output import staging
+from gam_merge._write import staging
 
 
 @pytest.fixture(scope="session")

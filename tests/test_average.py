@@ -9,7 +9,7 @@ from real import save_adapter
 from test_cli import run
 
 import gam_merge as gm
-from gam_merge._average import ema_weights, find_checkpoints
+from gam_merge._checkpoints import ema_weights, find_checkpoints
 
 STEPS = (5, 10, 15, 100)
 

@@ -19,9 +19,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
-from gam_merge._formats import peft
+from gam_merge._common.tensors import MemoryTensor
+from gam_merge._read import peft
 from gam_merge._state_dict import from_state_dict
-from gam_merge._tensors import MemoryTensor
 
 PATTERNS = st.sampled_from(
     [

@@ -55,7 +55,7 @@ def test_unforeseen_failures_are_told_too(folder: Path, monkeypatch: pytest.Monk
             raise MemoryError("no room\nfor more")
         return real(recipe, **settings)
 
-    monkeypatch.setattr("gam_merge._recipes.batch.merge_recipe", out_of_memory)
+    monkeypatch.setattr("gam_merge._batch.merge_recipe", out_of_memory)
     items = gm.batch([RECIPES[0], RECIPES[2]], "out")
     assert [item.error for item in items] == ["MemoryError: no room", None]
 

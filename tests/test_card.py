@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import gam_merge as gm
-from gam_merge._output.card import code
+from gam_merge._write.card import code
 
 WEIGHTS = "adapter_model.safetensors"
 

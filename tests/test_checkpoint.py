@@ -10,7 +10,7 @@ import torch
 
 import gam_merge as gm
 from gam_merge._models.checkpoint import common_prefix, open_checkpoint, rename
-from gam_merge._safetensors import SafetensorsWriter, TensorSpec
+from gam_merge._read.safetensors import SafetensorsWriter, TensorSpec
 
 
 def write_checkpoint(path: Path, shards: Sequence[Mapping[str, tuple[int, ...]]]) -> Path:

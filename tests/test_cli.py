@@ -244,7 +244,7 @@ main()
     [
         ("typer", signal.SIG_DFL, (130, "interrupted\n")),
         ("torch", signal.SIG_DFL, (130, "interrupted\n")),
-        ("gam_merge._engine", signal.SIG_DFL, (130, "interrupted\n")),
+        ("gam_merge._run.engine", signal.SIG_DFL, (130, "interrupted\n")),
         ("torch", signal.SIG_IGN, (0, "")),  # as the shell of a script starts what runs in the background
         ("end", signal.SIG_DFL, (0, "")),
     ],

@@ -12,7 +12,7 @@ from strategies import Problem, generators, problems, well_posed
 from torch import Tensor
 
 import gam_merge as gm
-from gam_merge._diagnose.compare import _rows
+from gam_merge._compare import _rows
 
 
 def bases(delta: Tensor) -> tuple[Tensor, Tensor]:

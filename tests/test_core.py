@@ -7,9 +7,9 @@ from torch import Tensor
 
 import gam_merge as gm
 from gam_kernels import span
-from gam_merge._core import by_span, core_of
-from gam_merge._plan import make_plan
-from gam_merge._walk import walk
+from gam_merge._deltas.core import by_span, core_of
+from gam_merge._lineup.lineup import make_plan
+from gam_merge._run.walk import walk
 
 Pair = tuple[Tensor, Tensor]
 

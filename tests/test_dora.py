@@ -14,10 +14,10 @@ from torch import Tensor
 from variants import VARIANTS, base, dense_mean, forward, fused, load, model, quiet, save
 
 import gam_merge as gm
-from gam_merge import _dora
+from gam_merge._common.tensors import read
 from gam_merge._models import base as base_weights
+from gam_merge._run import dora
 from gam_merge._state_dict import from_state_dict
-from gam_merge._tensors import read
 
 DORA = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "init_lora_weights": False}
 PLAIN = {"target_modules": ["q_proj", "k_proj"], "init_lora_weights": False}
@@ -154,7 +154,7 @@ def test_a_base_of_many_blocks(name: str, flatten: bool, tmp_path: Path, monkeyp
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **{**config, "init_lora_weights": False})
     monkeypatch.setattr(base_weights, "_BLOCK", 100)
-    monkeypatch.setattr(_dora, "_ROWS", 5)
+    monkeypatch.setattr(dora, "_ROWS", 5)
     settings = {"rank": 48, "flatten_dora": True} if flatten else {}
     gm.merge([source], base_model=base(kind), out=tmp_path / "out", **settings)
     before, expected = forward(model(kind)), forward(load(kind, source))
@@ -187,9 +187,9 @@ def test_base_that_is_not_there(saved: dict[str, Path], tmp_path: Path) -> None:
 )
 def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> None:
     kind, config = VARIANTS[name]
-    other, dora = save(tmp_path / "a", kind, 0, **config), {"target_modules": [target], "use_dora": True}
+    other, trained = save(tmp_path / "a", kind, 0, **config), {"target_modules": [target], "use_dora": True}
     with pytest.raises(gm.GamMergeError, match=said):
-        gm.plan([other, save(tmp_path / "d", kind, 1, **dora)], base_model=base(kind))
+        gm.plan([other, save(tmp_path / "d", kind, 1, **trained)], base_model=base(kind))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_executor_of_processes_gives_the_same_bytes(saved: dict[str, Path], tmp_
 
 
 def test_recipe_names_the_base(saved: dict[str, Path], tmp_path: Path) -> None:
-    from gam_merge._output.export import RECIPE_NAME
+    from gam_merge._write.adapter import RECIPE_NAME
 
     gm.merge([saved["dora"]], base_model=base("llama"), flatten_dora=True, rank=2, out=tmp_path / "out")
     gm.merge_recipe(tmp_path / "out" / RECIPE_NAME, out=tmp_path / "again")

@@ -137,7 +137,7 @@ def many(count: int = 3, modules: int = 4) -> list[gm.Adapter]:
 @pytest.mark.parametrize("method", RANDOM)
 def test_the_same_bytes_whatever_comes_along(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the size of the buckets, nor other modules, nor where an adapter lies moves a random number."""
-    import gam_merge._walk as walking
+    import gam_merge._run.walk as walking
 
     adapters = many()
     together = gm.merge(adapters, method=method).adapter

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gam_merge as gm
-from gam_merge._tensors import PromisedTensor
+from gam_merge._common.tensors import PromisedTensor
 
 
 def unreadable(layers: int, *, size: int = 96, rank: int = 8) -> gm.Adapter:

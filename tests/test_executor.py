@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gam_merge as gm
-import gam_merge._walk as walking
+import gam_merge._run.walk as walking
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import gam_merge as gm
 from gam_cli._tables import of_merge, of_plan
+from gam_merge._common.tensors import read as read_tensor
 from gam_merge._state_dict import from_state_dict
-from gam_merge._tensors import read as read_tensor
 
 FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
 PREFIX = "base_model.model."

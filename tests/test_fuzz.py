@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import gam_merge as gm
-from gam_merge._errors import collecting
+from gam_merge._common.errors import collecting
 from gam_merge._state_dict import from_state_dict, state_dict
 
 PREFIX = "base_model.model."

@@ -14,7 +14,7 @@ from peft import PeftModel
 from variants import base, fused, model, save
 
 import gam_merge as gm
-from gam_merge._errors import collecting
+from gam_merge._common.errors import collecting
 
 WEIGHTS = [0.75, 0.25]
 # model -> what may be adapted, its parameters that may be, what may be saved whole

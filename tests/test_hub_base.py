@@ -11,9 +11,9 @@ from huggingface_hub import constants
 from variants import base, model, save
 
 import gam_merge as gm
+from gam_merge._common.tensors import read
 from gam_merge._models.base import resolve_base
-from gam_merge._output.export import RECIPE_NAME
-from gam_merge._tensors import read
+from gam_merge._write.adapter import RECIPE_NAME
 
 INDEX, WEIGHTS, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 

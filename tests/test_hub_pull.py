@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 import gam_merge as gm
-from gam_merge._hub.hub_id import HubId, parse_hub_id
+from gam_merge._read.hub_id import HubId, parse_hub_id
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from strategies import Problem, problems
 
 import gam_merge as gm
-from gam_merge._adapter import Extra
-from gam_merge._layout import ExpertsLayout
-from gam_merge._tensors import MemoryTensor
+from gam_merge._common.tensors import MemoryTensor
+from gam_merge._read.adapter import Extra
+from gam_merge._read.layout import ExpertsLayout
 
 
 def close(value: object, expected: object) -> None:

@@ -13,9 +13,9 @@ from children import in_child
 from helpers import adapter, random_factors, stack, write_adapter
 
 import gam_merge as gm
-import gam_merge._walk as walking
-from gam_merge._plan import make_plan
-from gam_merge._walk import walk
+import gam_merge._run.walk as walking
+from gam_merge._lineup.lineup import make_plan
+from gam_merge._run.walk import walk
 
 _M_ARENA_MAX = -8  # malloc.h
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from variants import VARIANTS, base, forward, load, model, quiet, save
 
 import gam_merge as gm
-from gam_merge._output.export import RECIPE_NAME
 from gam_merge._state_dict import from_state_dict
+from gam_merge._write.adapter import RECIPE_NAME
 
 
 def decaying(generator: torch.Generator, m: int, n: int, r: int, decay: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from helpers import write_adapter
 from peft import LoraConfig
 
 import gam_merge as gm
-from gam_merge._formats import _peft_config as fields
+from gam_merge._read import peft_config as fields
 
 FACTORS = {"layers.0.q": (torch.ones(4, 2), torch.ones(2, 6))}
 

@@ -116,7 +116,7 @@ def test_params_reach_the_report() -> None:
 def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from catalogue import related
 
-    import gam_merge._plan as planning
+    import gam_merge._lineup.lineup as planning
 
     adapters = related(count=3, shape=(520, 530), ranks=(180,)).adapters
     (note,) = gm.plan(adapters, method="cat").to_dict()["notes"]

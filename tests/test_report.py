@@ -44,7 +44,9 @@ def test_figures_equal_dense(method: str, problem: Problem):
 @pytest.mark.parametrize("rank", [4, 12])
 def test_figures_in_float32(method: str, rank: int, joint: int, monkeypatch: pytest.MonkeyPatch):
     """Both ways to them, for results that are cut and for those that are not."""
-    monkeypatch.setattr("gam_merge._walk._JOINT", joint)  # columns times adapters up to which Gram matrices are formed
+    monkeypatch.setattr(
+        "gam_merge._run.walk._JOINT", joint
+    )  # columns times adapters up to which Gram matrices are formed
     generator = torch.Generator().manual_seed(2)
     adapters = helpers.stack([helpers.random_factors(generator, 60, 50, 4, torch.float32) for _ in range(3)])
     result = gm.merge(adapters, method=method, rank=rank)

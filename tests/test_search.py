@@ -12,8 +12,8 @@ from scipy.stats import kstest
 
 import gam_merge as gm
 from gam_merge._recipes.recipe import Recipe
-from gam_merge._search.optimise import optimise
-from gam_merge._search.space import Number, Shares, make_space
+from gam_merge._trials.optimise import optimise
+from gam_merge._trials.space import Number, Shares, make_space
 
 
 @pytest.fixture

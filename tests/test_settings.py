@@ -6,8 +6,8 @@ import torch
 from helpers import adapter, delta, random_factors, relative
 
 import gam_merge as gm
-from gam_merge._plan import make_plan
-from gam_merge._settings import make_settings
+from gam_merge._lineup.lineup import make_plan
+from gam_merge._lineup.settings import make_settings
 
 LAYERS = [f"model.layers.{i}.{part}" for i in range(3) for part in ("attn.q", "mlp.up")]
 

@@ -6,10 +6,10 @@ import helpers
 import pytest
 import torch
 
-import gam_merge._walk as walking
+import gam_merge._run.walk as walking
 from gam_merge import GamMergeError
-from gam_merge._plan import make_plan
-from gam_merge._walk import walk
+from gam_merge._lineup.lineup import make_plan
+from gam_merge._run.walk import walk
 
 CPU = torch.device("cpu")
 

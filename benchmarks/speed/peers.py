@@ -66,7 +66,7 @@ def _model(m: int, n: int) -> tuple[Any, list[torch.Tensor]]:
 
 
 def _adapters(model: Any) -> list[gm.Adapter]:
-    from gam_merge._tensors import MemoryTensor
+    from gam_merge._common.tensors import MemoryTensor
 
     layer = model.base_model.model.w
     pairs = [(layer.lora_A[str(i)].weight.detach(), layer.lora_B[str(i)].weight.detach()) for i in range(COUNT)]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gam_cli._present import Name, number, table
 from gam_merge import Grid
-from gam_merge._grouping import shortened
+from gam_merge._common.names import shortened
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII = ".:-=+*#@"

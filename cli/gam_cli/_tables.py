@@ -23,7 +23,7 @@ from gam_cli._present import (
     wrote,
 )
 from gam_merge import Estimate, MergePlan, MergeReport, MergeResult, ModuleReport
-from gam_merge._tensors import dtype_name
+from gam_merge._common.tensors import dtype_name
 
 _BUCKETS = 20  # shown unless all are asked for
 _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-talk")

@@ -12,7 +12,7 @@ from rich.text import Text
 from gam_cli._present import Name, count, json_line, number, numbered, span, table, warning
 from gam_cli._strips import strips
 from gam_merge import Comparison, Measures
-from gam_merge._grouping import By
+from gam_merge._common.names import By
 
 _OVERLAPS = ("overlap U", "x chance", "overlap V", "x chance", "cosine")
 _PAIRS = 21  # shown: all of seven adapters

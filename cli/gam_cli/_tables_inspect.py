@@ -9,7 +9,7 @@ from rich.text import Text
 from gam_cli._present import Name, count, json_line, number, percent, printable, span, table, warning
 from gam_cli._strips import strips
 from gam_merge import Inspection, Part
-from gam_merge._grouping import By
+from gam_merge._common.names import By
 
 _TOLD = 10  # problems that are told one by one
 

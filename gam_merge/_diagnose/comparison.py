@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from gam_merge._common.names import By, Grid, grid, group
 from gam_merge._diagnose.documents import save_html, save_plot
 from gam_merge._diagnose.measures import Array, Measures
 from gam_merge._diagnose.pairwise import Pair
 from gam_merge._diagnose.verdict import Recommendation, recommend, verdict
-from gam_merge._grouping import By, Grid, grid, group
 
 _SCALARS = (
     "overlap_u",

@@ -5,8 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gam_merge._errors import GamMergeError
-from gam_merge._files import write_file
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.files import write_file
 
 if TYPE_CHECKING:
     from gam_merge._diagnose.comparison import Comparison

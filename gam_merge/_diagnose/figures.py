@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from gam_merge._common.names import Grid, shortened
 from gam_merge._diagnose.comparison import Comparison
 from gam_merge._diagnose.inspection import Inspection
-from gam_merge._grouping import Grid, shortened
 
 Draw = Callable[[Axes], None]
 

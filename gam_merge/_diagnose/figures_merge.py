@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from gam_merge._common.names import group, shortened
 from gam_merge._diagnose.figures import Draw, compose, finish, line, save
-from gam_merge._grouping import group, shortened
-from gam_merge._search.journal import Trial
+from gam_merge._trials.journal import Trial
 
 
 def survival_png(report: Mapping[str, Any]) -> bytes:

@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gam_merge._common.version import VERSION
 from gam_merge._diagnose.comparison import Comparison
 from gam_merge._diagnose.figures import comparison_panels, inline_svg, inspection_panels
 from gam_merge._diagnose.inspection import Inspection
-from gam_merge._version import VERSION
 
 _WIDE, _NARROW = (10.5, 2.9), (5.0, 3.6)  # inches
 

@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from gam_merge._common.names import By, Grid, grid, group
 from gam_merge._diagnose.documents import save_html, save_plot
-from gam_merge._grouping import By, Grid, grid, group
 
 _TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks for which the energy of the largest singular values is told
 

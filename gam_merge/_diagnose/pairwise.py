@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import principal_cosines
-from gam_merge._bucket import Bucket
+from gam_merge._deltas.bucket import Bucket
 
 Pair = tuple[int, int]  # of adapters, the lower position first
 

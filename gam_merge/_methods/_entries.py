@@ -10,10 +10,10 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged
-from gam_merge._core import InCore
+from gam_merge._common.random import generator
+from gam_merge._deltas.bucket import Bucket, Merged
+from gam_merge._deltas.core import InCore
 from gam_merge._methods._schema import Range
-from gam_merge._random import generator
 
 Scope = Annotated[Literal["module", "global"], "rank entries within each module, or over all modules of an adapter"]
 Density = Annotated[float, Range(0, 1), "share of the entries that is kept"]

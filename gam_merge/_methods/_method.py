@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged
-from gam_merge._core import Core, InCore, by_span, core_of
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
+from gam_merge._deltas.bucket import Bucket, Merged
+from gam_merge._deltas.core import Core, InCore, by_span, core_of
 from gam_merge._methods._entries import Histogram, merge_part
 from gam_merge._methods._rule import Coefficients, Plugin, Rank, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
 from gam_merge._methods._catalogue import PLUGINS, RULES, SPACES
 from gam_merge._methods._method import Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space

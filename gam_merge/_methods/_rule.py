@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from gam_merge._core import Core, InCore
+from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._schema import Param, schema
 
 Kind = Literal["bucket", "core", "coefficients", "entries"]

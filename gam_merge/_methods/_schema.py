@@ -12,7 +12,7 @@ from math import inf, isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
 
 
 @dataclass(frozen=True)

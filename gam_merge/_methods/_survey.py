@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Bucket
+from gam_merge._deltas.bucket import Bucket
 from gam_merge._methods._rule import Coefficients
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from gam_merge._core import weighted_sum
+from gam_merge._deltas.core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range

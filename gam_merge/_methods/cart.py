@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, weighted_sum
+from gam_merge._deltas.core import Core, InCore, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, isometry, significant, weighted_sum
+from gam_merge._deltas.core import Core, InCore, isometry, significant, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 

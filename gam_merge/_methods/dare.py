@@ -6,7 +6,7 @@ x_i <- m_i * x_i / density,    m_i = 1 with probability ``density``
 import torch
 from torch import Tensor
 
-from gam_merge._core import weighted_sum
+from gam_merge._deltas.core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Seed
 from gam_merge._methods._rule import rule
 from gam_merge._methods.ties import Election, elect

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, isometry
+from gam_merge._deltas.core import Core, InCore, isometry
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 from gam_merge._methods.ties import elect

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gam_kernels import polar
-from gam_merge._core import Core, InCore, weighted_sum
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
+from gam_merge._deltas.core import Core, InCore, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 

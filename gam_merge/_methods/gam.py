@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import procrustes
-from gam_merge._bucket import Bucket, Merged
+from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 

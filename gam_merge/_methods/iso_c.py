@@ -8,7 +8,7 @@ Over the non-zero singular values: the paper's code fills the null space of a lo
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, significant, weighted_sum
+from gam_merge._deltas.core import Core, InCore, significant, weighted_sum
 from gam_merge._methods._rule import rule
 
 

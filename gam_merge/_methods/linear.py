@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged, block_diagonal
-from gam_merge._core import weighted_sum
+from gam_merge._deltas.bucket import Bucket, Merged, block_diagonal
+from gam_merge._deltas.core import weighted_sum
 from gam_merge._methods._entries import Entries
 from gam_merge._methods._rule import rule
 

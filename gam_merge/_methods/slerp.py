@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged
+from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._methods._rule import Coefficients, rule
 from gam_merge._methods._schema import Range
 from gam_merge._methods._survey import inner_products

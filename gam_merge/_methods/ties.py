@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._core import weighted_sum
+from gam_merge._deltas.core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 

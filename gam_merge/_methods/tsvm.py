@@ -8,8 +8,8 @@ With k = r: the paper's k = min(m, n) / N is meant for full fine-tuning and woul
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import block_diagonal
-from gam_merge._core import Core, InCore, isometry
+from gam_merge._deltas.bucket import block_diagonal
+from gam_merge._deltas.core import Core, InCore, isometry
 from gam_merge._methods._rule import rule
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, weighted_sum
+from gam_merge._deltas.core import Core, InCore, weighted_sum
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 

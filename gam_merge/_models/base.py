@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gam_merge._files import is_there
-from gam_merge._hub.hub_id import parse_hub_id
+from gam_merge._common.files import is_there
+from gam_merge._common.tensors import LazyTensor, blocks, read
 from gam_merge._models.checkpoint import Model, open_checkpoint
-from gam_merge._tensors import LazyTensor, blocks, read
+from gam_merge._read.hub_id import parse_hub_id
 
 _BLOCK = 1 << 20  # elements of a weight that are worked on at a time
 

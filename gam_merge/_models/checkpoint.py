@@ -6,11 +6,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gam_merge._errors import GamMergeError
-from gam_merge._files import is_there, read_json
-from gam_merge._hub.hub_id import HubId
-from gam_merge._safetensors import read_header
-from gam_merge._tensors import FileTensor
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.files import is_there, read_json
+from gam_merge._common.tensors import FileTensor
+from gam_merge._read.hub_id import HubId
+from gam_merge._read.safetensors import read_header
 
 # Conv1D of transformers keeps its weight as (in, out). These models are made of it, in layers of these names.
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}

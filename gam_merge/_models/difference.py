@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gam_kernels import leading_svd
-from gam_merge._errors import GamMergeError
-from gam_merge._tensors import FileTensor, blocks
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.tensors import FileTensor, blocks
 
 _BLOCK = 1 << 19  # entries of a difference that are worked on at a time
 _FIRST_RANK = 32  # of those tried for a share of energy; then twice that, and so on

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gam_kernels import product_norm
-from gam_merge._adapter import Extra, LoraModule
-from gam_merge._layout import ConvLayout
-from gam_merge._tensors import read
+from gam_merge._common.tensors import read
+from gam_merge._read.adapter import Extra, LoraModule
+from gam_merge._read.layout import ConvLayout
 
 _BLOCK = 1 << 21  # elements of a weight that are worked on at a time
 

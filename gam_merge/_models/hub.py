@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from gam_merge._errors import GamMergeError
-from gam_merge._hub.client import download, explained, first
-from gam_merge._hub.hub_id import HubId
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.tensors import FileTensor
 from gam_merge._models.checkpoint import INDEX, Model, read_config, read_index, read_shard
-from gam_merge._tensors import FileTensor
+from gam_merge._read.hub import download, explained, first
+from gam_merge._read.hub_id import HubId
 
 _STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the files of a model
 

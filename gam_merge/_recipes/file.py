@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from gam_merge import _yaml
-from gam_merge._errors import GamMergeError
-from gam_merge._files import is_there, read_text
-from gam_merge._hub.hub_id import parse_hub_id
+from gam_merge._common import yaml
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.files import is_there, read_text
+from gam_merge._lineup.settings import values
 from gam_merge._methods import get_method
+from gam_merge._plan import parse_dtype
+from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._recipes.override import Place, override
 from gam_merge._recipes.recipe import Recipe, RecipeOutput, RecipeSource
-from gam_merge._request import parse_dtype
-from gam_merge._settings import values
 
 
 def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe, Place]]:
@@ -47,7 +47,7 @@ def parse_recipes(text: str, file: Path) -> list[Recipe]:
 
 
 def _places(text: str, file: Path) -> list[Place]:
-    places = [Place(file, document) for document in _yaml.parse(text, str(file))]
+    places = [Place(file, document) for document in yaml.parse(text, str(file))]
     if not places:
         raise GamMergeError(f"{file}: holds no merge")
     return places

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gam_merge import _yaml
-from gam_merge._errors import GamMergeError
+from gam_merge._common import yaml
+from gam_merge._common.errors import GamMergeError
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Place:
     """A document of a recipe file, to say where in it something is wrong."""
 
     file: Path
-    document: _yaml.Document
+    document: yaml.Document
     changed: dict[tuple[str | int, ...], str] = field(default_factory=dict[tuple[str | int, ...], str])
     """What the command line changed: place -> as typed."""
 
@@ -39,7 +39,7 @@ def override(places: Sequence[Place], setting: str) -> None:
     if not equals or not keys or not isinstance(place.document.data, dict):
         raise GamMergeError(f"--set {setting}: is not KEY=VALUE, for instance weights.0=0.3 or params.density=0.2")
     steps = _steps(place.document.data, keys, setting)
-    documents = _yaml.parse(value, f"--set {setting}")
+    documents = yaml.parse(value, f"--set {setting}")
     parent: Any = place.document.data
     for step in steps[:-1]:
         missing = isinstance(parent, dict) and parent.get(step) is None

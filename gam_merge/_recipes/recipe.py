@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
+from gam_merge._lineup.settings import check_setting
 from gam_merge._methods import methods
 from gam_merge._methods._schema import Param
-from gam_merge._settings import check_setting
 
 OutputFile = Literal["adapter_model.safetensors", "adapter_config.json"]
 _NUMBER = {"type": "number"}

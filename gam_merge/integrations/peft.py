@@ -13,14 +13,14 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora.layer import Embedding, LoraLayer
 
-from gam_merge._adapter import Adapter
-from gam_merge._dora import is_dora
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
+from gam_merge._common.tensors import MemoryTensor
 from gam_merge._merge import MergeResult, merge
 from gam_merge._models.base import BaseWeight
-from gam_merge._report import MergeReport
+from gam_merge._read.adapter import Adapter
+from gam_merge._run.dora import is_dora
+from gam_merge._run.report import MergeReport
 from gam_merge._state_dict import from_state_dict, state_dict
-from gam_merge._tensors import MemoryTensor
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -15,13 +15,13 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gam_merge._adapter import Adapter
-from gam_merge._average import ema_weights, find_checkpoints
-from gam_merge._errors import GamMergeError
+from gam_merge._checkpoints import ema_weights, find_checkpoints
+from gam_merge._common.errors import GamMergeError
+from gam_merge._load import Source
 from gam_merge._merge import MergeResult, merge
-from gam_merge._recipes.merge import recipe_settings
-from gam_merge._request import plan
-from gam_merge._sources import Source
+from gam_merge._plan import plan
+from gam_merge._read.adapter import Adapter
+from gam_merge._recipe import recipe_settings
 from gam_merge.integrations.peft import evaluating, from_model, with_adapter
 
 Evaluate = Callable[[PeftModel], float]

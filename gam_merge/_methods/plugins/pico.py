@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore
+from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._rule import CoreRule, plugin
 
 

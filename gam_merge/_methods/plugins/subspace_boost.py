@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore, significant
+from gam_merge._deltas.core import Core, InCore, significant
 from gam_merge._methods._rule import CoreRule, plugin
 from gam_merge._methods._schema import Range
 

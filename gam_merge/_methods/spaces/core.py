@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore
+from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._entries import Blocks, Part, View
 from gam_merge._methods._rule import space
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._core import Core, InCore
+from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._entries import Blocks, Part, View
 from gam_merge._methods._rule import space
 from gam_merge._methods._schema import Range

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gam_kernels import leading_svd
-from gam_merge._bucket import Bucket, Merged
+from gam_merge._common.random import generator
+from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._methods._entries import Blocks, Part, View
 from gam_merge._methods._rule import space
 from gam_merge._methods._schema import Range
-from gam_merge._random import generator
 
 _HELD = 1 << 21  # entries of a result that is small enough to be kept between passes
 

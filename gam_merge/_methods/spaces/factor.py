@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Bucket, Merged
-from gam_merge._errors import GamMergeError
+from gam_merge._common.errors import GamMergeError
+from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._methods._entries import Blocks, Part, View
 from gam_merge._methods._rule import space
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gam_merge._bucket import Merged
-from gam_merge._core import Core
+from gam_merge._deltas.bucket import Merged
+from gam_merge._deltas.core import Core
 from gam_merge._methods._entries import Blocks, Part, View
 from gam_merge._methods._rule import space
 

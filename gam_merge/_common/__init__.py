@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, tensors, names. Knows nothing of adapters."""

@@ -1,0 +1,114 @@
+"""Tensors that are known before they are read: name, shape and dtype now, bytes when asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gam_merge._common.errors import GamMergeError
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As users write and read it: bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+class LazyTensor(Protocol):
+    """What a plan knows of a tensor, and how to read it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        """Fill the contiguous ``out``, of the dtype of this tensor, with its elements from number ``start`` on.
+
+        Raises GamMergeError."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """Bytes of a safetensors file. Read, not mapped: mapped pages count as memory, and a file that shrinks while it
+    is mapped kills the process."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int  # from the start of the file, in bytes
+
+    def __str__(self) -> str:
+        return f"{self.shape} {str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_plain(self) -> bool:
+        """Holds numbers that can be added to: floats of 16 bits and more, not what a quantised weight is packed in."""
+        return self.dtype.is_floating_point and self.dtype.itemsize > 1
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        view = out.flatten().view(torch.uint8).numpy().data
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self.offset + start * self.dtype.itemsize)
+                while len(view):
+                    count = file.readinto(view)
+                    if not count:
+                        raise GamMergeError(f"{self.path}: ends within tensor {self.key}; fetch the file again")
+                    view = view[count:]
+        except OSError as error:
+            raise GamMergeError(f"{self.path}: cannot read tensor {self.key}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class MemoryTensor:
+    """A tensor that is already there, on any device."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        flat = self.value.detach().reshape(-1)
+        out.copy_(flat[start : start + out.numel()].view(out.shape))
+
+
+@dataclass(frozen=True)
+class PromisedTensor:
+    """A tensor that a merge would make: planned with, never read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        raise AssertionError("a plan reads no tensor")
+
+
+def read(tensor: LazyTensor) -> Tensor:
+    """The tensor itself, on the CPU."""
+    out = torch.empty(tensor.shape, dtype=tensor.dtype)
+    tensor.read_into(out)
+    return out
+
+
+def blocks(tensor: LazyTensor, size: int = 1 << 22) -> Iterator[tuple[slice, Tensor]]:
+    """A tensor in flat pieces of at most ``size`` elements, with their places: for what is too large to hold."""
+    for start in range(0, total := prod(tensor.shape), size):
+        part = slice(start, min(start + size, total))
+        out = torch.empty(part.stop - part.start, dtype=tensor.dtype)
+        tensor.read_into(out, start)
+        yield part, out

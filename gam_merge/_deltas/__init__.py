@@ -1,0 +1,1 @@
+"""What a method sees: the deltas of modules of one shape."""

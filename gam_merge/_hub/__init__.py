@@ -1,1 +1,0 @@
-"""The Hub: what its ids mean, downloads and pushes."""

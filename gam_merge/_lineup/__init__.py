@@ -1,0 +1,1 @@
+"""Adapters -> what is merged with what, from headers alone."""

@@ -1,0 +1,1 @@
+"""Files -> adapters: formats, one file each, and the data that they become."""

@@ -1,0 +1,69 @@
+"""What a merge was made of: a merge as it was done, without its tensors."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gam_merge._common.files import FileVersion
+from gam_merge._lineup.settings import Setting
+from gam_merge._read.hub_id import HubId, parse_hub_id
+
+
+@dataclass(frozen=True)
+class RecordedSource:
+    """One adapter of a merge, without its tensors: it may be kept for long."""
+
+    source: str
+    weight: Setting
+    rank: int
+    alpha: float | None  # lora_alpha of the config
+    given: Mapping[str, Any]
+    file: Path | None
+    version: FileVersion | None
+    revision: str | None
+    made_by: "Record | None"
+
+    def name(self, home: Path | None) -> str:
+        """A Hub id at its commit; or a path, relative to ``home``, and the last part of it without one."""
+        if self.revision is not None:
+            hub = parse_hub_id(self.source)
+            assert hub is not None, self.source
+            return str(replace(hub, revision=self.revision))
+        if self.file is None:
+            return self.source
+        return _seen_from(home, self.file if Path(self.source).name == self.file.name else self.file.parent)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A merge as it was done, every default filled in."""
+
+    method: str
+    params: Mapping[str, Setting]
+    sources: tuple[RecordedSource, ...]
+    anchor: int
+    missing: str
+    allow_base_mismatch: bool
+    base: Path | HubId | None  # where the weights of the base model were read, for DoRA
+    output: Mapping[str, Any]  # as a recipe has it
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all of it began with files."""
+        return all(s.file is not None or s.made_by is not None for s in self.sources)
+
+    def base_name(self, home: Path | None) -> str | None:
+        """What a recipe in ``home`` calls the base model."""
+        if self.base is None:
+            return None
+        return str(self.base) if isinstance(self.base, HubId) else _seen_from(home, self.base)
+
+
+def _seen_from(home: Path | None, path: Path) -> str:
+    """A path relative to ``home``, and the last part of it without one."""
+    if home is None:
+        return path.name
+    relative = Path(os.path.relpath(path, home.absolute())).as_posix()
+    return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id

@@ -1,0 +1,1 @@
+"""A lineup -> merged tensors, bucket by bucket."""

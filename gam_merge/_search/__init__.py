@@ -1,1 +1,0 @@
-"""The best settings of a merge by a score."""

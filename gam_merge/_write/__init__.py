@@ -1,0 +1,1 @@
+"""Adapters -> files, whole or not at all, and the texts beside them."""
