@@ -43,8 +43,6 @@ from gam_merge._read.adapter import LoraModule as LoraModule
 from gam_merge._recipe import merge_recipe as merge_recipe
 from gam_merge._recipe import plan_recipe as plan_recipe
 from gam_merge._recipes.recipe import recipe_schema as recipe_schema
-from gam_merge._recipes.verification import Check as Check
-from gam_merge._recipes.verification import Verification as Verification
 from gam_merge._resize import resize as resize
 from gam_merge._run.estimate import Estimate as Estimate
 from gam_merge._run.report import MergeReport as MergeReport
@@ -55,6 +53,8 @@ from gam_merge._state_dict import from_state_dict as from_state_dict
 from gam_merge._state_dict import merge_state_dicts as merge_state_dicts
 from gam_merge._state_dict import state_dict as state_dict
 from gam_merge._trials.journal import Trial as Trial
+from gam_merge._verify import Check as Check
+from gam_merge._verify import Verification as Verification
 from gam_merge._verify import verify as verify
 
 __version__ = _VERSION

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import Progress
 from gam_merge._recipe import merge_recipe
-from gam_merge._run.job import Progress
 from gam_merge._run.report import MergeReport
 from gam_merge._write.adapter import RECIPE_NAME
 

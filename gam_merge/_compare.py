@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import Progress, Setting
 from gam_merge._deltas.bucket import Bucket
 from gam_merge._diagnose.comparison import Comparison, ModuleComparison
 from gam_merge._diagnose.measures import Measures
 from gam_merge._diagnose.pairwise import Angles, Pair, pairwise, signs
-from gam_merge._lineup.settings import Setting
 from gam_merge._load import Source
 from gam_merge._plan import plan
-from gam_merge._run.job import Job, Progress, combine
+from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
 
 _SAMPLED_ROWS = 16  # of each delta, for the agreement of signs

@@ -11,15 +11,14 @@ import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.random import generator
-from gam_merge._common.tensors import MemoryTensor
+from gam_merge._common.tensors import MemoryTensor, parse_dtype
+from gam_merge._common.types import Progress
 from gam_merge._lineup.ranks import RankPolicy, check_ranks
 from gam_merge._models.checkpoint import Checkpoint, is_conv1d, open_checkpoint
 from gam_merge._models.difference import Factored, difference, distance, factorize
-from gam_merge._plan import parse_dtype
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.peft import CONFIG_NAME
 from gam_merge._read.peft_config import merged_config
-from gam_merge._run.job import Progress
 from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, save_adapter
 from gam_merge._write.directory import check_output
 from gam_merge._write.provenance import METHOD_KEY

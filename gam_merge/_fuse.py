@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._common.tensors import FileTensor, read
+from gam_merge._common.types import Progress
 from gam_merge._load import Source, load
 from gam_merge._models.checkpoint import Checkpoint, open_checkpoint
 from gam_merge._models.edit import Edit, FusedModule
 from gam_merge._models.placement import Placement, place
 from gam_merge._read.safetensors import SafetensorsWriter, TensorSpec
-from gam_merge._run.job import Progress
 from gam_merge._write.adapter import as_json
 from gam_merge._write.directory import DirectoryWriter, check_output
 

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from gam_kernels import Delta
-from gam_merge._common.tensors import dtype_name
+from gam_merge._common.tensors import dtype_name, pick_device
+from gam_merge._common.types import Progress
 from gam_merge._diagnose.inspection import Inspection, ModuleInspection
 from gam_merge._lineup.lineup import PlannedBucket, make_plan
 from gam_merge._load import Source, load
-from gam_merge._plan import pick_device
-from gam_merge._run.job import Progress
 from gam_merge._run.walk import broken_factor, is_sound, read_delta, walk_chunks
 
 # Fields of a config that make an adapter more, or other, than a plain LoRA, and their plain values if not empty.

@@ -16,22 +16,24 @@ from torch import Tensor
 
 from gam_merge._common.files import check_unchanged, sha256_of
 from gam_merge._common.tensors import LazyTensor, MemoryTensor, PromisedTensor, dtype_name
+from gam_merge._common.types import Progress, Setting
 from gam_merge._lineup.lineup import Plan
-from gam_merge._lineup.settings import Setting
+from gam_merge._lineup.ranks import with_ranks
+from gam_merge._lineup.serving import check_target
 from gam_merge._load import Source, load
-from gam_merge._plan import BaseModel, MergePlan, plan, settle
+from gam_merge._plan import BaseModel, MergePlan, plan, record
 from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
 from gam_merge._read.record import Record
 from gam_merge._read.safetensors import TensorSpec
 from gam_merge._run.engine import Sink, run, run_extras
-from gam_merge._run.job import Progress
 from gam_merge._run.report import MergeReport
+from gam_merge._run.survey import needed_ranks, survey
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
 from gam_merge._write.card import card_text
 from gam_merge._write.directory import check_output
-from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text, record
+from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,22 @@ def merge(
     planned, summary = settle(planned, executor)
     run = partial(_run, planned, summary, executor, progress)
     return _in_memory(planned, run) if out is None else _to_disk(planned, run, Path(out), force)
+
+
+def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergePlan, Any]:
+    """What a merge must know of all deltas before it writes the first: its ranks, and the summary of the method.
+
+    Reads the tensors once more for each. Raises GamMergeError.
+    """
+    lined_up, job, policy = planned.plan, planned.job, planned.policy
+    summary = survey(lined_up, job, executor)
+    if not policy.looks:
+        return planned, summary
+    share = 1.0 if policy.energy is None else policy.energy
+    needed = needed_ranks(lined_up, job, share, summary=summary, executor=executor)
+    settled = with_ranks(lined_up, needed, per_module=policy.per_module)
+    check_target(settled, planned.target)
+    return replace(planned, plan=settled), summary
 
 
 class _Memory(dict[str, Tensor]):

@@ -1,7 +1,6 @@
 """A merge as asked for -> what to do and how: every check that needs no tensor, in one place."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from os import PathLike
@@ -11,35 +10,26 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.tensors import dtype_name
+from gam_merge._common.tensors import dtype_name, parse_dtype, pick_device
+from gam_merge._common.types import Setting
 from gam_merge._lineup.lineup import Plan, make_plan
-from gam_merge._lineup.ranks import RankPolicy, check_ranks, with_ranks
+from gam_merge._lineup.ranks import RankPolicy, check_ranks
 from gam_merge._lineup.serving import check_target
-from gam_merge._lineup.settings import Setting, Settings, make_settings
+from gam_merge._lineup.settings import Settings, make_settings
 from gam_merge._load import Source, load
 from gam_merge._methods import Method, get_method
-from gam_merge._models.base import BaseWeight, resolve_base
+from gam_merge._models.base import resolve_base
 from gam_merge._models.checkpoint import Model
 from gam_merge._models.placement import base_weights
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.record import Record, RecordedSource
+from gam_merge._read.weight import BaseWeight
 from gam_merge._run.dora import base_weights_needed, check_dora, is_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
-from gam_merge._run.survey import needed_ranks, survey
 from gam_merge._write.directory import check_output
 
 BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
-
-_DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "float64": torch.float64,
-    "fp64": torch.float64,
-}
 
 
 @dataclass(frozen=True)
@@ -150,22 +140,6 @@ def plan(
     return planned
 
 
-def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergePlan, Any]:
-    """What a merge must know of all deltas before it writes the first: its ranks, and the summary of the method.
-
-    Reads the tensors once more for each. Raises GamMergeError.
-    """
-    lined_up, job, policy = planned.plan, planned.job, planned.policy
-    summary = survey(lined_up, job, executor)
-    if not policy.looks:
-        return planned, summary
-    share = 1.0 if policy.energy is None else policy.energy
-    needed = needed_ranks(lined_up, job, share, summary=summary, executor=executor)
-    settled = with_ranks(lined_up, needed, per_module=policy.per_module)
-    check_target(settled, planned.target)
-    return replace(planned, plan=settled), summary
-
-
 def _with_base(
     plan: Plan, base: BaseModel | None, policy: RankPolicy, *, dtype: torch.dtype | None, flatten: bool
 ) -> tuple[Plan, Model | None]:
@@ -254,22 +228,40 @@ def _check_missing(missing: str) -> Literal["zero", "skip"]:
     return missing  # type: ignore[return-value]
 
 
-def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of that name. Raises GamMergeError."""
-    if dtype is None or dtype in _DTYPES.values():
-        return dtype  # type: ignore[return-value]
-    if dtype not in _DTYPES:
-        raise GamMergeError(f"dtype {dtype!r} is not one of: {', '.join(_DTYPES)}")
-    return _DTYPES[str(dtype)]
+def record(planned: MergePlan) -> Record:
+    """What a planned merge will have been made of."""
+    job, plan, base = planned.job, planned.plan, planned.base.place if planned.base else None
+    return Record(
+        method=job.method.name,
+        params=job.method.validate({}) | dict(job.settings.params),
+        sources=tuple(map(_recorded, plan.adapters, job.settings.weights)),
+        anchor=job.anchor,
+        missing=job.missing,
+        allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
+        base=base.absolute() if isinstance(base, Path) else base,
+        output=_output(planned),
+    )
 
 
-def pick_device(device: str | torch.device) -> torch.device:
-    """The device of that name, or the best one for ``auto``. Raises GamMergeError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, dtype=torch.float64, device=chosen).item()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return chosen
+def _output(planned: MergePlan) -> dict[str, Any]:
+    policy, job = planned.policy, planned.job
+    ranks: dict[str, Any] = {"rank": planned.plan.rank}
+    if policy.looks:
+        ranks = {"rank": policy.rank, "energy": policy.energy, "max_rank": policy.max_rank}
+        ranks["per_module_rank"] = policy.per_module
+    flatten = {"flatten_dora": True} if job.flatten else {}
+    return {**ranks, **flatten, "dtype": dtype_name(job.dtype)}
+
+
+def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
+    return RecordedSource(
+        source=adapter.source,
+        weight=weight,
+        rank=adapter.rank,
+        alpha=adapter.config.get("lora_alpha"),
+        given=adapter.given,
+        file=adapter.file,
+        version=adapter.version,
+        revision=adapter.revision,
+        made_by=adapter.made_by,
+    )

@@ -130,7 +130,7 @@ def _published(texts: Mapping[str, str]) -> dict[str, str]:
 def _figure(texts: Mapping[str, str]) -> bytes | None:
     """Of the report, where matplotlib is installed."""
     try:
-        from gam_merge._diagnose.figures_merge import survival_png
+        from gam_merge._diagnose.survival import survival_png
     except ImportError:
         return None
     return survival_png(json.loads(texts[REPORT_NAME])) if REPORT_NAME in texts else None

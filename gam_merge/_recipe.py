@@ -11,6 +11,7 @@ import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256
+from gam_merge._common.types import Progress
 from gam_merge._load import load
 from gam_merge._merge import MergeResult, merge, promised_adapter
 from gam_merge._plan import MergePlan, plan
@@ -18,7 +19,6 @@ from gam_merge._read.adapter import Adapter
 from gam_merge._recipes.file import read_recipes
 from gam_merge._recipes.override import Place
 from gam_merge._recipes.recipe import Recipe
-from gam_merge._run.job import Progress
 from gam_merge._write.directory import check_output
 
 

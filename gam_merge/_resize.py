@@ -6,9 +6,9 @@ from os import PathLike
 import torch
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import Progress
 from gam_merge._load import Source
 from gam_merge._merge import MergeResult, merge
-from gam_merge._run.job import Progress
 
 
 def resize(

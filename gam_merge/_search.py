@@ -16,9 +16,9 @@ import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256, write_file
+from gam_merge._common.types import Progress
 from gam_merge._recipe import merge_recipe
 from gam_merge._recipes.file import read_recipes
-from gam_merge._run.job import Progress
 from gam_merge._trials.journal import Journal, Trial
 from gam_merge._trials.optimise import optimise
 from gam_merge._trials.score import command_score
@@ -79,7 +79,7 @@ def search(
 def _plot(home: Path, trials: Sequence[Trial], goal: str) -> Path | None:
     """``trials.png``, where matplotlib is installed."""
     try:
-        from gam_merge._diagnose.figures_merge import trials_png
+        from gam_merge._trials.figures import trials_png
     except ImportError:
         return None
     return write_file(home / "trials.png", trials_png(trials, goal))

@@ -9,10 +9,11 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -24,13 +25,53 @@ from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
 from gam_merge._recipes.file import beside, parse_recipes
 from gam_merge._recipes.recipe import OutputFile, Recipe, RecipeSource
-from gam_merge._recipes.verification import Check, Kind, Verification
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
 
 _FENCED = re.compile(r"^(`{3,})yaml\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _WEIGHTS: OutputFile = "adapter_model.safetensors"
 _METADATA = "metadata of the weights"
+
+
+Kind = Literal["output", "record", "source", "rerun"]
+State = Literal["holds", "differs", "missing", "unknown"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    ``kind``: a file of the output, a record that the recipe is compared with, a source, or the output of the same
+    merge done again. It is "missing" if it cannot be read, "unknown" if nothing was recorded that it could differ from;
+    ``note`` says more.
+    """
+
+    kind: Kind
+    name: str
+    state: State
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What holds of a merge on disk."""
+
+    path: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """What differs or is missing."""
+        return tuple(check for check in self.checks if check.state in ("differs", "missing"))
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs and nothing is missing."""
+        return not self.failed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"path": str(self.path), "holds": self.holds, "checks": [asdict(check) for check in self.checks]}
 
 
 def verify(

@@ -112,3 +112,36 @@ def blocks(tensor: LazyTensor, size: int = 1 << 22) -> Iterator[tuple[slice, Ten
         out = torch.empty(part.stop - part.start, dtype=tensor.dtype)
         tensor.read_into(out, start)
         yield part, out
+
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float64": torch.float64,
+    "fp64": torch.float64,
+}
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name. Raises GamMergeError."""
+    if dtype is None or dtype in _DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in _DTYPES:
+        raise GamMergeError(f"dtype {dtype!r} is not one of: {', '.join(_DTYPES)}")
+    return _DTYPES[str(dtype)]
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name, or the best one for ``auto``. Raises GamMergeError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, dtype=torch.float64, device=chosen).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import Delta, Span, gram, norm, stacked_gram
-from gam_merge._run.dora import Rows
+from gam_merge._deltas.rows import RowScaling
 
 
 class Factors(NamedTuple):
@@ -41,7 +41,7 @@ class Bucket:
     spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
     indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
     output_rank: int = 0  # columns that the result may have
-    rows: Rows | None = None  # how DoRA scales the rows of the base weights
+    rows: RowScaling | None = None  # how DoRA scales the rows of the base weights
     grams: tuple[Tensor, Tensor] | None = None  # the stacked ones, where one product for all was the cheapest way
     fell_back: bool = False  # products of full size are formed in float64, since float32 does not serve
 

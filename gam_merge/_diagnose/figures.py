@@ -6,7 +6,7 @@ Text and axes of an inline SVG take the colour of the page around it, so that fi
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import matplotlib
@@ -50,6 +50,13 @@ _NO_METADATA: dict[str, dict[str, None]] = {
 }
 _TICKS = 12  # layers that are named below a heat map
 _LONGEST = 24  # characters of a label
+
+
+def png(draw: Draw, size: tuple[float, float]) -> bytes:
+    """One panel, as the bytes of a PNG. size: (width, height) in inches."""
+    content = BytesIO()
+    save(compose({"panel": draw}, [["panel"]], size), content, "png")
+    return content.getvalue()
 
 
 def sheet(found: Comparison | Inspection) -> Figure:

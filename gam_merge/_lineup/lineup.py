@@ -12,9 +12,9 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._lineup.extras import PlannedExtra, extra_notes, plan_extras
 from gam_merge._lineup.settings import Settings
-from gam_merge._models.base import BaseWeight
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.layout import Layout
+from gam_merge._read.weight import BaseWeight
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 _MAX_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros

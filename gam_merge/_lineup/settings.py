@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from gam_merge._common.errors import GamMergeError
-
-Setting = Any  # see above
+from gam_merge._common.types import Setting
 
 _MAX_DEPTH = 10_000
 _LAYER = re.compile(r"(?P<stack>.*?)\b(?P<number>\d+)\.")

@@ -1,25 +1,11 @@
-"""Weights of the base model: not read but for DoRA, whose deltas depend on them, and then a block at a time.
+"""The base model that a user names, by place or by Hub id."""
 
-Tensor legend: ``m`` out, ``n`` in, ``r`` rank.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import prod
 from os import PathLike
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from gam_merge._common.files import is_there
-from gam_merge._common.tensors import LazyTensor, blocks, read
 from gam_merge._models.checkpoint import Model, open_checkpoint
 from gam_merge._read.hub_id import parse_hub_id
-
-_BLOCK = 1 << 20  # elements of a weight that are worked on at a time
-
-Factors = tuple[Tensor, Tensor]  # b (m, r), a (r, n)
 
 
 def resolve_base(source: str | PathLike[str]) -> Model:
@@ -31,37 +17,3 @@ def resolve_base(source: str | PathLike[str]) -> Model:
 
         return open_hub_model(hub)
     return open_checkpoint(path.parent, only=path.name) if path.is_file() else open_checkpoint(path)
-
-
-@dataclass(frozen=True)
-class BaseWeight:
-    """The weight of a module as a matrix (m, n); what is beyond two dimensions is flattened into n.
-
-    ``transposed``: it is kept as (n, m).
-    """
-
-    tensor: LazyTensor
-    transposed: bool
-
-    def read(self, dtype: torch.dtype) -> Tensor:
-        """(m, n)."""
-        value = read(self.tensor).to(dtype).flatten(1)
-        return value.mT if self.transposed else value
-
-    def row_norms(self, deltas: Sequence[Factors]) -> list[Tensor]:
-        """|rows of W + b a| for each delta: (m,) float64, in one pass over W."""
-        size = self.tensor.shape[0 if not self.transposed else 1]
-        sums = [torch.zeros(size, dtype=torch.float64, device=b.device) for b, _ in deltas]
-        for rows, columns, block in self._blocks():
-            for total, (b, a) in zip(sums, deltas, strict=True):
-                moved = torch.addmm(block.to(b), b[rows], a[:, columns])
-                total[rows] += torch.linalg.vector_norm(moved, dim=1, dtype=torch.float64).square()
-        return [total.sqrt() for total in sums]
-
-    def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns and values of pieces (p, q) of the matrix."""
-        width = prod(self.tensor.shape[1:])
-        whole = slice(None)
-        for part, flat in blocks(self.tensor, max(1, _BLOCK // width) * width):
-            lines, block = slice(part.start // width, part.stop // width), flat.view(-1, width)
-            yield (whole, lines, block.mT) if self.transposed else (lines, whole, block)

@@ -8,12 +8,12 @@ from typing import Any
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import FileTensor
-from gam_merge._models.base import BaseWeight
 from gam_merge._models.checkpoint import Model, common_prefix, is_conv1d, rename
 from gam_merge._models.edit import AddDelta, AddExtra, Edit, Replace
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout
 from gam_merge._read.peft_config import owner
+from gam_merge._read.weight import BaseWeight
 
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared")

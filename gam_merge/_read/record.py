@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_merge._common.files import FileVersion
-from gam_merge._lineup.settings import Setting
+from gam_merge._common.types import Setting
 from gam_merge._read.hub_id import HubId, parse_hub_id
 
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from gam_merge._common import yaml
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import is_there, read_text
+from gam_merge._common.tensors import parse_dtype
 from gam_merge._lineup.settings import values
 from gam_merge._methods import get_method
-from gam_merge._plan import parse_dtype
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._recipes.override import Place, override
 from gam_merge._recipes.recipe import Recipe, RecipeOutput, RecipeSource

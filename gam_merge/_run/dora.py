@@ -10,61 +10,19 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gam_kernels import leading_svd
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.random import generator
 from gam_merge._common.tensors import read
-from gam_merge._models.base import BaseWeight, Factors
+from gam_merge._deltas.rows import RowScaling
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.layout import ConvLayout, ExpertsLayout
+from gam_merge._read.weight import BaseWeight, Factors
 
 _ROWS = 256  # of a weight that are worked on at a time
 _VANISHING = 1e-6  # a smaller |c| divides what is left by rounding
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How the rows of the base are scaled in some modules: ``gain`` is c, (L, m) float64."""
-
-    weights: tuple[BaseWeight, ...]
-    gain: Tensor
-
-    def select(self, index: Tensor) -> "Rows":
-        return Rows(tuple(self.weights[j] for j in index.tolist()), self.gain[index])
-
-    def magnitudes(self, b: Tensor, a: Tensor) -> Tensor:
-        """Of the merged deltas b a: b (L, m, k), a (L, k, n) as they are written -> (L, m) float64."""
-        wide = torch.promote_types(b.dtype, torch.float32)
-        pairs = zip(self.weights, b.to(wide), a.to(wide), strict=True)
-        norms = [weight.row_norms([(left, right)])[0] for weight, left, right in pairs]
-        return self.gain.cpu() * torch.stack(norms)
-
-    def flattened(self, names: Sequence[str], b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The plain deltas of low rank nearest to what the merge does to W, diag(c) (W + b a) - W.
-
-        b: (L, m, k), a: (L, n, k) -> b (L, m, rank), a (L, n, rank), share of energy that they keep (L,).
-        """
-        found = [self._flatten(*parts, rank) for parts in zip(names, self.weights, self.gain, b, a, strict=True)]
-        left, right, kept = zip(*found, strict=True)
-        return torch.stack(left), torch.stack(right), torch.stack(kept)
-
-    def _flatten(
-        self, name: str, weight: BaseWeight, gain: Tensor, b: Tensor, a: Tensor, rank: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        c = gain.to(b).unsqueeze(-1)  # (m, 1)
-        base = weight.read(b.dtype).to(b.device)
-        change = torch.addmm((c - 1) * base, c * b, a.mT)  # (m, n)
-        m, n = change.shape
-        random = generator(0, name)
-        u, s, v, energy = leading_svd(lambda: change.split(_ROWS), (m, n), rank, generator=random)
-        root = s.sqrt().to(b)
-        share = s.square().sum() / energy.clamp(min=torch.finfo(energy.dtype).tiny)
-        return u * root, v * root, torch.where(energy > 0, share, 1.0)
 
 
 def rescale(
@@ -73,7 +31,7 @@ def rescale(
     members: Sequence[Sequence[LoraModule]],
     factors: Sequence[tuple[Tensor, Tensor]],
     shares: Tensor,
-) -> tuple[list[Tensor], Rows]:
+) -> tuple[list[Tensor], RowScaling]:
     """The B of every adapter with its rows scaled by c_i / c, and c.
 
     members: of each adapter, one a module. factors: of each adapter, b (L, m, r) and a (L, r, n) without their scale.
@@ -87,7 +45,7 @@ def rescale(
         if not (c[j].isfinite().all() and c[j].abs().min() > _VANISHING):
             raise GamMergeError(f"module {name}: the magnitudes of its DoRA adapters cancel; change the weights")
     ratios = (gains / c.unsqueeze(1)).unsqueeze(-1)  # (L, N, m, 1)
-    return [b * ratios[:, i].to(b) for i, (b, _) in enumerate(factors)], Rows(tuple(weights), c)
+    return [b * ratios[:, i].to(b) for i, (b, _) in enumerate(factors)], RowScaling(tuple(weights), c)
 
 
 def _gains(weight: BaseWeight, members: Sequence[LoraModule], factors: Sequence[Factors]) -> Tensor:

@@ -16,12 +16,13 @@ from torch import Tensor
 from gam_kernels import compress, norm, product_norm, response
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import dtype_name
+from gam_merge._common.types import Progress
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._lineup.extras import check_equal, merge_extra
 from gam_merge._lineup.lineup import Plan
 from gam_merge._read.layout import Layout
 from gam_merge._read.peft import extra_key, factor_keys, magnitude_key
-from gam_merge._run.job import Job, Progress, combine, visit_all
+from gam_merge._run.job import Job, combine, visit_all
 from gam_merge._run.report import ModuleReport, combined
 
 

@@ -18,7 +18,6 @@ from gam_merge._methods import Method
 from gam_merge._run.walk import walk
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # modules done, modules in all
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from gam_kernels import Delta, factored_delta, stacked_gram
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import LazyTensor, read
 from gam_merge._deltas.bucket import Bucket, Factors, diagonal_blocks
+from gam_merge._deltas.rows import RowScaling
 from gam_merge._lineup.lineup import Plan, PlannedBucket
 from gam_merge._read.adapter import LoraModule
-from gam_merge._run.dora import Rows, rescale
+from gam_merge._run.dora import rescale
 
 _LARGEST = 1e60  # of a delta in orthonormal coordinates: its fourth power is finite. Trained ones are below 1e3
 # One product of all columns of all adapters runs at full speed, the few that are needed at a part of it. Measured: up
@@ -155,7 +156,7 @@ class _Chunk(NamedTuple):
     """What has been read of a chunk."""
 
     deltas: Sequence[Delta]  # of each adapter
-    rows: Rows | None  # how DoRA scales rows of the base
+    rows: RowScaling | None  # how DoRA scales rows of the base
     grams: tuple[Tensor, Tensor] | None  # of all factors side by side, (L, R, R) float64
 
 

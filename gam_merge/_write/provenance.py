@@ -8,57 +8,14 @@ from typing import Any
 
 from gam_merge._common import yaml
 from gam_merge._common.files import FileVersion, sha256
-from gam_merge._common.tensors import dtype_name
 from gam_merge._common.version import VERSION
-from gam_merge._lineup.settings import Setting
-from gam_merge._plan import MergePlan
-from gam_merge._read.adapter import Adapter
 from gam_merge._read.hub_id import parse_hub_id
-from gam_merge._read.record import Record, RecordedSource
+from gam_merge._read.record import Record
 from gam_merge._recipes.recipe import Recipe
 from gam_merge._write.adapter import RECIPE_NAME
 
 METHOD_KEY, ORIGINS_KEY = "gam_merge.method", "gam_merge.sources"  # in the metadata of the weights
 _Digest = Callable[[Path, FileVersion | None], str]
-
-
-def record(planned: MergePlan) -> Record:
-    """What a planned merge will have been made of."""
-    job, plan, base = planned.job, planned.plan, planned.base.place if planned.base else None
-    return Record(
-        method=job.method.name,
-        params=job.method.validate({}) | dict(job.settings.params),
-        sources=tuple(map(_recorded, plan.adapters, job.settings.weights)),
-        anchor=job.anchor,
-        missing=job.missing,
-        allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
-        base=base.absolute() if isinstance(base, Path) else base,
-        output=_output(planned),
-    )
-
-
-def _output(planned: MergePlan) -> dict[str, Any]:
-    policy, job = planned.policy, planned.job
-    ranks: dict[str, Any] = {"rank": planned.plan.rank}
-    if policy.looks:
-        ranks = {"rank": policy.rank, "energy": policy.energy, "max_rank": policy.max_rank}
-        ranks["per_module_rank"] = policy.per_module
-    flatten = {"flatten_dora": True} if job.flatten else {}
-    return {**ranks, **flatten, "dtype": dtype_name(job.dtype)}
-
-
-def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
-    return RecordedSource(
-        source=adapter.source,
-        weight=weight,
-        rank=adapter.rank,
-        alpha=adapter.config.get("lora_alpha"),
-        given=adapter.given,
-        file=adapter.file,
-        version=adapter.version,
-        revision=adapter.revision,
-        made_by=adapter.made_by,
-    )
 
 
 def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | None = None) -> str:

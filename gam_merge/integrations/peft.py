@@ -16,8 +16,8 @@ from peft.tuners.lora.layer import Embedding, LoraLayer
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import MemoryTensor
 from gam_merge._merge import MergeResult, merge
-from gam_merge._models.base import BaseWeight
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.weight import BaseWeight
 from gam_merge._run.dora import is_dora
 from gam_merge._run.report import MergeReport
 from gam_merge._state_dict import from_state_dict, state_dict
