@@ -15,8 +15,8 @@ from variants import VARIANTS, base, dense_mean, forward, fused, load, model, qu
 
 import gam_merge as gm
 from gam_merge._common.tensors import read
-from gam_merge._models import base as base_weights
-from gam_merge._run import dora
+from gam_merge._deltas import rows
+from gam_merge._read import weight
 from gam_merge._state_dict import from_state_dict
 
 DORA = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "init_lora_weights": False}
@@ -153,8 +153,8 @@ def test_a_base_of_many_blocks(name: str, flatten: bool, tmp_path: Path, monkeyp
     """Weights are read some rows at a time, as they are kept: those of Conv1D lie across."""
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **{**config, "init_lora_weights": False})
-    monkeypatch.setattr(base_weights, "_BLOCK", 100)
-    monkeypatch.setattr(dora, "_ROWS", 5)
+    monkeypatch.setattr(weight, "_BLOCK", 100)
+    monkeypatch.setattr(rows, "_ROWS", 5)
     settings = {"rank": 48, "flatten_dora": True} if flatten else {}
     gm.merge([source], base_model=base(kind), out=tmp_path / "out", **settings)
     before, expected = forward(model(kind)), forward(load(kind, source))

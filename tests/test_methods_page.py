@@ -11,7 +11,7 @@ import gam_merge as gm
 
 
 def test_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/methods_page.py"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python docs/methods_page.py"
 
 
 def test_example_of_a_rule_works(monkeypatch: pytest.MonkeyPatch) -> None:

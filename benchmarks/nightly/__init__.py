@@ -7,4 +7,4 @@ them with few cases; ``python -m benchmarks nightly`` runs all cases and writes 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))

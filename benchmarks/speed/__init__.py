@@ -10,4 +10,4 @@ report.py     the tables of the README and the plot, from the results alone
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))

@@ -6,4 +6,4 @@ The adapters and what is right of them are those of the tests, whose folder is p
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))

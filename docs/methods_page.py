@@ -1,16 +1,19 @@
-"""Writes the tables of docs/methods.md from what the methods say of themselves: ``python tests/methods_page.py``."""
+"""Writes the tables of docs/methods.md from what the methods say of themselves: ``python docs/methods_page.py``."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from properties import PROPERTIES
 
 import gam_merge as gm
 from gam_merge._methods._registry import plugins, spaces
 from gam_merge._methods._schema import Param
 
-PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
-_START, _END = "<!-- generated: python tests/methods_page.py -->\n", "<!-- /generated -->"
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+
+from properties import PROPERTIES
+
+PAGE = Path(__file__).with_name("methods.md")
+_START, _END = "<!-- generated: python docs/methods_page.py -->\n", "<!-- /generated -->"
 _RANKS = {"largest": "r", "sum": "R"}
 
 

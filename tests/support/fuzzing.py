@@ -117,7 +117,7 @@ def _run(kind: Kind, cases: range, folder: Path, seconds: float, wall: float, re
         report.send((number, outcome))
 
 
-if __name__ == "__main__":  # python tests/fuzzing.py KIND NUMBER FOLDER: one case, with its traceback
+if __name__ == "__main__":  # python tests/support/fuzzing.py KIND NUMBER FOLDER: one case, with its traceback
     name, chosen, place = sys.argv[1:]
     good(Path(place))
     sys.exit(attempt(KINDS[name], case(KINDS[name], int(chosen)), Path(place)))
