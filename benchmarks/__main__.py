@@ -14,7 +14,10 @@ Folder = Annotated[Path, typer.Option(help="Where the synthetic adapters are kep
 
 @app.command("process")
 def process_command(
-    folder: Folder = Path("/tmp/gam-merge-benchmarks"), rank: int = 16, count: int = 3, repeats: int = 5
+    folder: Folder = Path("/tmp/gam-merge-benchmarks"),
+    rank: int = 16,
+    count: int = 3,
+    repeats: int = 5,
 ) -> None:
     """The whole command on Qwen3-8B shapes, over importing torch, reading the files and writing the result."""
     process.main(folder, rank=rank, count=count, repeats=repeats)
@@ -24,8 +27,12 @@ def process_command(
 def speed_command(
     folder: Folder = Path("/tmp/gam-merge-benchmarks"),
     repeats: int = 3,
-    quick: Annotated[bool, typer.Option(help="The small cases alone, without PEFT; nothing is kept.")] = False,
-    page: Annotated[bool, typer.Option(help="Write the tables and the plot from the results alone.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="The small cases alone, without PEFT; nothing is kept.")
+    ] = False,
+    page: Annotated[
+        bool, typer.Option(help="Write the tables and the plot from the results alone.")
+    ] = False,
 ) -> None:
     """Library calls and PEFT over the floor: reading, writing, and the least arithmetic at this machine's own rate."""
     speed.main(folder, repeats=repeats, quick=quick, page=page)
@@ -39,7 +46,9 @@ def diagnose_command(folder: Folder = Path("/tmp/gam-merge-benchmarks"), repeats
 
 @app.command("digests")
 def digests_command(
-    against: Annotated[str | None, typer.Option(help="A commit whose digests are printed beside these.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A commit whose digests are printed beside these.")
+    ] = None,
 ) -> None:
     """The sha256 of the merged example adapters by every method; exit code 1 if a commit gives others."""
     if not digests.main(against):
@@ -48,13 +57,25 @@ def digests_command(
 
 @app.command("lab")
 def lab_command(
-    folder: Annotated[Path, typer.Option(help="Where adapters are kept between runs.")] = Path("/tmp/gam-merge-lab"),
+    folder: Annotated[Path, typer.Option(help="Where adapters are kept between runs.")] = Path(
+        "/tmp/gam-merge-lab"
+    ),
     jobs: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
-    quick: Annotated[bool, typer.Option(help="A small lab, in minutes; its rows are kept apart.")] = False,
-    plan: Annotated[bool, typer.Option(help="Print what would be done and its cost, and stop.")] = False,
-    tables: Annotated[bool, typer.Option(help="Write the tables and plots from the results alone.")] = False,
-    kind: Annotated[list[str] | None, typer.Option(help="specialists, 'same goal', preferences; else all.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="main, others, plane, tuned, rank, joint, sizes.")] = None,
+    quick: Annotated[
+        bool, typer.Option(help="A small lab, in minutes; its rows are kept apart.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option(help="Print what would be done and its cost, and stop.")
+    ] = False,
+    tables: Annotated[
+        bool, typer.Option(help="Write the tables and plots from the results alone.")
+    ] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="specialists, 'same goal', preferences; else all.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="main, others, plane, tuned, rank, joint, sizes.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="The first so many seeds.")] = None,
 ) -> None:
     """Merge adapters of SmolLM2 by every method and measure what they still know. Stops and resumes at any moment."""
@@ -62,22 +83,35 @@ def lab_command(
         from benchmarks.lab import command
 
         command.main(
-            folder, jobs=jobs, quick=quick, plan=plan, tables=tables, kinds=kind or [], passes=only or [], seeds=seeds
+            folder,
+            jobs=jobs,
+            quick=quick,
+            plan=plan,
+            tables=tables,
+            kinds=kind or [],
+            passes=only or [],
+            seeds=seeds,
         )
     except ModuleNotFoundError as error:
         raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("memory")
-def memory_command(only: Annotated[str, typer.Option(help="Methods with this in their name.")] = "") -> None:
+def memory_command(
+    only: Annotated[str, typer.Option(help="Methods with this in their name.")] = "",
+) -> None:
     """Peak memory and time of every method on one module of 4096 x 12288, four adapters of rank 16."""
     memory.main(only)
 
 
 @app.command("variants")
 def variants_command(
-    mergekit: Annotated[Path | None, typer.Option(help="The Python of an environment that mergekit is in.")] = None,
-    page: Annotated[bool, typer.Option(help="Write docs/variants.md from the results alone.")] = False,
+    mergekit: Annotated[
+        Path | None, typer.Option(help="The Python of an environment that mergekit is in.")
+    ] = None,
+    page: Annotated[
+        bool, typer.Option(help="Write docs/variants.md from the results alone.")
+    ] = False,
 ) -> None:
     """Every kind of adapter that PEFT writes, merged by PEFT, mergekit and gam-merge: right, wrong or refused."""
     from benchmarks.variants import command
@@ -87,8 +121,12 @@ def variants_command(
 
 @app.command("nightly")
 def nightly_command(
-    only: Annotated[list[str] | None, typer.Option(help="The names of trials; all by default.")] = None,
-    page: Annotated[bool, typer.Option(help="Write the table of the README from the results alone.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="The names of trials; all by default.")
+    ] = None,
+    page: Annotated[
+        bool, typer.Option(help="Write the table of the README from the results alone.")
+    ] = False,
 ) -> None:
     """Faults and hostile files by the hundred; exit code 1 if a promise broke. Linux, as root for a disk that fills,
     with the extra ``fuzz`` for files that are bred by the code that they reach."""

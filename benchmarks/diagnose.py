@@ -32,7 +32,10 @@ def main(folder: Path, *, repeats: int) -> None:
     }
     for job in jobs.values():
         job()
-    seconds, processor = medians(jobs, repeats), {name: _processor_time(job) for name, job in jobs.items()}
+    seconds, processor = (
+        medians(jobs, repeats),
+        {name: _processor_time(job) for name, job in jobs.items()},
+    )
     over = {
         "inspect, from the disk": "read, from the disk",
         "inspect": "read",

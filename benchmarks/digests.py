@@ -30,9 +30,13 @@ def main(against: str | None) -> bool:
     table = Table("method", "sha256 here", f"sha256 at {against}" if against else "")
     for method in sorted({*here, *there}):
         mine, theirs = here.get(method, "-"), there.get(method, "-")
-        table.add_row(method, mine[:16], theirs[:16] if against else "", style="" if mine == theirs else "red")
+        table.add_row(
+            method, mine[:16], theirs[:16] if against else "", style="" if mine == theirs else "red"
+        )
     Console().print(table)
-    different = sorted(method for method in {*here, *there} if here.get(method) != there.get(method))
+    different = sorted(
+        method for method in {*here, *there} if here.get(method) != there.get(method)
+    )
     print(f"{len(here)} methods, {len(different)} different {' '.join(different)}")
     return not different
 
@@ -40,7 +44,9 @@ def main(against: str | None) -> bool:
 def _digests_at(revision: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="gam-merge-digests-") as folder:
         tree = Path(folder, "tree")
-        subprocess.run(["git", "worktree", "add", "--detach", "-q", tree, revision], cwd=ROOT, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--detach", "-q", tree, revision], cwd=ROOT, check=True
+        )
         try:
             return _digests_of(tree)
         finally:
@@ -51,7 +57,9 @@ def _digests_of(tree: Path) -> dict[str, str]:
     """Of the code in a checkout, in a process of its own."""
     path = os.pathsep.join(str(tree / folder) for folder in (".", "kernels", "cli"))
     command = [sys.executable, Path(__file__)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True
+    )
     return dict(line.split() for line in done.stdout.splitlines())
 
 

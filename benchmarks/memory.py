@@ -18,7 +18,9 @@ _CONTROL, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def main(only: str) -> None:
     """Print a row a method; all of them are written to benchmarks/results/memory.json. Linux alone: it reads /proc."""
     generator = torch.Generator().manual_seed(0)
-    adapters = {count: [_adapter(generator, M, N_IN, i) for i in range(count)] for count in (2, COUNT)}
+    adapters = {
+        count: [_adapter(generator, M, N_IN, i) for i in range(count)] for count in (2, COUNT)
+    }
     small = {count: [_adapter(generator, 64, 48, i) for i in range(count)] for count in (2, COUNT)}
     rows = []
     for name in filter(lambda name: only in name, _names()):
@@ -66,5 +68,8 @@ def _adapter(generator: torch.Generator, m: int, n: int, i: int) -> gm.Adapter:
 
     config: dict[str, Any] = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
     prefix = "base_model.model.layers.0.mlp.down_proj"
-    tensors = {f"{prefix}.lora_A.weight": factor(RANK, n), f"{prefix}.lora_B.weight": factor(m, RANK)}
+    tensors = {
+        f"{prefix}.lora_A.weight": factor(RANK, n),
+        f"{prefix}.lora_B.weight": factor(m, RANK),
+    }
     return gm.from_state_dict(tensors, config, name=str(i))

@@ -29,7 +29,10 @@ def main(folder: Path, *, rank: int, count: int, repeats: int) -> None:
 
     def merge() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "gam_merge", *map(str, sources), "-o", str(out), "-q"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "gam_merge", *map(str, sources), "-o", str(out), "-q"],
+            check=True,
+        )
 
     def least() -> None:
         subprocess.run([sys.executable, "-c", _LEAST, *files, str(folder / "copy.bin")], check=True)

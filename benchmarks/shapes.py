@@ -31,7 +31,11 @@ class Shapes:
 def _llama(base: str, layers: int, hidden: int, kv: int, inner: int) -> Shapes:
     attention = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qo"}
     attention |= {f"self_attn.{name}_proj": (kv, hidden) for name in "kv"}
-    mlp = {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    mlp = {
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
     return Shapes(base, layers, attention | mlp)
 
 
@@ -46,7 +50,9 @@ def _experts(base: str, layers: int, experts: int, hidden: int, inner: int) -> S
 MODELS = {
     "smollm2-135m": _llama("HuggingFaceTB/SmolLM2-135M-Instruct", 30, 576, 192, 1536),
     "qwen3-8b": _llama("Qwen/Qwen3-8B", 36, 4096, 1024, 12288),
-    "qwen3-8b-72": _llama("Qwen/Qwen3-8B", 72, 4096, 1024, 12288),  # twice the layers: how cost grows
+    "qwen3-8b-72": _llama(
+        "Qwen/Qwen3-8B", 72, 4096, 1024, 12288
+    ),  # twice the layers: how cost grows
     "llama3-70b": _llama("meta-llama/Meta-Llama-3-70B", 80, 8192, 1024, 28672),
     "moe-128": _experts("Qwen/Qwen3-30B-A3B", 4, 128, 2048, 768),  # 4 of 48 layers
 }
@@ -68,7 +74,9 @@ def make_adapters(
         tensors = {}
         for name, m, n in MODELS[model]:
             a = (torch.rand(rank, n, generator=own) * 2 - 1) / n**0.5
-            b = 1e-3 * (torch.randn(m, rank, generator=common) + torch.randn(m, rank, generator=own))
+            b = 1e-3 * (
+                torch.randn(m, rank, generator=common) + torch.randn(m, rank, generator=own)
+            )
             tensors[f"base_model.model.{name}.lora_A.weight"] = a.to(dtype)
             tensors[f"base_model.model.{name}.lora_B.weight"] = b.to(dtype)
         save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -32,7 +32,15 @@ def _tables() -> Iterable[str]:
     yield from _table(
         ("method", "computes", "weights", "rank", "use it", "not", "source"),
         (
-            (f"`{m.name}`", m.summary, weights[m.normalize], _RANKS[m.rank], m.rule.use, m.rule.avoid, m.rule.reference)
+            (
+                f"`{m.name}`",
+                m.summary,
+                weights[m.normalize],
+                _RANKS[m.rank],
+                m.rule.use,
+                m.rule.avoid,
+                m.rule.reference,
+            )
             for m in methods
         ),
     )
@@ -42,11 +50,17 @@ def _tables() -> Iterable[str]:
     yield from _table(("space", "entries of", "rank", "source"), rows)
     yield "\n`ctm` is short for `mean@ctm`, `knots` for `ties@knots`.\n"
     yield "## Before and after\n"
-    rows = ((f"`{p.name}`", _SIDE[p.side], p.summary, p.use, p.avoid, p.reference) for p in plugins())
+    rows = (
+        (f"`{p.name}`", _SIDE[p.side], p.summary, p.use, p.avoid, p.reference) for p in plugins()
+    )
     yield from _table(("name", "stands", "does", "use it", "not", "source"), rows)
     yield "\n## Parameters\n"
     common = {param.name for param in methods[0].params[-2:]}
-    rows = [row for m in methods for row in _params(m.name, [p for p in m.params if p.name not in common])]
+    rows = [
+        row
+        for m in methods
+        for row in _params(m.name, [p for p in m.params if p.name not in common])
+    ]
     rows += [row for card in spaces() for row in _params(f"@{card.name}", card.params)]
     rows += [row for card in plugins() for row in _params(card.name, card.params, f"{card.name}.")]
     rows += _params("every method", methods[0].params[-2:])
@@ -76,11 +90,18 @@ def _properties(methods: Sequence[gm.Method]) -> Iterable[str]:
     yield from (f"- {name}: {_doc(name)}" for name in columns)
     yield ""
     cards = [(f"`{m.name}`", m.breaks) for m in methods]
-    cards += [(f"`@{s.name}`", s.breaks) for s in spaces()] + [(f"`{p.name}`", p.breaks) for p in plugins()]
-    rows = [(name, *("no" if column in breaks else "yes" for column in columns)) for name, breaks in cards]
+    cards += [(f"`@{s.name}`", s.breaks) for s in spaces()] + [
+        (f"`{p.name}`", p.breaks) for p in plugins()
+    ]
+    rows = [
+        (name, *("no" if column in breaks else "yes" for column in columns))
+        for name, breaks in cards
+    ]
     yield from _table(("", *columns), rows)
     yield "\nWhy not:\n"
-    yield from (f"- {name}, {column}: {why}" for name, breaks in cards for column, why in breaks.items())
+    yield from (
+        f"- {name}, {column}: {why}" for name, breaks in cards for column, why in breaks.items()
+    )
 
 
 def _doc(name: str) -> str:

@@ -35,7 +35,9 @@ def nll(model: PeftModel, tokenizer: AutoTokenizer, rows: list[dict[str, str]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base")
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--questions", type=Path, required=True)
@@ -44,8 +46,13 @@ def main() -> None:
 
     rows = [json.loads(line) for line in arguments.questions.read_text("utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(arguments.base), arguments.adapters[0])
-    how = {"method": "consensus", "rank": sum(gm.load(adapter).rank for adapter in arguments.adapters)}
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(arguments.base), arguments.adapters[0]
+    )
+    how = {
+        "method": "consensus",
+        "rank": sum(gm.load(adapter).rank for adapter in arguments.adapters),
+    }
     found = []
     for params in POINTS:
         with with_adapter(model, gm.merge(arguments.adapters, params=params, **how).adapter):

@@ -16,7 +16,9 @@ from gam_merge.integrations.peft import add_merged_adapter
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base")
     parser.add_argument("adapters", nargs=2)
     parser.add_argument("--method", default="mean")
@@ -37,7 +39,9 @@ def main() -> None:
         model.set_adapter(name)
         with torch.no_grad():
             tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        answer = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answer = tokenizer.decode(
+            tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         print(f"{name}: {answer!r}")
     model.save_pretrained("merged", selected_adapters=["merged"])
     print("wrote merged/merged")

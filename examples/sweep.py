@@ -15,7 +15,9 @@ import gam_merge as gm
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("adapters", nargs=2, type=Path)
     parser.add_argument("--out", type=Path, default=Path("sweep"))
     parser.add_argument("--workers", type=int, default=2)
@@ -23,7 +25,9 @@ def main() -> None:
 
     from dask.distributed import Client
 
-    with Client(n_workers=arguments.workers, threads_per_worker=1, dashboard_address=":0") as client:
+    with Client(
+        n_workers=arguments.workers, threads_per_worker=1, dashboard_address=":0"
+    ) as client:
         for method, weight in product(("gam", "mean"), (0.25, 0.5, 0.75)):
             out = arguments.out / f"{method}-{weight}"
             result = gm.merge(
@@ -34,7 +38,9 @@ def main() -> None:
                 executor=client.get_executor(),
             )
             shares = ", ".join(f"{share:.0%}" for share in result.report.survival)
-            print(f"{out}: norm {result.report.norm_ratio:.2f} of the mean norm; survives: {shares}")
+            print(
+                f"{out}: norm {result.report.norm_ratio:.2f} of the mean norm; survives: {shares}"
+            )
 
 
 if __name__ == "__main__":

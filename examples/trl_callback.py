@@ -19,7 +19,9 @@ from gam_merge.integrations.transformers import MergeCheckpointsCallback
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base")
     parser.add_argument("pairs")
     parser.add_argument("--out", default="run")
@@ -53,7 +55,9 @@ def main() -> None:
     )
     trainer.train()
     for record in callback.history:
-        print(f"step {record.step}: run {record.run_score:.4f}, merge {record.score:.4f}{' *' * record.kept}")
+        print(
+            f"step {record.step}: run {record.run_score:.4f}, merge {record.score:.4f}{' *' * record.kept}"
+        )
 
 
 if __name__ == "__main__":

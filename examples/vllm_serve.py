@@ -14,7 +14,9 @@ import gam_merge as gm
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base")
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--method", default="gam")
@@ -25,7 +27,9 @@ def main() -> None:
     # target="vllm" refuses, before anything is read, what vLLM does not load, and says what to change.
     result = gm.merge(arguments.adapters, method=arguments.method, target="vllm", out=arguments.out)
     rank = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= result.adapter.rank)
-    print(f"vllm serve {arguments.base} --enable-lora --max-lora-rank {rank} --lora-modules merged={arguments.out}")
+    print(
+        f"vllm serve {arguments.base} --enable-lora --max-lora-rank {rank} --lora-modules merged={arguments.out}"
+    )
 
     if importlib.util.find_spec("vllm") is None:
         print("vllm is not installed: the merge is written, and not served")
@@ -35,7 +39,9 @@ def main() -> None:
 
     llm = LLM(arguments.base, enable_lora=True, max_lora_rank=rank)
     request = LoRARequest("merged", 1, str(arguments.out.resolve()))
-    (answer,) = llm.generate([arguments.prompt], SamplingParams(max_tokens=32), lora_request=request)
+    (answer,) = llm.generate(
+        [arguments.prompt], SamplingParams(max_tokens=32), lora_request=request
+    )
     print(answer.outputs[0].text)
 
 

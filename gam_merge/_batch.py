@@ -51,7 +51,9 @@ def batch(
     outs = [Path(out) / _name(file) for file in files]
     for i, path in enumerate(outs):
         if path in outs[:i]:
-            raise GamMergeError(f"{files[outs.index(path)]} and {files[i]} would both be written to {path}; rename one")
+            raise GamMergeError(
+                f"{files[outs.index(path)]} and {files[i]} would both be written to {path}; rename one"
+            )
     pool = executor or ThreadPoolExecutor(1, "gam-merge-batch")
     try:
         tasks = {}
@@ -68,7 +70,9 @@ def batch(
     return tuple(items[i] for i in range(len(files)))
 
 
-def _item(file: Path, out: Path, overrides: tuple[str, ...], device: str | torch.device, force: bool) -> BatchItem:
+def _item(
+    file: Path, out: Path, overrides: tuple[str, ...], device: str | torch.device, force: bool
+) -> BatchItem:
     """Runs on a worker."""
     start = time.monotonic()
     try:

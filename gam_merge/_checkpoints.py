@@ -24,10 +24,16 @@ def find_checkpoints(run: str | PathLike[str], *, last: int | None = None) -> li
         raise GamMergeError(f"{path}: no such directory; name the output folder of a training run")
     if last is not None and last < 1:
         raise GamMergeError(f"last {last} is not positive")
-    steps = {int(match[1]): entry for entry in path.iterdir() if (match := _CHECKPOINT.fullmatch(entry.name))}
+    steps = {
+        int(match[1]): entry
+        for entry in path.iterdir()
+        if (match := _CHECKPOINT.fullmatch(entry.name))
+    }
     found = [steps[step] for step in sorted(steps) if (steps[step] / CONFIG_NAME).is_file()]
     if not found:
-        raise GamMergeError(f"{path}: holds no adapter checkpoints (checkpoint-<step>/{CONFIG_NAME})")
+        raise GamMergeError(
+            f"{path}: holds no adapter checkpoints (checkpoint-<step>/{CONFIG_NAME})"
+        )
     return found if last is None else found[-last:]
 
 
@@ -56,4 +62,6 @@ def ema_weights(count: int, decay: float | None) -> Sequence[float]:
         return [1 / count] * count
     if not 0 <= decay < 1:
         raise GamMergeError(f"ema {decay} is no decay: give a number from 0 to below 1")
-    return [decay ** (count - 1)] + [(1 - decay) * decay ** (count - 1 - i) for i in range(1, count)]
+    return [decay ** (count - 1)] + [
+        (1 - decay) * decay ** (count - 1 - i) for i in range(1, count)
+    ]

@@ -66,7 +66,12 @@ def compare(
     found: list[_Found] = []
     modules: list[ModuleComparison] = []
     for part in walk(
-        lined_up, partial(_visit, job, seed), device=job.device, anchor=job.anchor, shares=job.shares, executor=executor
+        lined_up,
+        partial(_visit, job, seed),
+        device=job.device,
+        anchor=job.anchor,
+        shares=job.shares,
+        executor=executor,
     ):
         found.append(part)
         modules += part.modules
@@ -74,7 +79,10 @@ def compare(
             progress(len(modules), lined_up.matrices)
     order = sorted(range(len(modules)), key=lambda j: modules[j].name)
     measures = Measures(
-        *(np.concatenate([getattr(part.measures, field.name) for part in found]) for field in fields(Measures))
+        *(
+            np.concatenate([getattr(part.measures, field.name) for part in found])
+            for field in fields(Measures)
+        )
     )
     return Comparison(
         sources=tuple(adapter.source for adapter in lined_up.adapters),
@@ -97,7 +105,10 @@ def _visit(job: Job, seed: int, bucket: Bucket) -> _Found:
     """Runs on a worker."""
     weights = job.module_weights(bucket.names)  # (L, N)
     size, everyone = len(bucket.names), range(weights.shape[-1])
-    sums = {field.name: torch.zeros(size, len(everyone), len(everyone)).double() for field in fields(Measures)}
+    sums = {
+        field.name: torch.zeros(size, len(everyone), len(everyone)).double()
+        for field in fields(Measures)
+    }
     sums |= {"mean_energy": torch.zeros(size).double(), "gam_energy": torch.zeros(size).double()}
     angles, doubts = Angles({}, {}), dict[str, Tensor]()
     if bucket.deltas:
@@ -106,9 +117,13 @@ def _visit(job: Job, seed: int, bucket: Bucket) -> _Found:
         found |= signs(bucket, _rows(bucket.shape[0], seed).to(job.device))
         where = torch.tensor(bucket.adapters)
         for name, value in found.items():
-            sums[name][:, where[:, None], where] = value.cpu()  # (L, N, N), zero where an adapter has no delta
+            sums[name][:, where[:, None], where] = (
+                value.cpu()
+            )  # (L, N, N), zero where an adapter has no delta
         weights = weights / weights.sum(-1, keepdim=True)
-        sums["mean_energy"] = torch.einsum("li,lij,lj->l", weights, sums["gram"], weights).clamp(min=0.0)
+        sums["mean_energy"] = torch.einsum("li,lij,lj->l", weights, sums["gram"], weights).clamp(
+            min=0.0
+        )
         sums["gam_energy"], doubts = merged.norm(bucket).square().cpu(), dict(merged.warnings)
     measures = Measures(**{name: value.numpy() for name, value in sums.items()})
     return _Found(_modules(bucket, everyone, angles, doubts), measures)
@@ -119,13 +134,17 @@ def _rows(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLED_ROWS]
 
 
-def _modules(bucket: Bucket, everyone: range, angles: Angles, doubts: Mapping[str, Tensor]) -> list[ModuleComparison]:
+def _modules(
+    bucket: Bucket, everyone: range, angles: Angles, doubts: Mapping[str, Tensor]
+) -> list[ModuleComparison]:
     present = dict(zip(bucket.adapters, bucket.deltas, strict=True))
     spectra = {i: torch.linalg.svdvals(delta.core).tolist() for i, delta in present.items()}
 
     def named(cosines: Mapping[Pair, Tensor], j: int) -> dict[Pair, tuple[float, ...]]:
         places = bucket.adapters
-        return {(places[i], places[k]): tuple(values[j].tolist()) for (i, k), values in cosines.items()}
+        return {
+            (places[i], places[k]): tuple(values[j].tolist()) for (i, k), values in cosines.items()
+        }
 
     return [
         ModuleComparison(

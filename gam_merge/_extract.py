@@ -66,7 +66,11 @@ class ExtractReport:
     def energy_kept(self) -> float:
         """The share of the squared norm of all changes that the adapter holds."""
         change = sum(module.norm**2 for module in self.modules)
-        return change * (1 - self.residual**2) / (change + sum(norm**2 for norm in self.left_out.values() if norm))
+        return (
+            change
+            * (1 - self.residual**2)
+            / (change + sum(norm**2 for norm in self.left_out.values() if norm))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the totals first, then every module."""
@@ -87,7 +91,9 @@ class ExtractResult:
         """
         config = as_json(self.adapter.config, sort=True)
         texts = {EXTRACT_REPORT_NAME: as_json(self.report.to_dict()), CONFIG_NAME: config}
-        return save_adapter(Path(path), self.adapter, {METHOD_KEY: "extract"}, lambda digest: texts, force=force)
+        return save_adapter(
+            Path(path), self.adapter, {METHOD_KEY: "extract"}, lambda digest: texts, force=force
+        )
 
 
 def extract(
@@ -119,7 +125,9 @@ def extract(
     """
     check_ranks(RankPolicy(rank, energy, max_rank))
     if rank is None and energy is None:
-        raise GamMergeError("how large an adapter? give --rank or --energy (rank= or energy= in Python)")
+        raise GamMergeError(
+            "how large an adapter? give --rank or --energy (rank= or energy= in Python)"
+        )
     largest, target = rank or max_rank or _LARGEST_RANK, parse_dtype(dtype)
     first, second = open_checkpoint(base), open_checkpoint(tuned)
     if out is not None:
@@ -145,7 +153,9 @@ def extract(
         if progress:
             progress(done, len(keys))
     if not found:
-        raise GamMergeError(f"{base} and {tuned} do not differ in any of these layers; nothing to extract")
+        raise GamMergeError(
+            f"{base} and {tuned} do not differ in any of these layers; nothing to extract"
+        )
     report = _report(str(base), str(tuned), found, left_out)
     result = ExtractResult(_adapter(first, base_model or str(base), found, report.rank), report)
     if out is not None:
@@ -153,13 +163,19 @@ def extract(
     return result
 
 
-def _linear_layers(base: Checkpoint, tuned: Checkpoint, modules: Sequence[str] | None) -> dict[str, str]:
+def _linear_layers(
+    base: Checkpoint, tuned: Checkpoint, modules: Sequence[str] | None
+) -> dict[str, str]:
     """The weights to take, by key, and the names of their modules. Raises GamMergeError if the models do not fit."""
     chosen: dict[str, str] = {}
     for key, tensor in base.tensors.items():
         name, _, kind = key.rpartition(".")
         layers = name.split(".")
-        usual = any(part.isdecimal() for part in layers) and "experts" not in layers and layers[-1] not in _NOT_LINEAR
+        usual = (
+            any(part.isdecimal() for part in layers)
+            and "experts" not in layers
+            and layers[-1] not in _NOT_LINEAR
+        )
         taken = usual if modules is None else layers[-1] in modules
         if taken and kind == "weight" and len(tensor.shape) == 2 and tensor.is_plain:
             chosen[key] = name
@@ -167,16 +183,25 @@ def _linear_layers(base: Checkpoint, tuned: Checkpoint, modules: Sequence[str] |
         theirs = tuned.tensors.get(key)
         if theirs is None or theirs.shape != base.tensors[key].shape or not theirs.is_plain:
             found = "is missing" if theirs is None else f"is {theirs}"
-            raise GamMergeError(f"tensor {key} is {base.tensors[key]} in {base.path} and {found} in {tuned.path}")
+            raise GamMergeError(
+                f"tensor {key} is {base.tensors[key]} in {base.path} and {found} in {tuned.path}"
+            )
     if not chosen:
-        raise GamMergeError(f"{base.path}: no such linear layers in it; name their last parts with --modules")
+        raise GamMergeError(
+            f"{base.path}: no such linear layers in it; name their last parts with --modules"
+        )
     return chosen
 
 
 def _change(base: Checkpoint, tuned: Checkpoint, key: str) -> float | None:
     """|tuned - base| of a tensor, None where that has no meaning."""
     before, after = base.tensors.get(key), tuned.tensors.get(key)
-    if before is None or after is None or before.shape != after.shape or not (before.is_plain and after.is_plain):
+    if (
+        before is None
+        or after is None
+        or before.shape != after.shape
+        or not (before.is_plain and after.is_plain)
+    ):
         return None
     return distance(after, before)
 
@@ -188,19 +213,29 @@ def _report(
         ExtractedModule(name, (x.b.shape[0], x.a.shape[1]), x.b.shape[1], x.norm, x.residual)
         for name, x in found.items()
     ]
-    return ExtractReport(base, tuned, max(module.rank for module in modules), tuple(modules), left_out)
+    return ExtractReport(
+        base, tuned, max(module.rank for module in modules), tuple(modules), left_out
+    )
 
 
-def _adapter(checkpoint: Checkpoint, base_model: str, found: Mapping[str, Factored], rank: int) -> Adapter:
+def _adapter(
+    checkpoint: Checkpoint, base_model: str, found: Mapping[str, Factored], rank: int
+) -> Adapter:
     """One rank for all: zero columns and rows pad the modules of lower rank."""
     modules: dict[str, LoraModule] = {}
     for name, x in sorted(found.items()):
         missing = rank - x.b.shape[1]
-        b, a = torch.nn.functional.pad(x.b, (0, missing)), torch.nn.functional.pad(x.a, (0, 0, 0, missing))
+        b, a = (
+            torch.nn.functional.pad(x.b, (0, missing)),
+            torch.nn.functional.pad(x.a, (0, 0, 0, missing)),
+        )
         modules[name] = LoraModule(name, MemoryTensor(a), MemoryTensor(b), 1.0)
     conv1d = any(is_conv1d(checkpoint, name) for name in found)
     described = {"base_model_name_or_path": base_model, "fan_in_fan_out": conv1d}
     layouts = {name: module.layout for name, module in modules.items()}
     return Adapter(
-        "extracted", modules, base_model, merged_config([described], layouts, (), dict.fromkeys(layouts, rank))
+        "extracted",
+        modules,
+        base_model,
+        merged_config([described], layouts, (), dict.fromkeys(layouts, rank)),
     )

@@ -64,7 +64,9 @@ def fuse(
     check_output(Path(out), force=force, sources=sources)
     placement = place(checkpoint, loaded)
     texts = dict(_changed_texts(checkpoint, placement))
-    companions = [file for file in checkpoint.companions() if file.name not in (REPORT_NAME, *texts)]
+    companions = [
+        file for file in checkpoint.companions() if file.name not in (REPORT_NAME, *texts)
+    ]
     names = [*(file.name for file in companions), *texts, REPORT_NAME]
     with DirectoryWriter(Path(out), companions=names, force=force) as directory:
         fused = tuple(_write_shards(checkpoint, placement, directory, progress))
@@ -76,7 +78,10 @@ def fuse(
 
 
 def _write_shards(
-    checkpoint: Checkpoint, placement: Placement, directory: DirectoryWriter, progress: Progress | None
+    checkpoint: Checkpoint,
+    placement: Placement,
+    directory: DirectoryWriter,
+    progress: Progress | None,
 ) -> Iterator[FusedModule]:
     copies = {key: checkpoint.tensors[original] for key, original in placement.copies.items()}
     done, total = 0, len(checkpoint.tensors) + len(copies)
@@ -92,7 +97,9 @@ def _write_shards(
                     progress(done, total)
 
 
-def _carry(file: SafetensorsWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]) -> list[FusedModule]:
+def _carry(
+    file: SafetensorsWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]
+) -> list[FusedModule]:
     """One tensor from the base to the output. A function of its own: the tensor is gone before the next is read."""
     value = read(tensor)
     fused = [edit.apply(value) for edit in edits]
@@ -105,7 +112,9 @@ def _changed_texts(checkpoint: Checkpoint, placement: Placement) -> Iterator[tup
     if checkpoint.index is not None:
         index: dict[str, Any] = json.loads((checkpoint.path / checkpoint.index).read_bytes())
         for key, original in placement.copies.items():
-            index["weight_map"][key] = next(name for name, held in checkpoint.shards.items() if original in held)
+            index["weight_map"][key] = next(
+                name for name, held in checkpoint.shards.items() if original in held
+            )
             metadata = index.get("metadata")
             if isinstance(metadata, dict) and isinstance(size := metadata.get("total_size"), int):
                 metadata["total_size"] = size + checkpoint.tensors[original].nbytes

@@ -78,13 +78,17 @@ def inspect(
 
 
 @torch.no_grad()
-def _visit(dtype: torch.dtype, device: torch.device, chunk: PlannedBucket) -> list[ModuleInspection]:
+def _visit(
+    dtype: torch.dtype, device: torch.device, chunk: PlannedBucket
+) -> list[ModuleInspection]:
     """Runs on a worker."""
     members = [member for (member,) in chunk.members]
     delta = read_delta(members, dtype, device)
     stack = chunk.layout.stack
     sound = is_sound(delta)
-    spectra = torch.linalg.svdvals(torch.where(sound[:, None, None], delta.core, 0.0)).tolist()  # (L, r)
+    spectra = torch.linalg.svdvals(
+        torch.where(sound[:, None, None], delta.core, 0.0)
+    ).tolist()  # (L, r)
     ranks = torch.where(sound, delta.rank, 0).tolist()
     return [
         ModuleInspection(

@@ -54,14 +54,27 @@ def load(
     else:
         config = {}
     told = {"base_model_name_or_path": base_model, "lora_alpha": alpha}
-    given = {name: value for name, value in told.items() if value is not None and name not in config}
-    adapter = peft.parse_adapter(str(source), {**config, **given}, tensors, path=str(weights), problems=problems)
+    given = {
+        name: value for name, value in told.items() if value is not None and name not in config
+    }
+    adapter = peft.parse_adapter(
+        str(source), {**config, **given}, tensors, path=str(weights), problems=problems
+    )
     if config_path is not None and path.is_file() and config_path.name == peft.CONFIG_NAME:
         _check_belongs(path, adapter)
-    return replace(adapter, given=given, file=weights.absolute(), version=version, revision=revision, notes=notes)
+    return replace(
+        adapter,
+        given=given,
+        file=weights.absolute(),
+        version=version,
+        revision=revision,
+        notes=notes,
+    )
 
 
-def _read_tensors(weights: Path, problems: list[str] | None) -> tuple[Mapping[str, LazyTensor], tuple[str, ...]]:
+def _read_tensors(
+    weights: Path, problems: list[str] | None
+) -> tuple[Mapping[str, LazyTensor], tuple[str, ...]]:
     """The tensors of a file, and what to say of it."""
     if weights.suffix == Path(peft.PICKLE_NAME).suffix:
         from gam_merge._read.pickled import NOTE, read_pickle
@@ -79,7 +92,9 @@ def _check_belongs(path: Path, adapter: Adapter) -> None:
     if not others or not isinstance(listed, list):
         return
     for name, module in adapter.modules.items():
-        if not isinstance(module.layout, ExpertsLayout) and not any(f".{name}".endswith(f".{e}") for e in listed):
+        if not isinstance(module.layout, ExpertsLayout) and not any(
+            f".{name}".endswith(f".{e}") for e in listed
+        ):
             raise GamMergeError(
                 f"{path}: module {name} is none that the {peft.CONFIG_NAME} beside it and {others[0].name} names; "
                 f"put its own beside it as {path.stem}.json"
@@ -91,7 +106,9 @@ def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
     try:
         str(source).encode()
     except UnicodeEncodeError as error:
-        raise GamMergeError(f"{source}: its name is not UTF-8, so no recipe can hold it; rename it") from error
+        raise GamMergeError(
+            f"{source}: its name is not UTF-8, so no recipe can hold it; rename it"
+        ) from error
     path = Path(source)
     if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
         from gam_merge._read.hub import fetch
@@ -106,7 +123,9 @@ def weights_file(path: Path) -> Path:
         files = (path / peft.WEIGHTS_NAME, path / peft.PICKLE_NAME)
         weights = next((file for file in files if is_there(file) and file.is_file()), None)
         if weights is None:
-            raise GamMergeError(f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved")
+            raise GamMergeError(
+                f"{path}: no {peft.WEIGHTS_NAME} in this directory; name the directory that PEFT saved"
+            )
         return weights
     if not path.is_file():
         raise GamMergeError(f"{path}: no such file or directory")
@@ -115,7 +134,9 @@ def weights_file(path: Path) -> Path:
 
 def _config_beside(path: Path) -> Path | None:
     beside = (path.with_name(name) for name in peft.config_names(path))
-    return next(filter(os.path.isfile, beside), None)  # the name of one of them may be too long to be
+    return next(
+        filter(os.path.isfile, beside), None
+    )  # the name of one of them may be too long to be
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -24,13 +24,27 @@ from gam_merge._load import Source, load
 from gam_merge._plan import BaseModel, MergePlan, plan, record
 from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
-from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME, extra_key, factor_keys, magnitude_key, merged_config
+from gam_merge._read.peft import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    extra_key,
+    factor_keys,
+    magnitude_key,
+    merged_config,
+)
 from gam_merge._read.record import Record
 from gam_merge._read.safetensors import TensorSpec
 from gam_merge._run.engine import Sink, run, run_extras
 from gam_merge._run.report import MergeReport
 from gam_merge._run.survey import needed_ranks, survey
-from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, AdapterWriter, as_json, save_adapter
+from gam_merge._write.adapter import (
+    CARD_NAME,
+    RECIPE_NAME,
+    REPORT_NAME,
+    AdapterWriter,
+    as_json,
+    save_adapter,
+)
 from gam_merge._write.card import card_text
 from gam_merge._write.directory import check_output
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text
@@ -177,12 +191,16 @@ def _in_memory(planned: MergePlan, run: Callable[[Sink], MergeReport]) -> MergeR
     plan, memory, made_by = planned.plan, _Memory(), record(planned)
     report = run(memory)
     adapter = _merged_adapter(plan, {key: MemoryTensor(value) for key, value in memory.items()})
-    return MergeResult(replace(adapter, made_by=made_by if made_by.repeatable else None), report, made_by)
+    return MergeResult(
+        replace(adapter, made_by=made_by if made_by.repeatable else None), report, made_by
+    )
 
 
 def promised_adapter(plan: Plan) -> Adapter:
     """The adapter that a merge would make: shapes without values, for plans of merges of merges."""
-    return _merged_adapter(plan, {spec.key: PromisedTensor(spec.shape, spec.dtype) for spec in _specs(plan)})
+    return _merged_adapter(
+        plan, {spec.key: PromisedTensor(spec.shape, spec.dtype) for spec in _specs(plan)}
+    )
 
 
 def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
@@ -193,11 +211,15 @@ def _merged_adapter(plan: Plan, tensors: Mapping[str, LazyTensor]) -> Adapter:
         modules[name] = LoraModule(name, a, b, 1.0, layout, tensors.get(magnitude_key(name)))
     extras: dict[str, Extra] = {}
     for extra in plan.written_extras:
-        extras[extra.name] = Extra(extra.name, extra.kind, tensors[extra_key(extra.name, extra.kind, modules)])
+        extras[extra.name] = Extra(
+            extra.name, extra.kind, tensors[extra_key(extra.name, extra.kind, modules)]
+        )
     return Adapter("merged", modules, plan.base_model, _config(plan), extras)
 
 
-def _to_disk(planned: MergePlan, run: Callable[[Sink], MergeReport], out: Path, force: bool) -> MergeResult:
+def _to_disk(
+    planned: MergePlan, run: Callable[[Sink], MergeReport], out: Path, force: bool
+) -> MergeResult:
     plan, made_by = planned.plan, record(planned)
     with (
         AdapterWriter(out, _specs(plan), _metadata(made_by, known=False), force=force) as writer,
@@ -210,7 +232,9 @@ def _to_disk(planned: MergePlan, run: Callable[[Sink], MergeReport], out: Path, 
     return MergeResult(load(out), report, made_by, out)
 
 
-def _texts(config: Mapping[str, Any], report: MergeReport, made_by: Record, home: Path, weights: str) -> dict[str, str]:
+def _texts(
+    config: Mapping[str, Any], report: MergeReport, made_by: Record, home: Path, weights: str
+) -> dict[str, str]:
     """What stands beside the weights, the config last. weights: their sha256."""
     config_text = as_json(config, sort=True)
     files = {WEIGHTS_NAME: weights, CONFIG_NAME: sha256_of(config_text)}
@@ -233,7 +257,9 @@ def _specs(plan: Plan) -> list[TensorSpec]:
                 shape = bucket.layout.magnitude_shape(bucket.shape[0])
                 specs.append(TensorSpec(magnitude_key(name), shape, plan.magnitude_dtype))
     for extra in plan.written_extras:
-        specs.append(TensorSpec(extra_key(extra.name, extra.kind, plan.layouts), extra.shape, extra.dtype))
+        specs.append(
+            TensorSpec(extra_key(extra.name, extra.kind, plan.layouts), extra.shape, extra.dtype)
+        )
     return specs
 
 
@@ -245,7 +271,11 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 
 def _run(
-    planned: MergePlan, summary: Any, executor: Executor | None, progress: Progress | None, sink: Sink
+    planned: MergePlan,
+    summary: Any,
+    executor: Executor | None,
+    progress: Progress | None,
+    sink: Sink,
 ) -> MergeReport:
     plan, job = planned.plan, planned.job
     modules = run(plan, job, sink, summary=summary, executor=executor, progress=progress)
@@ -265,13 +295,17 @@ def _run(
         extras=dict(Counter(extra.kind for extra in plan.written_extras)),
         notes=planned.notes,
     )
-    return replace(report, notes=(*report.notes, *_erased(report))) if job.method.normalize else report
+    return (
+        replace(report, notes=(*report.notes, *_erased(report))) if job.method.normalize else report
+    )
 
 
 def _erased(report: MergeReport) -> Iterator[str]:
     """A word where a method that should average lost most of what averaging keeps: of an adapter that shares nothing
     with the others, the mean keeps its weight."""
-    if len(report.sources) > 1 and all(s < w / 2 for s, w in zip(report.survival, report.weights, strict=True)):
+    if len(report.sources) > 1 and all(
+        s < w / 2 for s, w in zip(report.survival, report.weights, strict=True)
+    ):
         most = max(report.survival)
         yield (
             f"{report.method} keeps at most {most:.0%} of each adapter: they share few directions, and what one has "

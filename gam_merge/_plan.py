@@ -29,7 +29,9 @@ from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
 from gam_merge._write.directory import check_output
 
-BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or weights by module
+BaseModel = (
+    str | PathLike[str] | Mapping[str, BaseWeight]
+)  # a name or a place, or weights by module
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class MergePlan:
 
     plan: Plan
     job: Job
-    policy: RankPolicy = field(default_factory=RankPolicy)  # for ranks that only a look at the deltas can tell
+    policy: RankPolicy = field(
+        default_factory=RankPolicy
+    )  # for ranks that only a look at the deltas can tell
     target: str | None = None
     base: Model | None = None  # the base model whose weights are read, for DoRA
 
@@ -70,7 +74,12 @@ class MergePlan:
             "nbytes": self.plan.nbytes,
             "notes": list(self.notes),
             "buckets": [
-                {"shape": bucket.shape, "adapters": bucket.adapters, "ranks": bucket.ranks, "modules": bucket.names}
+                {
+                    "shape": bucket.shape,
+                    "adapters": bucket.adapters,
+                    "ranks": bucket.ranks,
+                    "modules": bucket.names,
+                }
                 for bucket in self.plan.buckets
             ],
         }
@@ -109,7 +118,9 @@ def plan(
     position = _anchor_position(anchor, sources, given)
     kept = [i for i, weight in enumerate(given) if weight != 0]
     chosen.check_count(len(kept))
-    settings = _settings(chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {})
+    settings = _settings(
+        chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {}
+    )
     lined_up = make_plan(
         [adapters[i] for i in kept],
         settings=settings,
@@ -133,7 +144,9 @@ def plan(
         check_output(Path(out), force=force, sources=files)
     base: Model | None = None
     if any(map(is_dora, lined_up.adapters)):
-        lined_up, base = _with_base(lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora)
+        lined_up, base = _with_base(
+            lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora
+        )
     planned = MergePlan(lined_up, job, policy, target, base)
     if not policy.looks:
         check_target(lined_up, target)
@@ -141,21 +154,36 @@ def plan(
 
 
 def _with_base(
-    plan: Plan, base: BaseModel | None, policy: RankPolicy, *, dtype: torch.dtype | None, flatten: bool
+    plan: Plan,
+    base: BaseModel | None,
+    policy: RankPolicy,
+    *,
+    dtype: torch.dtype | None,
+    flatten: bool,
 ) -> tuple[Plan, Model | None]:
     """The plan with the base weights that DoRA adapters need, and the model that they are of."""
     if base is None:
         raise base_weights_needed(plan.adapters)
     if flatten and policy.looks:
-        raise GamMergeError("DoRA is flattened to a rank that is given; use rank or max_rank, not energy")
+        raise GamMergeError(
+            "DoRA is flattened to a rank that is given; use rank or max_rank, not energy"
+        )
     check_dora(plan.adapters)
     model = None if isinstance(base, Mapping) else resolve_base(base)
     weights: dict[str, BaseWeight] = dict(base) if isinstance(base, Mapping) else {}
     if model is not None:
         for adapter in plan.adapters:
             weights |= base_weights(model, adapter)
-    buckets = [replace(bucket, bases=tuple(weights[name] for name in bucket.names)) for bucket in plan.buckets]
-    stored = [m.magnitude.dtype for a in plan.adapters for m in a.modules.values() if m.magnitude is not None]
+    buckets = [
+        replace(bucket, bases=tuple(weights[name] for name in bucket.names))
+        for bucket in plan.buckets
+    ]
+    stored = [
+        m.magnitude.dtype
+        for a in plan.adapters
+        for m in a.modules.values()
+        if m.magnitude is not None
+    ]
     widest = dtype or reduce(torch.promote_types, stored)
     return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest), model
 
@@ -171,9 +199,13 @@ def _load_all(
     if len(alphas) == 1:
         alphas *= len(sources)
     if len(alphas) != len(sources):
-        raise GamMergeError(f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each")
+        raise GamMergeError(
+            f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each"
+        )
     name = None if base_model is None or isinstance(base_model, Mapping) else str(base_model)
-    return [load(source, base_model=name, alpha=a) for source, a in zip(sources, alphas, strict=True)]
+    return [
+        load(source, base_model=name, alpha=a) for source, a in zip(sources, alphas, strict=True)
+    ]
 
 
 def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
@@ -187,7 +219,10 @@ def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Settin
 
 
 def _settings(
-    method: Method, adapters: Sequence[Adapter], weights: Sequence[Setting], params: Mapping[str, Setting]
+    method: Method,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Setting],
+    params: Mapping[str, Setting],
 ) -> Settings:
     """Checked in every module."""
     modules = sorted({name for adapter in adapters for name in adapter.modules})
@@ -196,13 +231,21 @@ def _settings(
         method.validate(settings.params_of(module))
         values = settings.weights_of(module)
         if method.normalize and min(values) < 0:
-            raise GamMergeError(f"weights {list(values)} of module {module} are negative; {method.name} takes a mean")
-        if settings.params_of(module).get("scope") == "global" and values != settings.weights_of(modules[0]):
-            raise GamMergeError(f"weights differ from module to module, and {method.name} with scope=global takes one")
+            raise GamMergeError(
+                f"weights {list(values)} of module {module} are negative; {method.name} takes a mean"
+            )
+        if settings.params_of(module).get("scope") == "global" and values != settings.weights_of(
+            modules[0]
+        ):
+            raise GamMergeError(
+                f"weights differ from module to module, and {method.name} with scope=global takes one"
+            )
     return settings
 
 
-def _anchor_position(anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]) -> int:
+def _anchor_position(
+    anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]
+) -> int:
     names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
     if isinstance(anchor, str) and anchor in names:
         anchor = names.index(anchor)

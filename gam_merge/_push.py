@@ -72,25 +72,37 @@ def _commit(
 ) -> str:
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.model_info(repo).private:
-        raise GamMergeError(f"{repo}: is there already, and public; make it private on its page or leave out --private")
+        raise GamMergeError(
+            f"{repo}: is there already, and public; make it private on its page or leave out --private"
+        )
     if revision is not None and not create_pr:
         api.create_branch(repo, branch=revision, exist_ok=True)
     # Not upload_folder: that may commit several times.
     commit = api.create_commit(
-        repo, list(_operations(path, repo)), commit_message=message, revision=revision, create_pr=create_pr
+        repo,
+        list(_operations(path, repo)),
+        commit_message=message,
+        revision=revision,
+        create_pr=create_pr,
     )
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
 def _operations(path: Path, repo: str) -> "Iterator[huggingface_hub.CommitOperationAdd]":
     """One a file that a merge writes and that is there, and the figure of the card."""
-    texts = {name: (path / name).read_text("utf-8") for name in COMPANIONS if (path / name).is_file()}
+    texts = {
+        name: (path / name).read_text("utf-8") for name in COMPANIONS if (path / name).is_file()
+    }
     texts = _published(texts)
     figure = _figure(texts) if CARD_NAME in texts else None
     if CARD_NAME in texts:
         shown = f"![What survives of each adapter in each layer]({_FIGURE_NAME})" if figure else ""
-        texts[CARD_NAME] = texts[CARD_NAME].replace(REPO_PLACEHOLDER, repo).replace(FIGURE_PLACEHOLDER, shown)
-    contents = {name: text.encode() for name, text in texts.items()} | ({_FIGURE_NAME: figure} if figure else {})
+        texts[CARD_NAME] = (
+            texts[CARD_NAME].replace(REPO_PLACEHOLDER, repo).replace(FIGURE_PLACEHOLDER, shown)
+        )
+    contents = {name: text.encode() for name, text in texts.items()} | (
+        {_FIGURE_NAME: figure} if figure else {}
+    )
     yield huggingface_hub.CommitOperationAdd(WEIGHTS_NAME, path / WEIGHTS_NAME)
     for name, content in contents.items():
         yield huggingface_hub.CommitOperationAdd(name, content)
@@ -111,16 +123,25 @@ def _published(texts: Mapping[str, str]) -> dict[str, str]:
     if RECIPE_NAME in result:
         documents = [document.data for document in yaml.parse(result[RECIPE_NAME], RECIPE_NAME)]
         for source in (source for document in documents for source in document["sources"]):
-            source.update({key: _public(source[key]) for key in ("path", "base_model") if key in source})
+            source.update(
+                {key: _public(source[key]) for key in ("path", "base_model") if key in source}
+            )
         names = [source["path"] for source in documents[-1]["sources"]]
-        comments = [line for line in result[RECIPE_NAME].splitlines(keepends=True) if line.startswith("#")]
+        comments = [
+            line for line in result[RECIPE_NAME].splitlines(keepends=True) if line.startswith("#")
+        ]
         result[RECIPE_NAME] = "".join(comments) + yaml.dump(documents)
     if REPORT_NAME in result:
         report = json.loads(result[REPORT_NAME])
         # The recipe knows paths from Hub ids, which the report names as they were typed.
-        names = names if len(names) == len(report["sources"]) else [_public(name) for name in report["sources"]]
+        names = (
+            names
+            if len(names) == len(report["sources"])
+            else [_public(name) for name in report["sources"]]
+        )
         report["notes"] = [
-            replace_names(note, dict(zip(report["sources"], names, strict=True))) for note in report["notes"]
+            replace_names(note, dict(zip(report["sources"], names, strict=True)))
+            for note in report["notes"]
         ]
         report["sources"] = names
         result[REPORT_NAME] = as_json(report)

@@ -46,7 +46,9 @@ def merge_recipe(
     if out is not None:
         check_output(Path(out), force=force)  # before the work on merges that it uses
     sources, last = _prepare(Path(recipe), overrides, in_memory)
-    return merge(sources, **last, out=out, device=device, force=force, executor=executor, progress=progress)
+    return merge(
+        sources, **last, out=out, device=device, force=force, executor=executor, progress=progress
+    )
 
 
 def plan_recipe(
@@ -91,11 +93,17 @@ def _sources(recipe: Recipe, place: Place, made: dict[str, Adapter]) -> list[Ada
     adapters: list[Adapter] = []
     for i, source in enumerate(recipe.sources):
         try:
-            adapter = made.get(source.path) or load(source.path, base_model=source.base_model, alpha=source.alpha)
+            adapter = made.get(source.path) or load(
+                source.path, base_model=source.base_model, alpha=source.alpha
+            )
         except GamMergeError as error:
             raise place.error(("sources", i, "path"), error) from None
-        if source.sha256 is not None and (adapter.file is None or sha256(adapter.file) != source.sha256):
-            raise place.error(("sources", i, "sha256"), f"{adapter.file or source.path} is not what it was then")
+        if source.sha256 is not None and (
+            adapter.file is None or sha256(adapter.file) != source.sha256
+        ):
+            raise place.error(
+                ("sources", i, "sha256"), f"{adapter.file or source.path} is not what it was then"
+            )
         adapters.append(adapter)
     return adapters
 

@@ -35,7 +35,9 @@ def resize(
     The others are those of ``merge``. What was lost is ``energy_kept`` in the report. Raises GamMergeError.
     """
     if rank is None and energy is None and max_rank is None:
-        raise GamMergeError("to what size? give --rank, --energy or --max-rank (rank=, energy=, max_rank= in Python)")
+        raise GamMergeError(
+            "to what size? give --rank, --energy or --max-rank (rank=, energy=, max_rank= in Python)"
+        )
     return merge(
         [source],
         method="mean",

@@ -63,17 +63,28 @@ def search(
     file, home = Path(recipe), Path(out)
     last = read_recipes(file, overrides)[-1][0]
     space = make_space(last, vary)
-    about = {"recipe": sha256(file), "overrides": list(overrides), "vary": list(vary), "goal": goal, "seed": seed}
+    about = {
+        "recipe": sha256(file),
+        "overrides": list(overrides),
+        "vary": list(vary),
+        "goal": goal,
+        "seed": seed,
+    }
     score = command_score(evaluate) if isinstance(evaluate, str) else evaluate
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GamMergeError(f"{home}: cannot be made: {error.strerror}") from error
-    journal = Journal(home / "trials.jsonl", {**about, "evaluate": evaluate if isinstance(evaluate, str) else None})
+    journal = Journal(
+        home / "trials.jsonl",
+        {**about, "evaluate": evaluate if isinstance(evaluate, str) else None},
+    )
     bench = _Bench(file, home, journal, score, tuple(overrides), goal, trials, device, progress)
     with suppress(_Spent):
         optimise(lambda point: bench.loss(space.overrides(point.tolist())), space.start(last), seed)
-    return SearchResult(tuple(journal.trials), bench.best, home / "best.yaml", _plot(home, journal.trials, goal))
+    return SearchResult(
+        tuple(journal.trials), bench.best, home / "best.yaml", _plot(home, journal.trials, goal)
+    )
 
 
 def _plot(home: Path, trials: Sequence[Trial], goal: str) -> Path | None:
@@ -114,7 +125,9 @@ class _Bench:
                 self.progress(len(self.journal.trials), self.trials)
         if known.score is not None:
             return self._sign * known.score
-        losses = [self._sign * t.score for t in self.journal.trials[: known.number] if t.score is not None]
+        losses = [
+            self._sign * t.score for t in self.journal.trials[: known.number] if t.score is not None
+        ]
         return max(losses) + (max(losses) - min(losses) or 1.0)
 
     @property
@@ -135,14 +148,19 @@ class _Bench:
             try:
                 all_changes = (*self.overrides, *changes)
                 result = merge_recipe(
-                    self.recipe, overrides=all_changes, out=Path(folder, "adapter"), device=self.device
+                    self.recipe,
+                    overrides=all_changes,
+                    out=Path(folder, "adapter"),
+                    device=self.device,
                 )
                 score = float(self.evaluate(Path(folder, "adapter")))
                 if not isfinite(score):
                     raise GamMergeError(f"the score is {score}")
             except GamMergeError as error:
                 if not self.journal.trials:
-                    raise GamMergeError(f"the first trial fails, and with it the search: {error}") from None
+                    raise GamMergeError(
+                        f"the first trial fails, and with it the search: {error}"
+                    ) from None
                 return self.journal.add(changes, None, str(error))
         if not self._scored or self._sign * score < self._sign * (self.best.score or 0.0):
             write_file(self.home / "best.yaml", recipe_text(result.record, self.home).encode())

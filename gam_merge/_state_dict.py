@@ -22,7 +22,9 @@ class ConfigObject(Protocol):
 Config = Mapping[str, Any] | ConfigObject
 
 
-def from_state_dict(tensors: Mapping[str, Tensor], config: Config, *, name: str = "state dict") -> Adapter:
+def from_state_dict(
+    tensors: Mapping[str, Tensor], config: Config, *, name: str = "state dict"
+) -> Adapter:
     """An adapter from PEFT's tensors in memory, on any device; they are shared, and read when a merge runs.
 
     tensors: by the keys of an adapter file. config: the fields of adapter_config.json, or a LoraConfig. name: what
@@ -47,9 +49,13 @@ def merge_state_dicts(
     """
     listed = list(configs) if isinstance(configs, Sequence) else [configs] * len(dicts)
     if len(listed) != len(dicts):
-        raise GamMergeError(f"{len(listed)} configs for {len(dicts)} state dicts; give one, or one for each")
+        raise GamMergeError(
+            f"{len(listed)} configs for {len(dicts)} state dicts; give one, or one for each"
+        )
     pairs = zip(dicts, listed, strict=True)
-    return merge([from_state_dict(d, c, name=f"state dict {i}") for i, (d, c) in enumerate(pairs)], **options)
+    return merge(
+        [from_state_dict(d, c, name=f"state dict {i}") for i, (d, c) in enumerate(pairs)], **options
+    )
 
 
 def _plain(value: Any) -> Any:

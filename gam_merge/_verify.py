@@ -71,7 +71,11 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"path": str(self.path), "holds": self.holds, "checks": [asdict(check) for check in self.checks]}
+        return {
+            "path": str(self.path),
+            "holds": self.holds,
+            "checks": [asdict(check) for check in self.checks],
+        }
 
 
 def verify(
@@ -111,7 +115,9 @@ def _outputs(home: Path, recipe: Recipe) -> Iterator[Check]:
 def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
     """Every file that the merges of a recipe began with, once."""
     names = {recipe.name for recipe in recipes}
-    found = {(source.path, source.sha256): source for recipe in recipes for source in recipe.sources}
+    found = {
+        (source.path, source.sha256): source for recipe in recipes for source in recipe.sources
+    }
     for source in found.values():
         if source.path not in names:
             yield _digest("source", source.path, partial(_weights, file, source), source.sha256)
@@ -120,7 +126,11 @@ def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
 def _weights(file: Path, source: RecipeSource) -> Path:
     """The file of weights that a source of a recipe means."""
     local = beside(file, source.path)
-    return weights_file(locate(str(local) if is_there(local) or parse_hub_id(source.path) is None else source.path)[0])
+    return weights_file(
+        locate(str(local) if is_there(local) or parse_hub_id(source.path) is None else source.path)[
+            0
+        ]
+    )
 
 
 def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | None) -> Check:
@@ -132,7 +142,12 @@ def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | Non
     except GamMergeError as error:
         return Check(kind, name, "missing", str(error))
     if found != recorded:
-        return Check(kind, name, "differs", f"its sha256 begins with {found[:12]}, and did with {recorded[:12]}")
+        return Check(
+            kind,
+            name,
+            "differs",
+            f"its sha256 begins with {found[:12]}, and did with {recorded[:12]}",
+        )
     return Check(kind, name, "holds")
 
 
@@ -148,7 +163,10 @@ def _metadata(home: Path, recipes: Sequence[Recipe]) -> Check:
         said = json.loads(found[ORIGINS_KEY])
     except (ValueError, RecursionError):
         said = found[ORIGINS_KEY]
-    recipe = {"method": recipes[-1].method, "sources": origins([_plain(recipe) for recipe in recipes])}
+    recipe = {
+        "method": recipes[-1].method,
+        "sources": origins([_plain(recipe) for recipe in recipes]),
+    }
     return _agreement(_METADATA, recipe, {"method": found.get(METHOD_KEY), "sources": said})
 
 
@@ -162,7 +180,10 @@ def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
         repeated = parse_recipes(fenced[2], card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))
-    mine, theirs = ({f"{i}": _without_paths(_plain(r)) for i, r in enumerate(all)} for all in (recipes, repeated))
+    mine, theirs = (
+        {f"{i}": _without_paths(_plain(r)) for i, r in enumerate(all)}
+        for all in (recipes, repeated)
+    )
     return _agreement(CARD_NAME, mine, theirs)
 
 
@@ -171,8 +192,13 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    sources = [{key: value for key, value in source.items() if key != "path"} for source in recipe["sources"]]
-    return {key: value for key, value in recipe.items() if key != "base_model"} | {"sources": sources}
+    sources = [
+        {key: value for key, value in source.items() if key != "path"}
+        for source in recipe["sources"]
+    ]
+    return {key: value for key, value in recipe.items() if key != "base_model"} | {
+        "sources": sources
+    }
 
 
 def _agreement(name: str, recipe: Mapping[str, Any], other: Mapping[str, Any]) -> Check:
@@ -186,7 +212,13 @@ def _agreement(name: str, recipe: Mapping[str, Any], other: Mapping[str, Any]) -
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of tables and lists by their dotted keys."""
-    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    entries = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, list)
+        else None
+    )
     if entries is None:
         yield key, value
         return
@@ -203,4 +235,9 @@ def _rerun(file: Path, recipe: Recipe, device: str | torch.device) -> Check:
             merge_recipe(file, out=again, device=device)
         except GamMergeError as error:
             return Check("rerun", name, "differs", str(error))
-        return _digest("rerun", name, partial(Path, again, _WEIGHTS), (recipe.output.sha256 or {}).get(_WEIGHTS))
+        return _digest(
+            "rerun",
+            name,
+            partial(Path, again, _WEIGHTS),
+            (recipe.output.sha256 or {}).get(_WEIGHTS),
+        )

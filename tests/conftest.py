@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network fails, everywhere alike
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # a test that reaches for the network fails, everywhere alike
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
 
 import pytest
 from hypothesis import settings
 
 # The same examples each run: a failure is the code's, never the draw's. No deadline: shared machines stall.
-settings.register_profile("gam-merge", derandomize=True, deadline=None, max_examples=50, database=None)
+settings.register_profile(
+    "gam-merge", derandomize=True, deadline=None, max_examples=50, database=None
+)
 settings.load_profile("gam-merge")
 
 

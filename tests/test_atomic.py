@@ -30,7 +30,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="session")
 def old(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """What a merge by mean writes."""
-    return contents(gm.merge(sources, method="mean", out=tmp_path_factory.mktemp("old") / "out").path)
+    return contents(
+        gm.merge(sources, method="mean", out=tmp_path_factory.mktemp("old") / "out").path
+    )
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,9 @@ def _merge_and_die(sources: list[Path], out: Path, force: bool, exchange: bool, 
     number = count()
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
-        changes = event in _CHANGES or (event == "open" and str(args[0]).startswith(str(out.parent)))
+        changes = event in _CHANGES or (
+            event == "open" and str(args[0]).startswith(str(out.parent))
+        )
         if changes and next(number) == call:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -59,10 +63,17 @@ def _merge_and_die(sources: list[Path], out: Path, force: bool, exchange: bool, 
 
 
 @pytest.mark.parametrize(
-    ("force", "exchange"), [(False, True), (True, True), (True, False)], ids=["new", "exchange", "two_renames"]
+    ("force", "exchange"),
+    [(False, True), (True, True), (True, False)],
+    ids=["new", "exchange", "two_renames"],
 )
 def test_killed_at_any_call_leaves_the_old_state_or_the_new(
-    force: bool, exchange: bool, sources: list[Path], old: dict[str, bytes], new: dict[str, bytes], tmp_path: Path
+    force: bool,
+    exchange: bool,
+    sources: list[Path],
+    old: dict[str, bytes],
+    new: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
     before = old if force else None
     whole = [files["adapter_model.safetensors"] for files in (old, new)]
@@ -188,7 +199,9 @@ def test_of_two_merges_into_one_output_the_first_to_finish_wins(
     assert _siblings(out) == {alive}
     may_finish.set()
     thread.join()
-    assert errors == [f"{out}: exists already; choose another output or pass --force (force=True in Python)"]
+    assert errors == [
+        f"{out}: exists already; choose another output or pass --force (force=True in Python)"
+    ]
     assert contents(out) == old
     assert os.listdir(tmp_path) == ["out"]
 
@@ -219,7 +232,9 @@ def test_what_could_not_be_removed_the_next_merge_removes(
     sources: list[Path], new: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # as where the disk answers with an error
+        patch.setattr(
+            "shutil.rmtree", lambda *args, **kwargs: None
+        )  # as where the disk answers with an error
         with pytest.raises(KeyboardInterrupt):
             gm.merge(sources, out=tmp_path / "out", progress=_interrupt)
     assert len(_siblings(tmp_path / "out")) == 1
@@ -234,7 +249,11 @@ def _interrupt(done: int, total: int) -> None:
 
 def test_other_outputs_are_left_alone(sources: list[Path], tmp_path: Path) -> None:
     """Names that begin alike, and a stranger's hidden folder."""
-    for name in (".out.gam-merge-x.gam-merge-0123456789abcdef", ".out.gam-merge-notes", ".out.gam-merge-"):
+    for name in (
+        ".out.gam-merge-x.gam-merge-0123456789abcdef",
+        ".out.gam-merge-notes",
+        ".out.gam-merge-",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
     gm.merge(sources, out=tmp_path / "out")
@@ -255,12 +274,18 @@ def _merge_with_little_room(sources: list[Path], out: Path, after: int, room: in
     try:
         gm.merge(sources, out=out, progress=lambda done, total: limit(done))
     except gm.GamMergeError as error:
-        sys.exit(0 if str(error).startswith(f"{out}: cannot be written: File too large") else str(error))
+        sys.exit(
+            0 if str(error).startswith(f"{out}: cannot be written: File too large") else str(error)
+        )
     sys.exit("no error")
 
 
-@pytest.mark.parametrize(("after", "room"), [(0, 4), (0, 900), (2, 900)], ids=["header", "tensors", "report"])
-def test_full_disk_is_an_error_and_leaves_nothing(after: int, room: int, sources: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("after", "room"), [(0, 4), (0, 900), (2, 900)], ids=["header", "tensors", "report"]
+)
+def test_full_disk_is_an_error_and_leaves_nothing(
+    after: int, room: int, sources: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "folder" / "out"
     assert in_child(_merge_with_little_room, sources, out, after, room) == 0
     assert os.listdir(tmp_path) == []
@@ -285,7 +310,9 @@ def _with_notes(out: Path, old: dict[str, bytes]) -> None:
 
 
 def _peft_adapter(out: Path, old: dict[str, bytes]) -> None:
-    write_adapter(out, {"w": random_factors(torch.Generator().manual_seed(0), 4, 4, 2, torch.float32)})
+    write_adapter(
+        out, {"w": random_factors(torch.Generator().manual_seed(0), 4, 4, 2, torch.float32)}
+    )
 
 
 def _weights_of_others(out: Path, old: dict[str, bytes]) -> None:
@@ -339,7 +366,9 @@ def test_force_replaces_nothing_else(
     assert tree(tmp_path) == before
 
 
-def test_output_that_appears_during_the_merge_is_not_replaced(sources: list[Path], tmp_path: Path) -> None:
+def test_output_that_appears_during_the_merge_is_not_replaced(
+    sources: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
 
     def interfere(done: int, total: int) -> None:
@@ -354,13 +383,19 @@ def test_output_that_appears_during_the_merge_is_not_replaced(sources: list[Path
         out.rmdir()
 
 
-def test_source_cannot_be_the_output(sources: list[Path], old: dict[str, bytes], tmp_path: Path) -> None:
+def test_source_cannot_be_the_output(
+    sources: list[Path], old: dict[str, bytes], tmp_path: Path
+) -> None:
     """Not under another name either, nor as a file in the output; a link to it is no output at all."""
     restore(tmp_path / "merge", old)
     before = tree(tmp_path)
     file = tmp_path / "merge" / "adapter_model.safetensors"
     dotted = tmp_path / "merge" / ".." / "merge"
-    for source, out in [(tmp_path / "merge", dotted), (file, tmp_path / "merge"), (dotted, tmp_path / "merge")]:
+    for source, out in [
+        (tmp_path / "merge", dotted),
+        (file, tmp_path / "merge"),
+        (dotted, tmp_path / "merge"),
+    ]:
         with pytest.raises(gm.GamMergeError, match="source"):
             gm.merge([source, sources[0]], out=out, force=True)
         assert tree(tmp_path) == before
@@ -380,7 +415,9 @@ def test_mode_is_that_of_any_new_directory(sources: list[Path], tmp_path: Path) 
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
-def test_relative_outputs(sources: list[Path], new: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_outputs(
+    sources: list[Path], new: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for out in ("out", "./deep/er/out", "../out", "deep/../out2"):

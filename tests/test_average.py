@@ -29,7 +29,10 @@ def folder(llama, tmp_path_factory):
 def expected(folder: Path, weights: dict[int, float]) -> dict[str, object]:
     adapters = {step: gm.load(folder / f"checkpoint-{step}") for step in weights}
     names = adapters[STEPS[-1]].modules
-    return {name: sum(w * adapters[step].modules[name].delta() for step, w in weights.items()) for name in names}
+    return {
+        name: sum(w * adapters[step].modules[name].delta() for step, w in weights.items())
+        for name in names
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,9 @@ def test_ema_weights_are_those_of_the_recursion():
 
 
 def test_order_is_by_step(folder):
-    assert [path.name for path in find_checkpoints(folder)] == [f"checkpoint-{step}" for step in STEPS]
+    assert [path.name for path in find_checkpoints(folder)] == [
+        f"checkpoint-{step}" for step in STEPS
+    ]
 
 
 def test_mistakes(folder, tmp_path):
@@ -73,8 +78,26 @@ def test_mistakes(folder, tmp_path):
 
 
 def test_command(folder, tmp_path):
-    done = run(["checkpoints", folder, "-o", "out", "--last", "2", "--ema", "0.75", "--rank", "8", "--json"], tmp_path)
+    done = run(
+        [
+            "checkpoints",
+            folder,
+            "-o",
+            "out",
+            "--last",
+            "2",
+            "--ema",
+            "0.75",
+            "--rank",
+            "8",
+            "--json",
+        ],
+        tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["weights"] == [0.75, 0.25]
     merged = gm.load(tmp_path / "out").modules
-    assert all(relative(merged[n].delta(), d) < 1e-6 for n, d in expected(folder, {15: 0.75, 100: 0.25}).items())
+    assert all(
+        relative(merged[n].delta(), d) < 1e-6
+        for n, d in expected(folder, {15: 0.75, 100: 0.25}).items()
+    )

@@ -92,14 +92,24 @@ def change_config(adapter: Path, **fields: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("factor", ["A", "B"])
-def test_not_finite(factor: str, value: float, dtype: torch.dtype, method: str, sources: list[Path]) -> None:
+def test_not_finite(
+    factor: str, value: float, dtype: torch.dtype, method: str, sources: list[Path]
+) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         for name in tensors:
             tensors[name] = tensors[name].to(dtype)
         tensors[key("layers.1.q_proj", factor)][1, 2] = value
 
     change_tensors(sources[1], spoil)
-    refused(sources, str(sources[1]), "layers.1.q_proj", f"lora_{factor}", "NaN or Inf", "leave", method=method)
+    refused(
+        sources,
+        str(sources[1]),
+        "layers.1.q_proj",
+        f"lora_{factor}",
+        "NaN or Inf",
+        "leave",
+        method=method,
+    )
     gm.merge(sources, weights=[1, 0], method=method)  # the way out that the message tells
 
 
@@ -122,15 +132,25 @@ TENSORS: dict[str, tuple[Change, list[str]]] = {
     "no_a": (lambda t: t.pop(key(MODULES[0], "A")), [MODULES[0], "no lora_A"]),
     "vectors": (lambda t: t.update({key(MODULES[0], "A"): torch.ones(6)}), [MODULES[0], "(6,)"]),
     "empty": (
-        lambda t: t.update({key(MODULES[0], "A"): torch.ones(0, 6), key(MODULES[0], "B"): torch.ones(8, 0)}),
+        lambda t: t.update(
+            {key(MODULES[0], "A"): torch.ones(0, 6), key(MODULES[0], "B"): torch.ones(8, 0)}
+        ),
         [MODULES[0], "(0, 6)"],
     ),
     "other_rank_than_the_config_says": (
-        lambda t: t.update({key(MODULES[0], "A"): torch.ones(5, 6), key(MODULES[0], "B"): torch.ones(8, 5)}),
+        lambda t: t.update(
+            {key(MODULES[0], "A"): torch.ones(5, 6), key(MODULES[0], "B"): torch.ones(8, 5)}
+        ),
         [MODULES[0], "rank 5", "3 by its config"],
     ),
-    "unknown": (lambda t: t.update({"base_model.model.layers.0.gate": torch.ones(3)}), ["layers.0.gate"]),
-    "unknown_factor": (lambda t: t.update({"base_model.model.layers.0.lora_C.weight": torch.ones(3, 3)}), ["lora_C"]),
+    "unknown": (
+        lambda t: t.update({"base_model.model.layers.0.gate": torch.ones(3)}),
+        ["layers.0.gate"],
+    ),
+    "unknown_factor": (
+        lambda t: t.update({"base_model.model.layers.0.lora_C.weight": torch.ones(3, 3)}),
+        ["lora_C"],
+    ),
     "integers": (lambda t: t.update({"steps": torch.ones(3, dtype=torch.int64)}), ["steps", "I64"]),
     "nothing": (lambda t: t.clear(), ["no LoRA factors"]),
     "two_lines": (lambda t: t.update({"one\ntwo": torch.ones(3)}), [r"one\ntwo"]),
@@ -147,7 +167,15 @@ def test_tensors(name: str, sources: list[Path]) -> None:
 
 def test_shapes_that_differ_between_adapters(sources: list[Path]) -> None:
     change_tensors(sources[1], lambda t: t.update({key(MODULES[0], "A"): torch.ones(3, 7)}))
-    refused(sources, str(sources[0]), str(sources[1]), MODULES[0], "(8, 6)", "(8, 7)", "different base models")
+    refused(
+        sources,
+        str(sources[0]),
+        str(sources[1]),
+        MODULES[0],
+        "(8, 6)",
+        "(8, 7)",
+        "different base models",
+    )
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -157,20 +185,40 @@ FILES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda bad: (w := bad / "adapter_model.safetensors").write_bytes(w.read_bytes()[:-100]),
         ["adapter_model.safetensors", "not a whole safetensors file", "fetch it again"],
     ),
-    "empty": (lambda bad: (bad / "adapter_model.safetensors").write_bytes(b""), ["not a whole safetensors file"]),
+    "empty": (
+        lambda bad: (bad / "adapter_model.safetensors").write_bytes(b""),
+        ["not a whole safetensors file"],
+    ),
     "header_lies": (
-        lambda bad: (w := bad / "adapter_model.safetensors").write_bytes(b"\xff" * 8 + w.read_bytes()[8:]),
+        lambda bad: (w := bad / "adapter_model.safetensors").write_bytes(
+            b"\xff" * 8 + w.read_bytes()[8:]
+        ),
         ["adapter_model.safetensors", "its header claims"],
     ),
-    "no_weights": (lambda bad: (bad / "adapter_model.safetensors").unlink(), ["no adapter_model.safetensors"]),
-    "no_config": (lambda bad: (bad / "adapter_config.json").unlink(), ["adapter_config.json", "No such file"]),
+    "no_weights": (
+        lambda bad: (bad / "adapter_model.safetensors").unlink(),
+        ["no adapter_model.safetensors"],
+    ),
+    "no_config": (
+        lambda bad: (bad / "adapter_config.json").unlink(),
+        ["adapter_config.json", "No such file"],
+    ),
     "config_is_a_folder": (
         lambda bad: ((bad / "adapter_config.json").unlink(), (bad / "adapter_config.json").mkdir()),
         ["adapter_config.json", "Is a directory"],
     ),
-    "config_not_json": (lambda bad: (bad / "adapter_config.json").write_text("{'r': 3}"), ["is not JSON"]),
-    "config_not_text": (lambda bad: (bad / "adapter_config.json").write_bytes(b"\xff\xfe\xfd"), ["is not JSON"]),
-    "config_too_deep": (lambda bad: (bad / "adapter_config.json").write_text("[" * 10**5), ["is not JSON"]),
+    "config_not_json": (
+        lambda bad: (bad / "adapter_config.json").write_text("{'r': 3}"),
+        ["is not JSON"],
+    ),
+    "config_not_text": (
+        lambda bad: (bad / "adapter_config.json").write_bytes(b"\xff\xfe\xfd"),
+        ["is not JSON"],
+    ),
+    "config_too_deep": (
+        lambda bad: (bad / "adapter_config.json").write_text("[" * 10**5),
+        ["is not JSON"],
+    ),
     "config_a_list": (lambda bad: (bad / "adapter_config.json").write_text("[]"), ["not a table"]),
     "not_there": (shutil.rmtree, ["no such file or directory"]),
 }
@@ -192,7 +240,9 @@ def test_name_that_is_not_utf8(sources: list[Path]) -> None:
 @pytest.mark.parametrize("name", ["one\ntwo", "\x1b[2J", "\u65e5\u672c", "a\u00a0b"])
 def test_name_of_any_other_characters(name: str, sources: list[Path], tmp_path: Path) -> None:
     source = sources[1].rename(sources[1].with_name(name))
-    assert gm.merge([sources[0], source], out=tmp_path / f"out{name}").path == tmp_path / f"out{name}"
+    assert (
+        gm.merge([sources[0], source], out=tmp_path / f"out{name}").path == tmp_path / f"out{name}"
+    )
 
 
 def test_bare_file_without_a_config(sources: list[Path]) -> None:
@@ -210,10 +260,16 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "loha": ({"peft_type": "LOHA"}, ["LOHA", "only LoRA"]),
     "ia3": ({"peft_type": "IA3"}, ["IA3", "only LoRA"]),
     "type_a_list": ({"peft_type": ["LORA"]}, ["LORA", "only LoRA"]),
-    "pissa": ({"init_lora_weights": "pissa_niter_4"}, ["pissa_niter_4", "changed the base weights"]),
+    "pissa": (
+        {"init_lora_weights": "pissa_niter_4"},
+        ["pissa_niter_4", "changed the base weights"],
+    ),
     "olora": ({"init_lora_weights": "olora"}, ["olora", "changed the base weights"]),
     "rank": ({"r": 4}, ["layers.0.q_proj", "rank 3 by its tensors", "4 by its config"]),
-    "rank_pattern": ({"rank_pattern": {"v_proj": 5}}, ["layers.1.v_proj", "rank 3 by its tensors", "5 by its config"]),
+    "rank_pattern": (
+        {"rank_pattern": {"v_proj": 5}},
+        ["layers.1.v_proj", "rank 3 by its tensors", "5 by its config"],
+    ),
     "experts_of_two_ranks": (
         {"target_parameters": ["q_proj.up", "q_proj.down"], "rank_pattern": {"q_proj.up": 6}},
         ["layers.0.q_proj.down", "layers.0.q_proj.up", "different ranks"],
@@ -222,10 +278,19 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"target_parameters": ["q_proj.up", "q_proj.down"], "alpha_pattern": {"q_proj.up": 3}},
         ["layers.0.q_proj.down", "layers.0.q_proj.up", "different alphas"],
     ),
-    "experts_of_no_whole_rank": ({"target_parameters": ["q_proj.up"], "r": 2}, ["layers.0.q_proj", "(3, 6)"]),
+    "experts_of_no_whole_rank": (
+        {"target_parameters": ["q_proj.up"], "r": 2},
+        ["layers.0.q_proj", "(3, 6)"],
+    ),
     "rank_a_text": ({"r": "3"}, ["r = '3'"]),
-    "rank_pattern_sorted": ({"rank_pattern": {"0.q_proj": 2, "q_proj": 3}}, ["0.q_proj", "correct r or rank_pattern"]),
-    "modules_to_save_a_number": ({"modules_to_save": 7}, ["modules_to_save is 7, not a list of names"]),
+    "rank_pattern_sorted": (
+        {"rank_pattern": {"0.q_proj": 2, "q_proj": 3}},
+        ["0.q_proj", "correct r or rank_pattern"],
+    ),
+    "modules_to_save_a_number": (
+        {"modules_to_save": 7},
+        ["modules_to_save is 7, not a list of names"],
+    ),
     "rank_pattern_a_list": ({"rank_pattern": ["v_proj"]}, ["rank_pattern"]),
     "alpha_missing": ({"lora_alpha": None}, ["lora_alpha", "--alpha"]),
     "alpha_a_text": ({"lora_alpha": "6"}, ["lora_alpha = '6'"]),
@@ -253,7 +318,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
 )
 def test_shapes_of_no_convolution(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     tensors = {"w.lora_A.weight": torch.ones(a), "w.lora_B.weight": torch.ones(b)}
-    with pytest.raises(gm.GamMergeError, match=re.escape(f"module w has A {a} and B {b}, not (r, in) and (out, r)")):
+    with pytest.raises(
+        gm.GamMergeError, match=re.escape(f"module w has A {a} and B {b}, not (r, in) and (out, r)")
+    ):
         from_state_dict(tensors, {"lora_alpha": 2})
 
 
@@ -265,7 +332,12 @@ FORMS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "a convolution of kernel 3 in 2 groups": ("", (2, 2, 3), (4, 1, 1), {}),
     "the parameter up": ("", (2, 6), (4, 2), {"target_parameters": ["w.up"]}),
     "the parameter up of 3 experts": ("", (6, 6), (4, 6), {"target_parameters": ["w.up"]}),
-    "the parameters down and up of 2 experts": ("", (4, 6), (4, 4), {"target_parameters": ["w.up", "w.down"]}),
+    "the parameters down and up of 2 experts": (
+        "",
+        (4, 6),
+        (4, 4),
+        {"target_parameters": ["w.up", "w.down"]},
+    ),
 }
 
 
@@ -274,12 +346,20 @@ def test_unlike_layers(first: str, second: str) -> None:
     adapters = []
     for name, (kind, a, b, fields) in ((form, FORMS[form]) for form in (first, second)):
         suffix = "" if kind else ".weight"
-        tensors = {f"w.lora_{kind}A{suffix}": torch.ones(a), f"w.lora_{kind}B{suffix}": torch.ones(b)}
-        adapters.append(from_state_dict(tensors, {"r": 2, "lora_alpha": 2, **fields}, name=f"({name})"))
+        tensors = {
+            f"w.lora_{kind}A{suffix}": torch.ones(a),
+            f"w.lora_{kind}B{suffix}": torch.ones(b),
+        }
+        adapters.append(
+            from_state_dict(tensors, {"r": 2, "lora_alpha": 2, **fields}, name=f"({name})")
+        )
     gm.merge(adapters[:1])
     with pytest.raises(gm.GamMergeError) as error:
         gm.plan(adapters)
-    assert str(error.value) == f"module w is {first} in ({first}) and {second} in ({second}); leave one of them out"
+    assert (
+        str(error.value)
+        == f"module w is {first} in ({first}) and {second} in ({second}); leave one of them out"
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -310,7 +390,9 @@ def test_patterns_are_matched_as_peft_matches_them(patterns: list[str], module: 
 def test_two_base_models(sources: list[Path]) -> None:
     change_config(sources[0], base_model_name_or_path="org/one")
     change_config(sources[1], base_model_name_or_path="org/other")
-    refused(sources, str(sources[0]), str(sources[1]), "org/one", "org/other", "--allow-base-mismatch")
+    refused(
+        sources, str(sources[0]), str(sources[1]), "org/one", "org/other", "--allow-base-mismatch"
+    )
     assert gm.merge(sources, allow_base_mismatch=True).adapter.base_model == "org/one"
 
 
@@ -347,7 +429,9 @@ ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), ARGUMENTS, ids=[str(arguments) for arguments, _ in ARGUMENTS])
+@pytest.mark.parametrize(
+    ("arguments", "words"), ARGUMENTS, ids=[str(arguments) for arguments, _ in ARGUMENTS]
+)
 def test_arguments(arguments: dict[str, Any], words: list[str], sources: list[Path]) -> None:
     refused(sources, *words, **arguments)
 
@@ -386,7 +470,9 @@ def test_numbers_that_the_output_cannot_hold(tmp_path: Path) -> None:
     """An error, never Inf in the file; what just fits is written."""
 
     def adapter(name: str, size: float) -> Path:
-        return write_adapter(tmp_path / name, {"x.w": (torch.full((2, 1), size), torch.full((1, 2), size))})
+        return write_adapter(
+            tmp_path / name, {"x.w": (torch.full((2, 1), size), torch.full((1, 2), size))}
+        )
 
     small, large = adapter("small", 0.999 * 65504), adapter("large", 1.001 * 65504)
     refused([large], "x.w", "float16", "does not fit", "bfloat16 or float32", dtype="fp16")

@@ -24,7 +24,9 @@ def check(x: Tensor, basis: Basis, tolerance: float) -> None:
     q = basis.factor @ basis.coef  # (L, m, r)
     torch.testing.assert_close(q @ basis.core, x, rtol=0, atol=tolerance * float(x.abs().max()))
     for j, k in enumerate(basis.rank.tolist()):
-        torch.testing.assert_close(q[j, :, :k].T @ q[j, :, :k], torch.eye(k).double(), rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            q[j, :, :k].T @ q[j, :, :k], torch.eye(k).double(), rtol=0, atol=tolerance
+        )
         assert not basis.coef[j, :, k:].any()
         assert not basis.core[j, k:].any()
 
@@ -58,7 +60,10 @@ def test_each_route_spans_what_qr_spans(eps: float, condition: float, route: str
 
 def test_routes_are_chosen_module_by_module() -> None:
     generator = torch.Generator().manual_seed(1)
-    x = torch.cat([graded(generator, 30, 4, c, 1) for c in (2.0, 300.0, 1e6)] + [torch.zeros(1, 30, 4).double()])
+    x = torch.cat(
+        [graded(generator, 30, 4, c, 1) for c in (2.0, 300.0, 1e6)]
+        + [torch.zeros(1, 30, 4).double()]
+    )
     basis = orthonormalize(x, eps=EPS32)
     assert basis.wide.tolist() == [False, True, True, True]
     assert basis.revealed.tolist() == [False, False, True, True]
@@ -73,7 +78,9 @@ def test_any_shape_and_any_rank(eps: float, m: int, r: int, data: st.DataObject)
     rank = data.draw(st.integers(0, min(m, r)))
     generator = data.draw(generators)
     # Products of small integers are exact, so that the rank of x is no matter of rounding.
-    left, right = (torch.randint(-3, 4, (2, *s), generator=generator).double() for s in ((m, rank), (rank, r)))
+    left, right = (
+        torch.randint(-3, 4, (2, *s), generator=generator).double() for s in ((m, rank), (rank, r))
+    )
     x = left @ right
     basis = orthonormalize(x, eps=eps)
     assert basis.rank.tolist() == torch.linalg.matrix_rank(x).tolist()

@@ -36,7 +36,9 @@ def test_one_failure_does_not_stop_the_rest(folder: Path, threads: int | None):
     done = []
     with ThreadPoolExecutor(threads or 1) as pool:
         executor = pool if threads else None
-        items = gm.batch(RECIPES, "out", executor=executor, progress=lambda *count: done.append(count))
+        items = gm.batch(
+            RECIPES, "out", executor=executor, progress=lambda *count: done.append(count)
+        )
     assert [str(item.recipe) for item in items] == RECIPES
     assert [item.error is None for item in items] == [True, False, True]
     assert "two.yaml: line 1: sources.1.path: " in items[1].error
@@ -65,14 +67,19 @@ def test_names_of_outputs(folder: Path):
     gm.merge(["b"], out="second")
     items = gm.batch([f"{name}/gam_merge_recipe.yaml" for name in ("first", "second")], "again")
     assert [item.out for item in items] == [Path("again/first"), Path("again/second")]
-    with pytest.raises(gm.GamMergeError, match=r"recipes/one.yaml and other/one.yaml would both be written to out/one"):
+    with pytest.raises(
+        gm.GamMergeError,
+        match=r"recipes/one.yaml and other/one.yaml would both be written to out/one",
+    ):
         gm.batch([RECIPES[0], "other/one.yaml"], "out")
     with pytest.raises(gm.GamMergeError, match="no recipes"):
         gm.batch([], "out")
 
 
 def test_on_the_command_line(folder: Path):
-    done = CliRunner().invoke(app, ["batch", *RECIPES, "-o", "out", "--set", "output.rank=1"], prog_name="gam-merge")
+    done = CliRunner().invoke(
+        app, ["batch", *RECIPES, "-o", "out", "--set", "output.rank=1"], prog_name="gam-merge"
+    )
     assert done.exit_code == 1
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("recipes/")]
     assert [row[1] for row in rows] == ["gam", "failed", "gam"]
@@ -86,7 +93,9 @@ def test_on_the_command_line(folder: Path):
 
 def test_search_on_the_command_line(folder: Path):
     command = ["search", "--recipe", RECIPES[0], "-o", "found", "--trials", "3"]
-    Path("score.py").write_text("import sys, pathlib; print(len(sys.argv), pathlib.Path(sys.argv[1]).is_dir() / 2)")
+    Path("score.py").write_text(
+        "import sys, pathlib; print(len(sys.argv), pathlib.Path(sys.argv[1]).is_dir() / 2)"
+    )
     done = CliRunner().invoke(app, [*command, "--evaluate", "python3 score.py {adapter}"])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()

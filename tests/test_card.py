@@ -22,11 +22,17 @@ from gam_merge._write.card import code
 WEIGHTS = "adapter_model.safetensors"
 
 
-def adapter(path: Path, *, license: str | None = None, module: str = "layers.0.q", **config: object) -> Path:
+def adapter(
+    path: Path, *, license: str | None = None, module: str = "layers.0.q", **config: object
+) -> Path:
     factors = {module: random_factors(torch.Generator().manual_seed(len(path.name)), 8, 6, 2)}
-    write_adapter(path, factors, **{"base_model_name_or_path": "org/base", "task_type": "CAUSAL_LM", **config})
+    write_adapter(
+        path, factors, **{"base_model_name_or_path": "org/base", "task_type": "CAUSAL_LM", **config}
+    )
     if license:
-        (path / "README.md").write_text(f"---\nlicense: {license}\n---\n\n# One\n", encoding="utf-8")
+        (path / "README.md").write_text(
+            f"---\nlicense: {license}\n---\n\n# One\n", encoding="utf-8"
+        )
     return path
 
 
@@ -44,7 +50,9 @@ def tokens(card: ModelCard, kind: str) -> list:
 
 
 def test_front_matter(tmp_path: Path, hub: Hub):
-    result = card(adapter(tmp_path / "code", license="mit"), adapter(tmp_path / "maths", license="mit"))
+    result = card(
+        adapter(tmp_path / "code", license="mit"), adapter(tmp_path / "maths", license="mit")
+    )
     assert result.data.to_dict() == {
         "base_model": ["org/base"],
         "library_name": "peft",
@@ -59,7 +67,16 @@ def test_front_matter(tmp_path: Path, hub: Hub):
 
 
 @pytest.mark.parametrize(
-    "base", ["/data/llama", "./llama", "llama", "local/llama", "a/b/c", "x'\n---\nlicense: mit", "org/base@v1"]
+    "base",
+    [
+        "/data/llama",
+        "./llama",
+        "llama",
+        "local/llama",
+        "a/b/c",
+        "x'\n---\nlicense: mit",
+        "org/base@v1",
+    ],
 )
 def test_base_model_is_never_a_path(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "local" / "llama").mkdir(parents=True)
@@ -99,7 +116,9 @@ def test_tasks_without_a_tag(tmp_path: Path, task: object):
 
 
 def test_body(tmp_path: Path):
-    result = card(adapter(tmp_path / "code", lora_alpha=4), adapter(tmp_path / "maths"), weights=[1, [0.5, 1]])
+    result = card(
+        adapter(tmp_path / "code", lora_alpha=4), adapter(tmp_path / "maths"), weights=[1, [0.5, 1]]
+    )
     rows = [line for line in result.text.splitlines() if line.startswith("| `")]
     assert [[cell.strip() for cell in row.split("|")[1:6]] for row in rows] == [
         ["`code`", "", "1", "2", "4"],
@@ -110,7 +129,9 @@ def test_body(tmp_path: Path):
     for snippet in python:
         ast.parse(snippet)
         assert '"org/base"' in snippet
-    (recipe,) = (yaml.safe_load(token.content) for token in tokens(result, "fence") if token.info == "yaml")
+    (recipe,) = (
+        yaml.safe_load(token.content) for token in tokens(result, "fence") if token.info == "yaml"
+    )
     written = yaml.safe_load((tmp_path / "out" / "gam_merge_recipe.yaml").read_text())
     assert [source.pop("path") for source in recipe["sources"]] == ["code", "maths"]
     assert [source.pop("path") for source in written["sources"]] == ["../code", "../maths"]
@@ -119,11 +140,16 @@ def test_body(tmp_path: Path):
 
 def test_sources_on_the_hub_are_linked(tmp_path: Path, hub: Hub):
     local = adapter(tmp_path / "a")
-    files = {f"sub/{name}": (local / name).read_bytes() for name in (WEIGHTS, "adapter_config.json")}
+    files = {
+        f"sub/{name}": (local / name).read_bytes() for name in (WEIGHTS, "adapter_config.json")
+    }
     sha = hub.add("org/one", files)
     gm.merge(["org/one:sub"], out=tmp_path / "out")
     result = ModelCard.load(tmp_path / "out" / "README.md")
-    assert f"| [`org/one:sub`](https://huggingface.co/org/one/tree/{sha}/sub) | `{sha[:12]}` |" in result.text
+    assert (
+        f"| [`org/one:sub`](https://huggingface.co/org/one/tree/{sha}/sub) | `{sha[:12]}` |"
+        in result.text
+    )
     assert result.data.merge_sources == [f"org/one@{sha}:sub"]
 
 
@@ -144,15 +170,21 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", [*HOSTILE, "line\nbreak\n\n# Title\n```\n", "esc\x1b[31m"])
 def test_hostile_names_stay_names(tmp_path: Path, name: str):
-    source = adapter(tmp_path / name, module=f"layers.{name.splitlines()[0]}.q", base_model_name_or_path=name)
-    gm.merge([source, gm.Adapter(name, gm.load(source).modules)], out=tmp_path / "out", method="gam")
+    source = adapter(
+        tmp_path / name, module=f"layers.{name.splitlines()[0]}.q", base_model_name_or_path=name
+    )
+    gm.merge(
+        [source, gm.Adapter(name, gm.load(source).modules)], out=tmp_path / "out", method="gam"
+    )
     result = ModelCard.load(tmp_path / "out" / "README.md")
     html = tokens(result, "html_inline") + tokens(result, "html_block")
     assert [token.content.strip() for token in html] == ["<!-- figure -->"]
     assert not tokens(result, "image")
     links = {urlsplit(token.attrGet("href")).hostname for token in tokens(result, "link_open")}
     assert links <= {"huggingface.co", "arxiv.org"}
-    assert [t.content for t in tokens(result, "inline") if t.content.startswith("Merged")] == ["Merged LoRA adapter"]
+    assert [t.content for t in tokens(result, "inline") if t.content.startswith("Merged")] == [
+        "Merged LoRA adapter"
+    ]
     assert len(tokens(result, "heading_open")) == 6
     assert len(tokens(result, "tr_open")) == 3
     cells = [t.content for t in tokens(result, "inline") if t.content.endswith(" %")]
@@ -172,7 +204,9 @@ def test_one_card_for_the_same_merge(tmp_path: Path):
     gm.merge([a], out=tmp_path / "one")
     shutil.copytree(a, tmp_path / "other" / "a")
     gm.merge([tmp_path / "other" / "a"], out=tmp_path / "other" / "two")
-    assert (tmp_path / "one" / "README.md").read_bytes() == (tmp_path / "other" / "two" / "README.md").read_bytes()
+    assert (tmp_path / "one" / "README.md").read_bytes() == (
+        tmp_path / "other" / "two" / "README.md"
+    ).read_bytes()
 
 
 def test_warnings_and_notes_are_told(tmp_path: Path):
@@ -181,4 +215,7 @@ def test_warnings_and_notes_are_told(tmp_path: Path):
     text = ModelCard.load(tmp_path / "out" / "README.md").text
     for warning in report.warnings:
         assert warning in text
-    assert json.loads((tmp_path / "out" / "merge_report.json").read_text())["energy_kept"] == report.energy_kept
+    assert (
+        json.loads((tmp_path / "out" / "merge_report.json").read_text())["energy_kept"]
+        == report.energy_kept
+    )

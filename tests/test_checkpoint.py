@@ -18,7 +18,11 @@ def write_checkpoint(path: Path, shards: Sequence[Mapping[str, tuple[int, ...]]]
     path.mkdir(parents=True)
     places = {}
     for i, shapes in enumerate(shards):
-        name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        name = (
+            f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+            if len(shards) > 1
+            else "model.safetensors"
+        )
         specs = [TensorSpec(key, shape, torch.float32) for key, shape in shapes.items()]
         SafetensorsWriter(path / name, specs, {}).close()
         places.update(dict.fromkeys(shapes, name))
@@ -28,7 +32,13 @@ def write_checkpoint(path: Path, shards: Sequence[Mapping[str, tuple[int, ...]]]
     return path
 
 
-KEYS = ["model.layers.0.q.weight", "model.layers.1.q.weight", "vision.layers.0.q.weight", "h.0.c.weight", "head.weight"]
+KEYS = [
+    "model.layers.0.q.weight",
+    "model.layers.1.q.weight",
+    "vision.layers.0.q.weight",
+    "h.0.c.weight",
+    "head.weight",
+]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,9 @@ KEYS = ["model.layers.0.q.weight", "model.layers.1.q.weight", "vision.layers.0.q
     ],
 )
 def test_prefix(parameters, expected, tmp_path):
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))]))
+    checkpoint = open_checkpoint(
+        write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))])
+    )
     assert common_prefix(checkpoint, [[name] for name in parameters]) == expected
     assert all(rename(name, *expected) in checkpoint.tensors for name in parameters)
 
@@ -51,21 +63,39 @@ def test_prefix(parameters, expected, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (["layers.0.q.weight"], r"layers\.0\.q\.weight may be any of model\.layers\.0.*, vision\.layers\.0"),
-        (["model.layers.0.q.weight", "model.layers.2.q.weight"], r"has no tensor model\.layers\.2\.q\.weight"),
+        (
+            ["layers.0.q.weight"],
+            r"layers\.0\.q\.weight may be any of model\.layers\.0.*, vision\.layers\.0",
+        ),
+        (
+            ["model.layers.0.q.weight", "model.layers.2.q.weight"],
+            r"has no tensor model\.layers\.2\.q\.weight",
+        ),
         (["model.layers.0.k.weight"], r"has no tensor model\.layers\.0\.k\.weight"),
         (["weight"], r"has no tensor weight"),
     ],
 )
 def test_no_prefix(parameters, message, tmp_path):
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))]))
+    checkpoint = open_checkpoint(
+        write_checkpoint(tmp_path / "model", [dict.fromkeys(KEYS, (2, 2))])
+    )
     with pytest.raises(gm.GamMergeError, match=message):
         common_prefix(checkpoint, [[name] for name in parameters])
 
 
 # Names that no shard has: a file of that name in a copy would be somewhere else, or be overwritten by a companion.
 OTHERS = [
-    *("..", ".", "", "/x.safetensors", "../x.safetensors", "./x.safetensors", "x/", "config.json", "tokenizer.json"),
+    *(
+        "..",
+        ".",
+        "",
+        "/x.safetensors",
+        "../x.safetensors",
+        "./x.safetensors",
+        "x/",
+        "config.json",
+        "tokenizer.json",
+    ),
     *("fuse_report.json", "MODEL-00001-OF-00002.SAFETENSORS"),
     *("x\0.safetensors", "\ud800.safetensors", "x\n.safetensors"),
     *(None, 1, ["x.safetensors"]),
@@ -78,24 +108,45 @@ def test_shards_need_their_index(tmp_path):
     index = path / "model.safetensors.index.json"
     places = json.loads(index.read_text())["weight_map"]
     for wrong, message in (
-        ({"weight_map": {**places, "c.weight": places["a.weight"]}}, r"00001-.*: lacks tensor c\.weight"),
-        ({"weight_map": {**places, "c.weight": "missing.safetensors"}}, r"missing\.safetensors: cannot be read"),
-        ({"weight_map": {**places, "c.weight": "../up.safetensors"}}, r"index\.json: does not say which tensor"),
+        (
+            {"weight_map": {**places, "c.weight": places["a.weight"]}},
+            r"00001-.*: lacks tensor c\.weight",
+        ),
+        (
+            {"weight_map": {**places, "c.weight": "missing.safetensors"}},
+            r"missing\.safetensors: cannot be read",
+        ),
+        (
+            {"weight_map": {**places, "c.weight": "../up.safetensors"}},
+            r"index\.json: does not say which tensor",
+        ),
         ({"weight_map": [1]}, r"index\.json: does not say which tensor"),
         ([], r"index\.json: is not a table"),
-        *(({"weight_map": {**places, "c.weight": name}}, r"index\.json: does not say which tensor") for name in OTHERS),
+        *(
+            (
+                {"weight_map": {**places, "c.weight": name}},
+                r"index\.json: does not say which tensor",
+            )
+            for name in OTHERS
+        ),
     ):
         index.write_text(json.dumps(wrong))
         with pytest.raises(gm.GamMergeError, match=message):
             open_checkpoint(path)
     index.unlink()
-    with pytest.raises(gm.GamMergeError, match=r"needs one safetensors file, or several and one index, and has: model"):
+    with pytest.raises(
+        gm.GamMergeError,
+        match=r"needs one safetensors file, or several and one index, and has: model",
+    ):
         open_checkpoint(path)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [({"architectures": 5}, "architectures is no list"), ({"model_type": ["llama"]}, "model_type is no text")],
+    [
+        ({"architectures": 5}, "architectures is no list"),
+        ({"model_type": ["llama"]}, "model_type is no text"),
+    ],
 )
 def test_a_config_that_says_anything(config, words, tmp_path):
     path = write_checkpoint(tmp_path / "model", [{"a.weight": (2, 2)}])

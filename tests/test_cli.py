@@ -37,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters ``a``, ``b`` and one with a long name, of six modules that agree in part; ``b`` lacks one."""
     folder = tmp_path_factory.mktemp("cli")
     generator = torch.Generator().manual_seed(0)
-    names = [f"model.layers.{i}.self_attn.{name}" for i in range(3) for name in ("q_proj", "v_proj")]
+    names = [
+        f"model.layers.{i}.self_attn.{name}" for i in range(3) for name in ("q_proj", "v_proj")
+    ]
     common = {name: random_factors(generator, 32, 24, 4) for name in names}
     for adapter in ("a", "b", LONG):
         factors = {}
@@ -70,7 +72,11 @@ LONG = "checkpoints-of-a-run-with-a-name-that-nobody-would-type/checkpoint-20000
 )
 def test_help_version_and_usage_errors_come_without_torch(args, code, expected, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", LIGHT, *args], cwd=tmp_path, env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", LIGHT, *args],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == code
     assert expected in (done.stdout if code == 0 or not args else done.stderr)
@@ -95,9 +101,13 @@ def test_a_merge_in_a_pipe(folder, tmp_path):
     adapters = [line.split() for line in lines if re.match(r"\d  ", line)]
     assert [row[:2] for row in adapters[:2]] == [["0", "a"], ["1", "b"]]
     assert re.fullmatch(r"checkpo.*\.\.\..*checkpoint-20000/adapter", adapters[2][1])
-    assert [row[2:5] for row in adapters] == [["0.3333", str(modules), "4"] for modules in (6, 5, 6)]
+    assert [row[2:5] for row in adapters] == [
+        ["0.3333", str(modules), "4"] for modules in (6, 5, 6)
+    ]
     assert [float(row[5]) for row in adapters] == pytest.approx(report["norms"], rel=1e-3)
-    assert [float(row[6]) for row in adapters] == pytest.approx([100 * x for x in report["survival"]], abs=0.051)
+    assert [float(row[6]) for row in adapters] == pytest.approx(
+        [100 * x for x in report["survival"]], abs=0.051
+    )
     assert f"merged norm is {100 * report['norm_ratio']:.1f} %" in done.stdout
     start = next(i for i, line in enumerate(lines) if line.startswith("module of model.layers "))
     modules = [line.split()[0] for line in lines[start + 2 : start + 8]]
@@ -117,7 +127,19 @@ def test_explain_lists_what_lost_most(folder, tmp_path):
 
 
 def test_json_is_alone_on_stdout(folder, tmp_path):
-    options = ["-o", tmp_path / "out", "--json", "--method", "mean", "-w", "3", "-w", "1", "--anchor", "b"]
+    options = [
+        "-o",
+        tmp_path / "out",
+        "--json",
+        "--method",
+        "mean",
+        "-w",
+        "3",
+        "-w",
+        "1",
+        "--anchor",
+        "b",
+    ]
     done = run([*options, "--rank", "2", "--dtype", "bf16", "a", "b"], folder)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
@@ -148,7 +170,9 @@ def test_quiet_silences_downloads_too(hub, folder, tmp_path):
     """huggingface_hub draws bars and gives hints of its own."""
     hub.add("org/name", {path.name: path.read_bytes() for path in (folder / "a").iterdir()})
     settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    code, sent = run_in_terminal(["org/name", "-o", tmp_path / "out", "-q"], folder, **settings, HF_HUB_DISABLE_XET="1")
+    code, sent = run_in_terminal(
+        ["org/name", "-o", tmp_path / "out", "-q"], folder, **settings, HF_HUB_DISABLE_XET="1"
+    )
     assert (code, sent) == (0, "")
     assert gm.load(tmp_path / "out").rank == 4
 
@@ -162,14 +186,19 @@ def test_no_color(folder, tmp_path):
 
 def test_dry_run_reads_no_tensor_and_writes_nothing(folder, tmp_path):
     """Of adapters full of NaN, which a merge refuses."""
-    factors = {"w": (torch.full((8, 2), torch.nan), torch.ones(2, 6)), "v": (torch.ones(5, 2), torch.ones(2, 6))}
+    factors = {
+        "w": (torch.full((8, 2), torch.nan), torch.ones(2, 6)),
+        "v": (torch.ones(5, 2), torch.ones(2, 6)),
+    }
     for name in ("x", "y"):
         write_adapter(tmp_path / name, factors)
     planned = run(["x", "y", "-o", "out", "--dry-run"], tmp_path)
     assert (planned.returncode, planned.stderr) == (0, "")
     assert planned.stdout.splitlines()[0] == "gam: 2 adapters, 2 modules -> rank 2, float32"
     assert "to write: 200 bytes of tensors" in planned.stdout
-    assert re.search(r"^about [\d.]+ s and [\d.]+ (bytes|.B) of memory", planned.stdout, re.MULTILINE)
+    assert re.search(
+        r"^about [\d.]+ s and [\d.]+ (bytes|.B) of memory", planned.stdout, re.MULTILINE
+    )
     refused = run(["x", "y", "-o", "out"], tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert re.fullmatch(r"error: x: module w has NaN or Inf in lora_B.*\n", refused.stderr)
@@ -200,12 +229,25 @@ def test_interrupt(tmp_path):
     b, a = random_factors(generator, 512, 512, 16, torch.float32)
     write_adapter(tmp_path / "x", {f"layers.{i}.w": (b.clone(), a.clone()) for i in range(400)})
     process = subprocess.Popen(
-        [sys.executable, "-m", "gam_merge", "x", "x", "x", "-o", "out", "-m", "ties@delta"],  # takes seconds
+        [
+            sys.executable,
+            "-m",
+            "gam_merge",
+            "x",
+            "x",
+            "x",
+            "-o",
+            "out",
+            "-m",
+            "ties@delta",
+        ],  # takes seconds
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a run in the background ignores it
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out*")):
@@ -245,14 +287,21 @@ main()
         ("typer", signal.SIG_DFL, (130, "interrupted\n")),
         ("torch", signal.SIG_DFL, (130, "interrupted\n")),
         ("gam_merge._run.engine", signal.SIG_DFL, (130, "interrupted\n")),
-        ("torch", signal.SIG_IGN, (0, "")),  # as the shell of a script starts what runs in the background
+        (
+            "torch",
+            signal.SIG_IGN,
+            (0, ""),
+        ),  # as the shell of a script starts what runs in the background
         ("end", signal.SIG_DFL, (0, "")),
     ],
 )
 def test_interrupt_while_nothing_is_written(
     moment: str, before: signal.Handlers, expected: tuple[int, str], tmp_path: Path
 ) -> None:
-    write_adapter(tmp_path / "x", {"w": random_factors(torch.Generator().manual_seed(0), 4, 4, 2, torch.float32)})
+    write_adapter(
+        tmp_path / "x",
+        {"w": random_factors(torch.Generator().manual_seed(0), 4, 4, 2, torch.float32)},
+    )
     command = [sys.executable, "-c", INTERRUPTED_AT, moment, "x", "-o", "out", "-q"]
     done = subprocess.run(
         command,

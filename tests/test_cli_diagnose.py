@@ -23,11 +23,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two adapters of 60 layers of two types; a third that is damaged, odd and badly named."""
     folder = tmp_path_factory.mktemp("diagnose")
     generator = torch.Generator().manual_seed(0)
-    names = [f"model.layers.{i}.self_attn.{name}" for i in range(60) for name in ("q_proj", "v_proj")]
+    names = [
+        f"model.layers.{i}.self_attn.{name}" for i in range(60) for name in ("q_proj", "v_proj")
+    ]
     for adapter in ("a", LONG):
-        factors = {name: tuple(x.float() for x in random_factors(generator, 24, 16, 3)) for name in names}
+        factors = {
+            name: tuple(x.float() for x in random_factors(generator, 24, 16, 3)) for name in names
+        }
         write_adapter(folder / adapter, factors, lora_alpha=6)
-    odd = {name: tuple(x.float() for x in random_factors(generator, 24, 16, 3)) for name in (HOSTILE, "w.0.b", "w.1.b")}
+    odd = {
+        name: tuple(x.float() for x in random_factors(generator, 24, 16, 3))
+        for name in (HOSTILE, "w.0.b", "w.1.b")
+    }
     odd["w.0.b"][0].zero_()
     write_adapter(folder / "odd", odd, peft_type="IA3", base_model_name_or_path=f"{HOSTILE}\n")
     return folder
@@ -43,7 +50,9 @@ def printed(folder: Path, *args: str) -> str:
 
 def readable(text: str) -> None:
     """No line but a warning is wider than 80 columns, no character moves the cursor or changes colour."""
-    assert all(cell_len(line) <= 80 for line in text.splitlines() if not line.startswith("warning: "))
+    assert all(
+        cell_len(line) <= 80 for line in text.splitlines() if not line.startswith("warning: ")
+    )
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
@@ -82,8 +91,15 @@ def test_inspect_tells_what_a_merge_refuses(folder):
 
 @pytest.mark.parametrize("args", [["inspect", "a"], ["compare", "a", LONG]])
 def test_json(folder, args):
-    data = json.loads(printed(folder, *args, "--json"), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    expected = gm.inspect(folder / "a") if args[0] == "inspect" else gm.compare([folder / "a", folder / LONG])
+    data = json.loads(
+        printed(folder, *args, "--json"),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
+    expected = (
+        gm.inspect(folder / "a")
+        if args[0] == "inspect"
+        else gm.compare([folder / "a", folder / LONG])
+    )
     assert data["types"] == json.loads(json.dumps(expected.to_dict()["types"]))
 
 
@@ -100,7 +116,9 @@ def test_a_terminal_gets_colour_unless_it_has_said_no(folder):
 def test_figures_and_reports(folder, tmp_path):
     """Written beside what is printed, named at its end; with --json stdout stays JSON."""
     html, svg = tmp_path / "report.html", tmp_path / "plot.svg"
-    lines = printed(folder, "compare", "a", LONG, "--html", str(html), "--plot", str(svg)).splitlines()
+    lines = printed(
+        folder, "compare", "a", LONG, "--html", str(html), "--plot", str(svg)
+    ).splitlines()
     assert [line.split(":")[0] for line in lines[-2:]] == [f"wrote {svg}", f"wrote {html}"]
     assert svg.read_text().startswith("<?xml")
     html.unlink()
@@ -134,8 +152,16 @@ def test_failures(folder, args, code, expected):
 
 @pytest.mark.parametrize("verb", ["inspect", "compare"])
 def test_help_comes_without_torch(verb, tmp_path):
-    code = f"import sys; sys.argv[1:] = [{verb!r}, '--help']\nfrom gam_cli import main\ntry: main()\n"
+    code = (
+        f"import sys; sys.argv[1:] = [{verb!r}, '--help']\nfrom gam_cli import main\ntry: main()\n"
+    )
     code += "finally: print('torch' in sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "False\n")
     assert "--by" in done.stdout

@@ -25,7 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters a and b."""
     folder = tmp_path_factory.mktemp("cli-hub")
     for seed, name in enumerate("ab"):
-        factors = {f"layers.{i}.q": random_factors(torch.Generator().manual_seed(seed), 8, 6, 2) for i in range(2)}
+        factors = {
+            f"layers.{i}.q": random_factors(torch.Generator().manual_seed(seed), 8, 6, 2)
+            for i in range(2)
+        }
         write_adapter(folder / name, factors, base_model_name_or_path="org/base")
     return folder
 
@@ -47,7 +50,16 @@ def online(hub: Hub, cache: Path) -> dict[str, str]:
 
 def test_merge_push_and_merge_from_there(folder: Path, hub: Hub, tmp_path: Path):
     environment = online(hub, tmp_path / "cache")
-    options = ["--push-to-hub", "me/merged", "--private", "--revision", "v1", "--commit-message", "Hello", "--json"]
+    options = [
+        "--push-to-hub",
+        "me/merged",
+        "--private",
+        "--revision",
+        "v1",
+        "--commit-message",
+        "Hello",
+        "--json",
+    ]
     done = run(["a", "b", "-o", tmp_path / "out", *options], folder, **environment)
     assert done.returncode == 0, done.stderr
     repo = hub.repos["me/merged"]
@@ -74,7 +86,10 @@ def test_a_failed_push_leaves_the_merge_and_the_command_that_goes_on(
     done = invoke(*command.split()[1:], "--create-pr")
     assert done.stdout == f"pushed to {hub.url}/me/merged/discussions/1\n"
     assert hub.files("me/merged", "refs/pr/1")[WEIGHTS] == (tmp_path / "out" / WEIGHTS).read_bytes()
-    assert json.loads(invoke("push", tmp_path / "out", "me/merged", "--json", "-q").stdout or "{}") == {}
+    assert (
+        json.loads(invoke("push", tmp_path / "out", "me/merged", "--json", "-q").stdout or "{}")
+        == {}
+    )
 
 
 def test_without_a_directory(folder: Path, hub: Hub, monkeypatch):
@@ -82,7 +97,9 @@ def test_without_a_directory(folder: Path, hub: Hub, monkeypatch):
     monkeypatch.chdir(folder)
     done = invoke("a", "b", "--push-to-hub", "me/merged")
     assert done.exit_code == 0
-    assert done.stdout.endswith(f"pushed to {hub.url}/me/merged/commit/{hub.repos['me/merged'].refs['main']}\n")
+    assert done.stdout.endswith(
+        f"pushed to {hub.url}/me/merged/commit/{hub.repos['me/merged'].refs['main']}\n"
+    )
 
 
 def test_recipe(folder: Path, tmp_path: Path, monkeypatch):
@@ -92,7 +109,9 @@ def test_recipe(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert invoke("--recipe", recipe, "-o", "again", "-q").exit_code == 0
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "out" / WEIGHTS).read_bytes()
-    changed = invoke("--recipe", recipe, "--set", "weights.a=0", "--set", "anchor=1", "--dry-run", "--json")
+    changed = invoke(
+        "--recipe", recipe, "--set", "weights.a=0", "--set", "anchor=1", "--dry-run", "--json"
+    )
     assert json.loads(changed.stdout)["weights"] == [1.0]
     checked = invoke("recipe", recipe, "--set", "method=mean", "--set", "params={}")
     assert checked.stdout.startswith("mean: 2 adapters, 2 modules")
@@ -101,7 +120,9 @@ def test_recipe(folder: Path, tmp_path: Path, monkeypatch):
     wrong = invoke("recipe", "out/wrong.yaml")
     line = 1 + text.splitlines().index("  wieght: 0.3")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
-    assert wrong.stderr.startswith(f"error: out/wrong.yaml: line {line}: sources.0.wieght: is no key of a recipe here")
+    assert wrong.stderr.startswith(
+        f"error: out/wrong.yaml: line {line}: sources.0.wieght: is no key of a recipe here"
+    )
     assert wrong.stderr.count("\n") == 1
 
 
@@ -114,8 +135,14 @@ def test_schema():
     ("args", "expected"),
     [
         (["a", "--recipe", "r.yaml", "-o", "x"], "do not go together"),
-        (["--recipe", "r.yaml", "-m", "mean", "-o", "x"], "'--method' and '--recipe' do not go together"),
-        (["--recipe", "r.yaml", "-w", "1", "-o", "x"], "'--weights' and '--recipe' do not go together"),
+        (
+            ["--recipe", "r.yaml", "-m", "mean", "-o", "x"],
+            "'--method' and '--recipe' do not go together",
+        ),
+        (
+            ["--recipe", "r.yaml", "-w", "1", "-o", "x"],
+            "'--weights' and '--recipe' do not go together",
+        ),
         (["a", "--set", "x=1", "-o", "x"], "'--set' changes a recipe"),
         (["a", "-o", "x", "--create-pr"], "'--create-pr' is of the upload"),
         (["-o", "x"], "Missing argument 'SOURCES'"),
@@ -131,4 +158,7 @@ def test_what_does_not_go_together(args: list[str], expected: str):
 def test_missing(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(folder)
     assert invoke("a", "b", "--missing", "skip", "-o", tmp_path / "out", "-q").exit_code == 0
-    assert yaml.safe_load((tmp_path / "out" / "gam_merge_recipe.yaml").read_text())["missing"] == "skip"
+    assert (
+        yaml.safe_load((tmp_path / "out" / "gam_merge_recipe.yaml").read_text())["missing"]
+        == "skip"
+    )

@@ -82,14 +82,22 @@ def test_a_package_adds_a_method(plugins: Path, adapters: list[Path], tmp_path: 
     done = gam_merge(plugins, *adapters, "-m", "loudest", "-p", "gain=2", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (
-        relative(delta(gm.load(tmp_path / "out"), "layers.0.q"), 2 * delta(gm.load(adapters[1]), "layers.0.q")) < 1e-6
+        relative(
+            delta(gm.load(tmp_path / "out"), "layers.0.q"),
+            2 * delta(gm.load(adapters[1]), "layers.0.q"),
+        )
+        < 1e-6
     )
     wrong = gam_merge(plugins, *adapters, "-m", "loudest", "-p", "gain=11", "-o", tmp_path / "no")
     assert wrong.returncode == 1
-    assert "gain = 11 of method loudest is not a number of at least 0 and at most 10" in wrong.stderr
+    assert (
+        "gain = 11 of method loudest is not a number of at least 0 and at most 10" in wrong.stderr
+    )
 
 
-def test_it_is_listed_and_composed(plugins: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_listed_and_composed(
+    plugins: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(plugins)
     assert "loudest" in [method.name for method in gm.methods()]
     found = gm.merge(adapters, method="norm_equalise+loudest+svc").adapter
@@ -113,7 +121,9 @@ def test_broken_packages_are_named_and_harm_no_other_method(
     entry.write_text(f"[gam_merge.methods]\n{change}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "loud_merge", raising=False)
-    with pytest.raises(gm.GamMergeError, match=rf"installed package loud-merge .*{words}") as caught:
+    with pytest.raises(
+        gm.GamMergeError, match=rf"installed package loud-merge .*{words}"
+    ) as caught:
         gm.methods()
     assert "\n" not in str(caught.value)
     assert gm.get_method("gam").name == "gam"
@@ -129,12 +139,22 @@ def test_lists_methods_spaces_and_plug_ins(tmp_path: Path) -> None:
 def test_tells_all_about_one(tmp_path: Path) -> None:
     done = run(["methods", "pico+ties@ctm"], tmp_path)
     assert done.returncode == 0
-    for word in ("arXiv 2306.01708", "density", "pico.factors", "no identity", "shares of one", "largest source rank"):
+    for word in (
+        "arXiv 2306.01708",
+        "density",
+        "pico.factors",
+        "no identity",
+        "shares of one",
+        "largest source rank",
+    ):
         assert word in done.stdout
 
 
 def test_json_is_the_library_s(tmp_path: Path) -> None:
-    assert json.loads(run(["methods", "wudi", "--json"], tmp_path).stdout) == gm.get_method("wudi").to_dict()
+    assert (
+        json.loads(run(["methods", "wudi", "--json"], tmp_path).stdout)
+        == gm.get_method("wudi").to_dict()
+    )
 
 
 def test_unknown_method_is_one_line(tmp_path: Path) -> None:

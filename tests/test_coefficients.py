@@ -16,7 +16,10 @@ EVERY = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 
 @EVERY
 def test_multislerp(problem: Problem) -> None:
-    assert relative(merged(problem, "multislerp"), oracle.karcher(problem.deltas, problem.weights, 1)) < 1e-9
+    assert (
+        relative(merged(problem, "multislerp"), oracle.karcher(problem.deltas, problem.weights, 1))
+        < 1e-9
+    )
 
 
 @EVERY
@@ -27,13 +30,21 @@ def test_karcher(problem: Problem) -> None:
 
 @EVERY
 def test_model_stock(problem: Problem) -> None:
-    assert relative(merged(problem, "model_stock"), oracle.model_stock(problem.deltas, problem.weights)) < 1e-9
+    assert (
+        relative(
+            merged(problem, "model_stock"), oracle.model_stock(problem.deltas, problem.weights)
+        )
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("problem", MORE.values(), ids=MORE)
 def test_geometric_median(problem: Problem) -> None:
     expected = oracle.geometric_median(problem.deltas, problem.weights)
-    assert relative(merged(problem, "geometric_median", tolerance=1e-14, iterations=5000), expected) < 1e-9
+    assert (
+        relative(merged(problem, "geometric_median", tolerance=1e-14, iterations=5000), expected)
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.6, 0.99999])
@@ -71,7 +82,9 @@ def test_slerp_takes_two(method: str, count: int) -> None:
 def test_outliers_do_not_move_the_median() -> None:
     problem = related(seed=24, count=5, shared=0.9)
     loud = (100 * problem.pairs[0][0], -problem.pairs[0][1])
-    found = delta(gm.merge(stack([*problem.pairs, loud]), method="geometric_median", rank=11).adapter)
+    found = delta(
+        gm.merge(stack([*problem.pairs, loud]), method="geometric_median", rank=11).adapter
+    )
     mean = sum(problem.deltas) / 5
     assert relative(found, mean) < 0.2
     assert relative(sum([*problem.deltas, loud[0] @ loud[1]]) / 6, mean) > 10
@@ -79,7 +92,10 @@ def test_outliers_do_not_move_the_median() -> None:
 
 def test_warnings() -> None:
     apart = PROBLEMS["apart"].adapters
-    assert any("nearly orthogonal" in text for text in gm.merge(apart, method="model_stock").report.warnings)
+    assert any(
+        "nearly orthogonal" in text
+        for text in gm.merge(apart, method="model_stock").report.warnings
+    )
     pair = PROBLEMS["three"].pairs[0]
     opposed = stack([pair, (-pair[0], pair[1])])
     result = gm.merge(opposed, method="karcher")
@@ -89,7 +105,9 @@ def test_warnings() -> None:
     assert any("did not converge" in text for text in slow.warnings)
 
 
-@pytest.mark.parametrize("method", ["karcher", "multislerp", "model_stock", "geometric_median", "slerp"])
+@pytest.mark.parametrize(
+    "method", ["karcher", "multislerp", "model_stock", "geometric_median", "slerp"]
+)
 def test_global_scope_takes_all_modules_as_one_vector(method: str) -> None:
     """As if the modules lay side by side in one matrix: the same coefficients everywhere, missing is zero."""
     count = 2 if method == "slerp" else 3
@@ -98,12 +116,20 @@ def test_global_scope_takes_all_modules_as_one_vector(method: str) -> None:
     factors = []
     for i in range(count):
         own = {name: random_factors(generator, 8, 7, 2) for name in common}
-        factors.append({n: (0.7 * common[n][0] + own[n][0], common[n][1]) for n in "xyz" if (n, i) != ("z", 1)})
+        factors.append(
+            {n: (0.7 * common[n][0] + own[n][0], common[n][1]) for n in "xyz" if (n, i) != ("z", 1)}
+        )
     adapters = [adapter(f, source=str(i)) for i, f in enumerate(factors)]
     weights = [0.5, 0.3, 0.2][:count]
     weights = [w / sum(weights) for w in weights]
-    wide = [torch.cat([f[n][0] @ f[n][1] if n in f else torch.zeros(8, 7).double() for n in "xyz"], 1) for f in factors]
-    oracles = {"karcher": lambda d, w: oracle.karcher(d, w, 300), "multislerp": lambda d, w: oracle.karcher(d, w, 1)}
+    wide = [
+        torch.cat([f[n][0] @ f[n][1] if n in f else torch.zeros(8, 7).double() for n in "xyz"], 1)
+        for f in factors
+    ]
+    oracles = {
+        "karcher": lambda d, w: oracle.karcher(d, w, 300),
+        "multislerp": lambda d, w: oracle.karcher(d, w, 1),
+    }
     expected = oracles.get(method, getattr(oracle, method, None))(wide, weights)
     result = gm.merge(adapters, method=method, weights=weights, rank=7, params={"scope": "global"})
     found = torch.cat([delta(result.adapter, n) for n in "xyz"], 1)
@@ -112,9 +138,13 @@ def test_global_scope_takes_all_modules_as_one_vector(method: str) -> None:
 
 def test_global_scope_takes_one_weight_an_adapter() -> None:
     generator = torch.Generator().manual_seed(26)
-    factors = [{f"layers.{i}.q": random_factors(generator, 8, 7, 2) for i in range(2)} for _ in range(2)]
+    factors = [
+        {f"layers.{i}.q": random_factors(generator, 8, 7, 2) for i in range(2)} for _ in range(2)
+    ]
     adapters = [adapter(f, source=str(i)) for i, f in enumerate(factors)]
     options = {"method": "karcher", "params": {"scope": "global"}}
     assert gm.merge(adapters, weights=[0.2, 0.8], **options).adapter.modules
-    with pytest.raises(GamMergeError, match="weights differ from module to module, and karcher with scope=global"):
+    with pytest.raises(
+        GamMergeError, match="weights differ from module to module, and karcher with scope=global"
+    ):
         gm.merge(adapters, weights=[0.2, [0.8, 0.6]], **options)

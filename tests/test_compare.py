@@ -72,9 +72,15 @@ def test_angles_and_spectra_equal_dense(problem: Problem):
     for spectrum, delta in zip(module.spectra, problem.deltas, strict=True):
         close(spectrum, torch.linalg.svdvals(delta)[: len(spectrum)])
     for (i, j), cosines in module.cosines_u.items():
-        close(cosines, torch.linalg.svdvals(bases(problem.deltas[i])[0].T @ bases(problem.deltas[j])[0]))
+        close(
+            cosines,
+            torch.linalg.svdvals(bases(problem.deltas[i])[0].T @ bases(problem.deltas[j])[0]),
+        )
     for (i, j), cosines in module.cosines_v.items():
-        close(cosines, torch.linalg.svdvals(bases(problem.deltas[i])[1].T @ bases(problem.deltas[j])[1]))
+        close(
+            cosines,
+            torch.linalg.svdvals(bases(problem.deltas[i])[1].T @ bases(problem.deltas[j])[1]),
+        )
 
 
 @given(problems(sizes=(2, 3)))
@@ -102,7 +108,9 @@ def test_sampled_signs_come_close_to_all_signs():
 def test_chance_is_the_mean_over_random_subspaces(ranks, shape):
     """600 independent pairs; the mean must lie within four standard errors of the chance level."""
     generator = torch.Generator().manual_seed(1)
-    pairs = [{f"w.{t}": helpers.random_factors(generator, *shape, r) for t in range(600)} for r in ranks]
+    pairs = [
+        {f"w.{t}": helpers.random_factors(generator, *shape, r) for t in range(600)} for r in ranks
+    ]
     found = gm.compare([helpers.adapter(factors) for factors in pairs]).measures
     for value, chance in (
         (found.overlap_u, found.chance_u),
@@ -121,7 +129,13 @@ def test_an_adapter_and_itself(generator):
     b, a = helpers.random_factors(generator, 20, 15, 3)
     gauge = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     total = gm.compare(helpers.stack([(b, a), (b @ gauge, torch.linalg.solve(gauge, a))])).total
-    for value in (total.overlap_u, total.overlap_v, total.cosine, total.common_energy, total.gam_to_mean):
+    for value in (
+        total.overlap_u,
+        total.overlap_v,
+        total.cosine,
+        total.common_energy,
+        total.gam_to_mean,
+    ):
         close(value, 1.0)
     assert total.sign_agreement == 1.0
     close(total.mean_norm, (b @ a).norm())
@@ -130,8 +144,15 @@ def test_an_adapter_and_itself(generator):
 def test_parts_add_up():
     """By layer, type and module: sums over parts are the whole, and every ratio of a part is that of its modules."""
     generator = torch.Generator().manual_seed(2)
-    shapes = {f"layers.{i}.{kind}": (9, n, 2) for i in (0, 2, 10) for kind, n in (("attn.q", 7), ("mlp.up", 8))}
-    factors = [{n: helpers.random_factors(generator, *shape) for n, shape in shapes.items()} for _ in range(3)]
+    shapes = {
+        f"layers.{i}.{kind}": (9, n, 2)
+        for i in (0, 2, 10)
+        for kind, n in (("attn.q", 7), ("mlp.up", 8))
+    }
+    factors = [
+        {n: helpers.random_factors(generator, *shape) for n, shape in shapes.items()}
+        for _ in range(3)
+    ]
     del factors[2]["layers.2.attn.q"]
     found = gm.compare([helpers.adapter(pairs) for pairs in factors])
     assert list(found.by("layer")) == ["layers.0", "layers.2", "layers.10"]
@@ -147,8 +168,13 @@ def test_parts_add_up():
 
 def test_missing_and_zero_modules_count_as_a_merge_counts_them():
     generator = torch.Generator().manual_seed(3)
-    first = {name: helpers.random_factors(generator, 8, 6, 2) for name in ("both", "zero", "alone", "nowhere")}
-    second = {name: helpers.random_factors(generator, 8, 6, 2) for name in ("both", "zero", "nowhere")}
+    first = {
+        name: helpers.random_factors(generator, 8, 6, 2)
+        for name in ("both", "zero", "alone", "nowhere")
+    }
+    second = {
+        name: helpers.random_factors(generator, 8, 6, 2) for name in ("both", "zero", "nowhere")
+    }
     for factors, name in ((second, "zero"), (first, "nowhere"), (second, "nowhere")):
         factors[name] = (torch.zeros_like(factors[name][0]), factors[name][1])
     adapters = [helpers.adapter(first), helpers.adapter(second)]
@@ -168,7 +194,10 @@ def test_missing_and_zero_modules_count_as_a_merge_counts_them():
 
 def test_json_is_strict_and_whole():
     generator = torch.Generator().manual_seed(4)
-    adapters = [helpers.adapter({f"w{i}": helpers.random_factors(generator, 8, 6, 2)}, source=str(i)) for i in range(2)]
+    adapters = [
+        helpers.adapter({f"w{i}": helpers.random_factors(generator, 8, 6, 2)}, source=str(i))
+        for i in range(2)
+    ]
     data = json.loads(json.dumps(gm.compare(adapters).to_dict(), allow_nan=False))
     assert {"overlap_u", "overlap_v", "chance_u", "chance_v", "cosine"} <= data.keys()
     assert data["overlap_u"] is None  # they share no module
@@ -191,7 +220,10 @@ def test_words_and_advice_follow_the_overlap(shared, kind, words):
     """Adapters with common factors, or with none."""
     generator = torch.Generator().manual_seed(6)
     common, *own = (helpers.random_factors(generator, 90, 80, 3) for _ in range(4))
-    pairs = [tuple(shared * x + (1 - 0.9 * shared) * y for x, y in zip(common, pair, strict=True)) for pair in own]
+    pairs = [
+        tuple(shared * x + (1 - 0.9 * shared) * y for x, y in zip(common, pair, strict=True))
+        for pair in own
+    ]
     found = gm.compare(helpers.stack(pairs))
     assert found.verdict.startswith(words)
     assert f"{found.total.gam_to_mean:.0%}" in found.verdict

@@ -29,7 +29,9 @@ def cores(pairs: list[Pair]) -> list[gm.Core]:
     plan = make_plan([adapter({"w": pair}, source=str(i)) for i, pair in enumerate(pairs)])
     return [
         core
-        for found in walk(plan, lambda b: list(map(core_of, by_span(b))), device=torch.device("cpu"))
+        for found in walk(
+            plan, lambda b: list(map(core_of, by_span(b))), device=torch.device("cpu")
+        )
         for core in found
     ]
 
@@ -54,7 +56,9 @@ def test_bases_are_orthonormal_and_cores_exact(drift: float, dtype: torch.dtype)
         assert relative(q_u[0] @ m @ q_v[0].T, b.double() @ a.double()) < 1e-12
 
 
-@pytest.mark.parametrize("method", ["iso_c", "tsvm", "iso_cts", "consensus", "dc_merge", "wudi", "ties@core", "ctm"])
+@pytest.mark.parametrize(
+    "method", ["iso_c", "tsvm", "iso_cts", "consensus", "dc_merge", "wudi", "ties@core", "ctm"]
+)
 @pytest.mark.parametrize("drift", [1.0, 1e-1, 1e-2])
 def test_float32_sources_are_merged_as_exactly_as_float64(method: str, drift: float) -> None:
     """The same numbers in either dtype: products of full size go to float64 where float32 would lose digits."""
@@ -75,7 +79,9 @@ def test_modules_of_unlike_span_are_taken_apart() -> None:
     assert len(plan.buckets) == 1
     found = {
         core.bucket.names[0]: core.m.shape[-2:]
-        for parts in walk(plan, lambda b: list(map(core_of, by_span(b))), device=torch.device("cpu"))
+        for parts in walk(
+            plan, lambda b: list(map(core_of, by_span(b))), device=torch.device("cpu")
+        )
         for core in parts
     }
     assert found == {"general": (6, 6), "two": (4, 4), "one": (2, 2)}

@@ -14,7 +14,9 @@ Pair = tuple[Tensor, Tensor]
 DTYPES = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
-def rank_deficient(generator: torch.Generator, m: int, n: int, r: int, rank: int, dtype: torch.dtype) -> Pair:
+def rank_deficient(
+    generator: torch.Generator, m: int, n: int, r: int, rank: int, dtype: torch.dtype
+) -> Pair:
     """Factors with r columns whose product has a smaller rank, exactly so in any dtype: copies of columns."""
     b, a = random_factors(generator, m, n, r, dtype)
     b[:, rank:] = b[:, :1]
@@ -36,7 +38,9 @@ def test_gam_aligns_what_is_there(dtype: torch.dtype, anchor: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("copies", [1, 3])
-def test_equal_rank_deficient_deltas_come_back(copies: int, method: str, dtype: torch.dtype) -> None:
+def test_equal_rank_deficient_deltas_come_back(
+    copies: int, method: str, dtype: torch.dtype
+) -> None:
     pair = rank_deficient(torch.Generator().manual_seed(1), 14, 11, 5, 2, dtype)
     result = gm.merge(stack([pair] * copies), method=method)
     assert relative(delta(result.adapter), pair[0].double() @ pair[1].double()) < DTYPES[dtype]
@@ -61,7 +65,9 @@ def test_degenerate_modules_spoil_no_other(method: str) -> None:
         "deficient": lambda: rank_deficient(generator, 14, 11, 4, 2, torch.float32),
         "zero_b": lambda: (torch.zeros(14, 4), torch.randn(4, 11, generator=generator)),
         "zero_a": lambda: (torch.randn(14, 4, generator=generator), torch.zeros(4, 11)),
-        "tiny": lambda: tuple(1e-25 * x for x in random_factors(generator, 14, 11, 4, torch.float32)),
+        "tiny": lambda: tuple(
+            1e-25 * x for x in random_factors(generator, 14, 11, 4, torch.float32)
+        ),
     }
     factors = [{name: make() for name, make in kinds.items()} for _ in range(3)]
     together = gm.merge([adapter(f) for f in factors], method=method)
@@ -69,8 +75,13 @@ def test_degenerate_modules_spoil_no_other(method: str) -> None:
         alone = gm.merge([adapter({name: f[name]}) for f in factors], method=method)
         merged = delta(together.adapter, name)
         assert merged.isfinite().all()
-        torch.testing.assert_close(merged, delta(alone.adapter, name), rtol=1e-5, atol=1e-5 * float(merged.abs().max()))
-    assert [module.name for module in together.report.modules if not any(module.ranks)] == ["zero_a", "zero_b"]
+        torch.testing.assert_close(
+            merged, delta(alone.adapter, name), rtol=1e-5, atol=1e-5 * float(merged.abs().max())
+        )
+    assert [module.name for module in together.report.modules if not any(module.ranks)] == [
+        "zero_a",
+        "zero_b",
+    ]
 
 
 def test_orthogonal_subspaces_are_reported() -> None:
@@ -84,7 +95,10 @@ def test_orthogonal_subspaces_are_reported() -> None:
 
 def test_well_posed_merge_has_no_warnings() -> None:
     generator = torch.Generator().manual_seed(4)
-    assert gm.merge(stack([random_factors(generator, 14, 11, 3) for _ in range(3)])).report.warnings == {}
+    assert (
+        gm.merge(stack([random_factors(generator, 14, 11, 3) for _ in range(3)])).report.warnings
+        == {}
+    )
 
 
 def test_reference_of_highest_rank_stands_in_for_a_lower_anchor_and_is_reported() -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from strategies import generators
 from torch import Tensor
 
-from gam_kernels import Delta, compress, factored_delta, gram, norm, rank_for_energy, response, thin_svd
+from gam_kernels import (
+    Delta,
+    compress,
+    factored_delta,
+    gram,
+    norm,
+    rank_for_energy,
+    response,
+    thin_svd,
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -57,20 +66,28 @@ def test_coordinates_are_orthonormal_and_exact(dtype: torch.dtype, data: st.Data
     assert x.rank.tolist() == torch.linalg.matrix_rank(expected, rtol=1e-10).tolist()
     for j, k in enumerate(x.rank.tolist()):
         for basis in (x.b64[j] @ x.u[j], x.a64[j] @ x.v[j]):
-            torch.testing.assert_close(basis[:, :k].T @ basis[:, :k], torch.eye(k).double(), rtol=0, atol=1e-8)
+            torch.testing.assert_close(
+                basis[:, :k].T @ basis[:, :k], torch.eye(k).double(), rtol=0, atol=1e-8
+            )
             assert not basis[:, k:].any()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @given(st.data())
-def test_svd_norm_and_inner_product_are_those_of_the_dense_matrix(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_svd_norm_and_inner_product_are_those_of_the_dense_matrix(
+    dtype: torch.dtype, data: st.DataObject
+) -> None:
     f, tolerance = data.draw(factors(dtype)), TOLERANCE[dtype]
     x = factored_delta(f.b, f.a, torch.ones(len(f.b)))
     u, s, v = thin_svd(x)
     k = min(s.shape[-1], *f.dense.shape[1:])
     assert close((u * s.unsqueeze(-2)) @ v.mT, f.dense, f.dense, tolerance)
-    assert close(s[:, :k], torch.linalg.svdvals(f.dense)[:, :k], f.dense.flatten(1).norm(dim=1), tolerance)
-    assert close(norm(x), torch.linalg.matrix_norm(f.dense), torch.linalg.matrix_norm(f.dense), tolerance)
+    assert close(
+        s[:, :k], torch.linalg.svdvals(f.dense)[:, :k], f.dense.flatten(1).norm(dim=1), tolerance
+    )
+    assert close(
+        norm(x), torch.linalg.matrix_norm(f.dense), torch.linalg.matrix_norm(f.dense), tolerance
+    )
     generator = data.draw(generators)
     b, a = (torch.randn(*t.shape[:2], 3, generator=generator).to(dtype) for t in (f.b, f.a))
     expected = (f.dense * (b.double() @ a.double().mT)).sum((1, 2))
@@ -81,7 +98,10 @@ def test_svd_norm_and_inner_product_are_those_of_the_dense_matrix(dtype: torch.d
     u, _, v = (t.double() for t in thin_svd(x))
     within = torch.linalg.matrix_norm(u.mT @ (b.double() @ a.double().mT) @ v)
     assert close(
-        torch.linalg.matrix_norm(found), within, torch.linalg.matrix_norm(b.double() @ a.double().mT), 10 * tolerance
+        torch.linalg.matrix_norm(found),
+        within,
+        torch.linalg.matrix_norm(b.double() @ a.double().mT),
+        10 * tolerance,
     )
 
 
@@ -95,7 +115,9 @@ def test_rank_of_a_delta_is_that_of_the_product(dtype: torch.dtype) -> None:
     opposite = factored_delta((b * lengths).to(dtype), (a / lengths).to(dtype), ones)
     assert opposite.rank.tolist() == [3]
     assert close(reassemble(opposite), b @ a.mT, b @ a.mT, TOLERANCE[dtype])
-    assert factored_delta((b * lengths).to(dtype), (a * lengths).to(dtype), ones).rank.tolist() == [1]
+    assert factored_delta((b * lengths).to(dtype), (a * lengths).to(dtype), ones).rank.tolist() == [
+        1
+    ]
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=8), st.floats(0.01, 1.0))
@@ -123,7 +145,9 @@ def test_compressed_columns_are_balanced_singular_pairs(f: Factors, data: st.Dat
     """Dependent, duplicate and zero columns of the stacked factors do no harm."""
     generator = data.draw(generators)
     width = data.draw(st.integers(1, 5))
-    left, right = (torch.randn(len(f.b), f.b.shape[-1], width, generator=generator).double() for _ in range(2))
+    left, right = (
+        torch.randn(len(f.b), f.b.shape[-1], width, generator=generator).double() for _ in range(2)
+    )
     if data.draw(st.booleans()):
         left[..., -1] = 0
     full = f.b @ left @ (f.a @ right).mT
@@ -141,7 +165,9 @@ def test_compressed_columns_are_balanced_singular_pairs(f: Factors, data: st.Dat
 
 def test_compressing_nothing_gives_nothing() -> None:
     zero = torch.zeros(2, 3, 2, dtype=torch.float64)
-    left, right, s = compress(zero, zero, torch.zeros(2, 3, 3).double(), torch.zeros(2, 3, 3).double())
+    left, right, s = compress(
+        zero, zero, torch.zeros(2, 3, 3).double(), torch.zeros(2, 3, 3).double()
+    )
     assert not torch.cat([left, right, s.unsqueeze(1)], 1).any()
 
 
@@ -151,7 +177,10 @@ def test_a_cut_is_as_good_as_the_best(exponent: int) -> None:
     singular value decomposition by less than 1e-9 of the whole."""
     generator = torch.Generator().manual_seed(exponent)
     m, n, r = 30, 20, 8
-    q = [torch.linalg.qr(torch.randn(1, size, r, generator=generator, dtype=torch.float64))[0] for size in (m, n)]
+    q = [
+        torch.linalg.qr(torch.randn(1, size, r, generator=generator, dtype=torch.float64))[0]
+        for size in (m, n)
+    ]
     s = torch.logspace(0, -exponent, r, dtype=torch.float64)
     g = torch.randn(r, r, generator=generator, dtype=torch.float64)
     b, a = q[0] * s @ g, q[1] @ torch.linalg.inv(g).T

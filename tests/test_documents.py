@@ -67,7 +67,9 @@ def test_a_page_in_a_browser(chrome, pages, kind, scheme, width):
     assert chrome.complaints() == []
     assert chrome.run("performance.getEntriesByType('resource').length") == 0
     assert chrome.run("document.documentElement.scrollWidth <= innerWidth")
-    assert chrome.run("[...document.querySelectorAll('figure svg')].every(svg => svg.getBBox().width > 100)")
+    assert chrome.run(
+        "[...document.querySelectorAll('figure svg')].every(svg => svg.getBBox().width > 100)"
+    )
     assert chrome.run(WITHIN)
     ink, paper = (
         sum(map(int, chrome.run(f"getComputedStyle(document.body).{name}.match(/\\d+/g)")))
@@ -75,7 +77,9 @@ def test_a_page_in_a_browser(chrome, pages, kind, scheme, width):
     )
     assert (ink - paper > 400) if scheme == "dark" else (paper - ink > 400)
     body = chrome.run("getComputedStyle(document.body).color")
-    labels = chrome.run("[...document.querySelectorAll('svg text')].map(text => getComputedStyle(text).fill)")
+    labels = chrome.run(
+        "[...document.querySelectorAll('svg text')].map(text => getComputedStyle(text).fill)"
+    )
     assert labels.count(body) > 0.8 * len(labels)  # all but numbers within coloured cells
 
 
@@ -85,7 +89,9 @@ def test_names_from_files_are_text(chrome, pages, kind):
     assert "owned" not in chrome.run("document.title.slice(0, 5)")
     assert chrome.run("document.querySelectorAll('script, img, iframe, object, link').length") == 0
     assert HOSTILE in chrome.run("document.body.textContent")
-    assert "$x^2$&amp;" in chrome.run("[...document.querySelectorAll('svg')].map(svg => svg.textContent).join()")
+    assert "$x^2$&amp;" in chrome.run(
+        "[...document.querySelectorAll('svg')].map(svg => svg.textContent).join()"
+    )
 
 
 def test_the_policy_is_in_force(chrome, pages):
@@ -104,7 +110,9 @@ def test_pages_are_whole(chrome, pages, kind):
     chrome.open(pages[kind])
     ids = chrome.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
-    targets = chrome.run("[...document.querySelectorAll('use')].map(u => u.getAttribute('xlink:href').slice(1))")
+    targets = chrome.run(
+        "[...document.querySelectorAll('use')].map(u => u.getAttribute('xlink:href').slice(1))"
+    )
     assert set(targets) <= set(ids)
     assert chrome.run("document.querySelectorAll('details tr').length") > 60
     chrome.driver.find_elements("css selector", "summary")[-1].click()
@@ -140,10 +148,15 @@ def test_plots(found, tmp_path, kind, suffix, magic):
 def test_odd_adapters_have_pages_too(tmp_path):
     """No overlap to speak of, one module, nothing but zeros, no module at all."""
     generator = torch.Generator().manual_seed(1)
-    apart = [helpers.adapter({name: helpers.random_factors(generator, 8, 6, 2)}, source=name) for name in ("w", "v")]
+    apart = [
+        helpers.adapter({name: helpers.random_factors(generator, 8, 6, 2)}, source=name)
+        for name in ("w", "v")
+    ]
     zero = helpers.stack([(torch.zeros(8, 2), torch.ones(2, 6))] * 2)
     none = gm.Adapter("none", {}, None, {})
-    for i, odd in enumerate((gm.compare(apart), gm.compare(zero), gm.inspect(zero[0]), gm.inspect(none))):
+    for i, odd in enumerate(
+        (gm.compare(apart), gm.compare(zero), gm.inspect(zero[0]), gm.inspect(none))
+    ):
         page = odd.save_html(tmp_path / f"{i}.html").read_text()
         assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     with pytest.raises(gm.GamMergeError, match="no figure without LoRA modules"):

@@ -34,10 +34,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def weights_of(built: Any) -> dict[str, Tensor]:
-    return {name: value for name, value in built.state_dict().items() if name.endswith("_proj.weight")}
+    return {
+        name: value for name, value in built.state_dict().items() if name.endswith("_proj.weight")
+    }
 
 
-def test_without_its_base_it_is_refused_with_the_remedy(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_without_its_base_it_is_refused_with_the_remedy(
+    saved: dict[str, Path], tmp_path: Path
+) -> None:
     gm.inspect(saved["dora"])
     for verb in (gm.plan, gm.merge, gm.compare):
         with pytest.raises(gm.GamMergeError, match=r"dora: is a DoRA adapter.*--base MODEL"):
@@ -47,14 +51,24 @@ def test_without_its_base_it_is_refused_with_the_remedy(saved: dict[str, Path], 
 def test_with_a_plain_adapter_and_unlike_modules(saved: dict[str, Path], tmp_path: Path) -> None:
     """A plain adapter, or none on a module, is a DoRA whose magnitudes are the norms that are there."""
     paths, weights = [saved["dora"], saved["plain"], saved["other"]], [0.5, 0.2, 0.3]
-    gm.merge(paths, method="mean", weights=weights, rank=12, base_model=base("llama"), out=tmp_path / "out")
+    gm.merge(
+        paths,
+        method="mean",
+        weights=weights,
+        rank=12,
+        base_model=base("llama"),
+        out=tmp_path / "out",
+    )
     before, expected = forward(model("llama")), forward(dense_mean("llama", paths, weights))
     assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 1e-5
 
 
 def test_modules_that_one_has_alone_are_skipped(saved: dict[str, Path], tmp_path: Path) -> None:
     """With missing="skip" a module of one adapter becomes what that adapter makes of it."""
-    paths, shares = [saved["dora"], saved["plain"]], {"q_proj": (0.75, 0.25), "v_proj": (1, 0), "k_proj": (0, 1)}
+    paths, shares = (
+        [saved["dora"], saved["plain"]],
+        {"q_proj": (0.75, 0.25), "v_proj": (1, 0), "k_proj": (0, 1)},
+    )
     settings = {"method": "mean", "weights": [3, 1], "rank": 8, "missing": "skip"}
     gm.merge(paths, base_model=base("llama"), out=tmp_path / "out", **settings)
     merged, *alone = (weights_of(fused("llama", path)) for path in (tmp_path / "out", *paths))
@@ -72,7 +86,9 @@ def test_a_cut_changes_no_gain(method: str, saved: dict[str, Path], tmp_path: Pa
         merged = load("llama", tmp_path / "out")
         gains = []
         for path in (*paths, tmp_path / "out"):
-            layer = load("llama", path).get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+            layer = load("llama", path).get_submodule(
+                "base_model.model.model.layers.0.self_attn.q_proj"
+            )
             weight = layer.base_layer.weight + layer.scaling["default"] * (
                 layer.lora_B["default"].weight @ layer.lora_A["default"].weight
             )
@@ -86,11 +102,16 @@ def test_negative_weights(saved: dict[str, Path], tmp_path: Path) -> None:
     paths, weights = [saved["dora"], saved["other"]], [1.2, -0.3]
     gm.merge(paths, method="sum", weights=weights, base_model=base("llama"), out=tmp_path / "out")
     before = weights_of(model("llama"))
-    changes = [{n: w - before[n] for n, w in weights_of(dense_mean("llama", [p], [1.0])).items()} for p in paths]
+    changes = [
+        {n: w - before[n] for n, w in weights_of(dense_mean("llama", [p], [1.0])).items()}
+        for p in paths
+    ]
     with quiet():
         merged = weights_of(load("llama", tmp_path / "out").merge_and_unload())
     for name, value in merged.items():
-        expected = before[name] + sum(w * change[name] for w, change in zip(weights, changes, strict=True))
+        expected = before[name] + sum(
+            w * change[name] for w, change in zip(weights, changes, strict=True)
+        )
         assert relative(value, expected) < 1e-5
 
 
@@ -111,7 +132,12 @@ def test_flattened(rank: int, saved: dict[str, Path], tmp_path: Path) -> None:
     """The nearest product of that rank to what the merge changes; all of it at full rank; the loss is told."""
     paths = [saved["dora"], saved["other"]]
     result = gm.merge(
-        paths, method="mean", rank=rank, base_model=base("llama"), flatten_dora=True, out=tmp_path / "out"
+        paths,
+        method="mean",
+        rank=rank,
+        base_model=base("llama"),
+        flatten_dora=True,
+        out=tmp_path / "out",
     )
     assert result.adapter.config["use_dora"] is False
     before, after = weights_of(model("llama")), weights_of(dense_mean("llama", paths, [0.5, 0.5]))
@@ -119,14 +145,20 @@ def test_flattened(rank: int, saved: dict[str, Path], tmp_path: Path) -> None:
         key = f"{report.name}.weight"
         u, s, vt = torch.linalg.svd(after[key] - before[key], full_matrices=False)
         nearest = (u[:, :rank] * s[:rank]) @ vt[:rank]
-        assert relative(result.adapter.modules[report.name].delta(), nearest) < 1e-4  # two power iterations
-        assert report.energy_kept == pytest.approx(float(s[:rank].square().sum() / s.square().sum()), rel=1e-4)
+        assert (
+            relative(result.adapter.modules[report.name].delta(), nearest) < 1e-4
+        )  # two power iterations
+        assert report.energy_kept == pytest.approx(
+            float(s[:rank].square().sum() / s.square().sum()), rel=1e-4
+        )
     gm.plan(paths, rank=8, base_model=base("llama"), flatten_dora=True, target="vllm")
     with pytest.raises(gm.GamMergeError, match="--flatten-dora"):
         gm.plan(paths, rank=8, base_model=base("llama"), target="vllm")
 
 
-def test_bfloat16_magnitudes_belong_to_the_rounded_factors(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_bfloat16_magnitudes_belong_to_the_rounded_factors(
+    saved: dict[str, Path], tmp_path: Path
+) -> None:
     """The norms are those of the factors that are written, so that rounding turns rows but does not scale them."""
     gm.merge([saved["dora"]], dtype="bf16", base_model=base("llama"), out=tmp_path / "out")
     before, expected = forward(model("llama")), forward(load("llama", saved["dora"]))
@@ -149,7 +181,9 @@ def test_base_as_a_directory_in_shards_or_under_another_prefix(
 
 @pytest.mark.parametrize("flatten", [False, True])
 @pytest.mark.parametrize("name", ["dora", "dora_embeddings", "dora_conv1d_of_gpt2", "dora_conv"])
-def test_a_base_of_many_blocks(name: str, flatten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_of_many_blocks(
+    name: str, flatten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights are read some rows at a time, as they are kept: those of Conv1D lie across."""
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **{**config, "init_lora_weights": False})
@@ -181,13 +215,20 @@ def test_base_that_is_not_there(saved: dict[str, Path], tmp_path: Path) -> None:
             r"a has model\.layers\.0\.self_attn\.k_proj\.lora_B\.bias and .*d is DoRA: PEFT takes no both",
         ),
         ("conv_grouped", "plain", r"a adapts grouped and .*d is DoRA, which PEFT has not there"),
-        ("multihead_attention", "plain", r"a adapts attention\.base_layer\.out_proj and .*d is DoRA"),
+        (
+            "multihead_attention",
+            "plain",
+            r"a adapts attention\.base_layer\.out_proj and .*d is DoRA",
+        ),
         ("experts_alone", "v_proj", r"a adapts model\.layers\.0\.mlp\.experts and .*d is DoRA"),
     ],
 )
 def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> None:
     kind, config = VARIANTS[name]
-    other, trained = save(tmp_path / "a", kind, 0, **config), {"target_modules": [target], "use_dora": True}
+    other, trained = (
+        save(tmp_path / "a", kind, 0, **config),
+        {"target_modules": [target], "use_dora": True},
+    )
     with pytest.raises(gm.GamMergeError, match=said):
         gm.plan([other, save(tmp_path / "d", kind, 1, **trained)], base_model=base(kind))
 
@@ -196,14 +237,20 @@ def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> 
     ("change", "named"),
     [
         ({"base_model.model.q.lora_magnitude_vector": None}, "no lora_magnitude_vector"),
-        ({"base_model.model.q.lora_magnitude_vector": torch.ones(5)}, r"6 rows and a lora_magnitude_vector \(5,\)"),
+        (
+            {"base_model.model.q.lora_magnitude_vector": torch.ones(5)},
+            r"6 rows and a lora_magnitude_vector \(5,\)",
+        ),
     ],
 )
 def test_broken_magnitudes(change: dict[str, Any], named: str, tmp_path: Path) -> None:
     factors = {"q": random_factors(torch.Generator().manual_seed(0), 6, 5, 2)}
     path = write_adapter(tmp_path / "a", factors, use_dora=True)
     file = path / "adapter_model.safetensors"
-    save_file({key: value for key, value in {**load_file(file), **change}.items() if value is not None}, file)
+    save_file(
+        {key: value for key, value in {**load_file(file), **change}.items() if value is not None},
+        file,
+    )
     with pytest.raises(gm.GamMergeError, match=named):
         gm.load(path)
 
@@ -213,16 +260,23 @@ def test_keys_of_a_model_in_memory(saved: dict[str, Path]) -> None:
     adapted = load("llama", saved["dora"])
     state = {key: value for key, value in adapted.state_dict().items() if ".lora_" in key}
     assert sum(key.endswith(".lora_magnitude_vector.default.weight") for key in state) == 4
-    for config in (adapted.peft_config["default"], {"r": 4, "lora_alpha": 6}):  # a bare file says nothing of DoRA
+    for config in (
+        adapted.peft_config["default"],
+        {"r": 4, "lora_alpha": 6},
+    ):  # a bare file says nothing of DoRA
         found = from_state_dict(state, config)
         for name, module in gm.load(saved["dora"]).modules.items():
             assert torch.equal(read(found.modules[name].magnitude), read(module.magnitude).double())
-    with pytest.raises(gm.GamMergeError, match="has a lora_magnitude_vector, but use_dora is false"):
+    with pytest.raises(
+        gm.GamMergeError, match="has a lora_magnitude_vector, but use_dora is false"
+    ):
         from_state_dict(state, {"r": 4, "lora_alpha": 6, "use_dora": False})
 
 
 @pytest.mark.parametrize("settings", [{"energy": 1.0}, {"per_module_rank": True}])
-def test_ranks_that_are_found(settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path) -> None:
+def test_ranks_that_are_found(
+    settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path
+) -> None:
     gm.merge([saved["dora"]], base_model=base("llama"), out=tmp_path / "out", **settings)
     before, expected = forward(model("llama")), forward(load("llama", saved["dora"]))
     assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 1e-5
@@ -252,7 +306,9 @@ def test_executor_of_processes_gives_the_same_bytes(saved: dict[str, Path], tmp_
 def test_recipe_names_the_base(saved: dict[str, Path], tmp_path: Path) -> None:
     from gam_merge._write.adapter import RECIPE_NAME
 
-    gm.merge([saved["dora"]], base_model=base("llama"), flatten_dora=True, rank=2, out=tmp_path / "out")
+    gm.merge(
+        [saved["dora"]], base_model=base("llama"), flatten_dora=True, rank=2, out=tmp_path / "out"
+    )
     gm.merge_recipe(tmp_path / "out" / RECIPE_NAME, out=tmp_path / "again")
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "again" / "adapter_model.safetensors"
@@ -274,13 +330,24 @@ def test_a_module_that_no_adapter_moves(tmp_path: Path) -> None:
     """Zero deltas with magnitudes of their own still scale the base."""
     weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     save_file({"q.weight": weight}, tmp_path / "base.safetensors")
-    path = write_adapter(tmp_path / "a", {"q": (torch.zeros(6, 2), torch.ones(2, 5))}, use_dora=True)
+    path = write_adapter(
+        tmp_path / "a", {"q": (torch.zeros(6, 2), torch.ones(2, 5))}, use_dora=True
+    )
     file = path / "adapter_model.safetensors"
-    save_file({**load_file(file), "base_model.model.q.lora_magnitude_vector": 3 * weight.norm(dim=1)}, file)
+    save_file(
+        {**load_file(file), "base_model.model.q.lora_magnitude_vector": 3 * weight.norm(dim=1)},
+        file,
+    )
     plain = adapter({"q": random_factors(torch.Generator().manual_seed(1), 6, 5, 2)})
     assert not gm.load(path).modules["q"].delta().any()
     result = gm.merge([path], base_model=tmp_path / "base.safetensors", flatten_dora=True, rank=5)
     assert relative(result.adapter.modules["q"].delta(), 2 * weight) < 1e-5
-    both = gm.merge([path, plain], method="mean", base_model=tmp_path / "base.safetensors", rank=5, flatten_dora=True)
+    both = gm.merge(
+        [path, plain],
+        method="mean",
+        base_model=tmp_path / "base.safetensors",
+        rank=5,
+        flatten_dora=True,
+    )
     expected = (2 * weight.double() + plain.modules["q"].delta()) / 2
     assert relative(both.adapter.modules["q"].delta(), expected) < 1e-5

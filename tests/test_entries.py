@@ -37,13 +37,21 @@ SPACES = {"core": oracle.in_core, "knots": oracle.in_knots, "delta": oracle.in_d
 
 
 def expected(
-    rule: str, xs: list[Tensor], weights: list[float], params: dict[str, Any], part: str, seed: int = 0
+    rule: str,
+    xs: list[Tensor],
+    weights: list[float],
+    params: dict[str, Any],
+    part: str,
+    seed: int = 0,
 ) -> Tensor:
     if rule in ("mean", "sum"):
         return oracle.linear(xs, weights)
     if rule in ("dare", "dare_ties", "della", "della_linear"):
         draws = [generator(seed, f"adapter-{i}#0", "w", part) for i in range(len(xs))]
-        uniforms = [torch.rand(x.shape, generator=g, dtype=torch.float64) for x, g in zip(xs, draws, strict=True)]
+        uniforms = [
+            torch.rand(x.shape, generator=g, dtype=torch.float64)
+            for x, g in zip(xs, draws, strict=True)
+        ]
         return getattr(oracle, rule)(xs, weights, uniforms, **params)
     return getattr(oracle, rule)(xs, weights, **params)
 
@@ -61,7 +69,9 @@ def test_equals_the_equations(name: str, space: str, rule: str, params: dict[str
 
 @pytest.mark.parametrize("options", [{}, {"beta": 0.5}, {"k": 2}, {"k": 5, "beta": 1.0}])
 @pytest.mark.parametrize(("rule", "params"), CASES)
-def test_equals_the_equations_in_ctm(options: dict[str, Any], rule: str, params: dict[str, Any]) -> None:
+def test_equals_the_equations_in_ctm(
+    options: dict[str, Any], rule: str, params: dict[str, Any]
+) -> None:
     problem = related(count=3, seed=12, ranks=(3, 2))
     xs, back = oracle.in_ctm(problem.deltas, options.get("k", 3), options.get("beta", 0.0))
     wanted = back(expected(rule, xs, list(problem.weights), params, "ctm"))
@@ -74,8 +84,13 @@ def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> N
     weights = list(problem.weights)
     sums = rule in ("sum", "magnitude", "breadcrumbs", "dare", "della_linear")
     scale = 2.0
-    adapters = [adapter({"w": pair}, scale=scale, source=f"adapter-{i}") for i, pair in enumerate(problem.pairs)]
-    found = delta(gm.merge(adapters, method=f"{rule}@factor", weights=weights, params=params).adapter)
+    adapters = [
+        adapter({"w": pair}, scale=scale, source=f"adapter-{i}")
+        for i, pair in enumerate(problem.pairs)
+    ]
+    found = delta(
+        gm.merge(adapters, method=f"{rule}@factor", weights=weights, params=params).adapter
+    )
     w = [x**0.5 for x in weights] if sums else weights
     b = expected(rule, [scale**0.5 * b for b, _ in problem.pairs], w, params, "B")
     a = expected(rule, [scale**0.5 * a for _, a in problem.pairs], w, params, "A")
@@ -83,7 +98,9 @@ def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> N
 
 
 def test_factors_of_unlike_rank_are_refused() -> None:
-    with pytest.raises(GamMergeError, match=r"module w has ranks \(4, 2, 1, 3\): @factor adds factors"):
+    with pytest.raises(
+        GamMergeError, match=r"module w has ranks \(4, 2, 1, 3\): @factor adds factors"
+    ):
         gm.merge(PROBLEMS["mixed ranks"].adapters, method="ties@factor")
 
 
@@ -97,8 +114,12 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize(("method", "theirs", "options"), [(m, *t) for m, t in THEIRS.items()], ids=list(THEIRS))
-def test_equals_peft(llama: Any, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("method", "theirs", "options"), [(m, *t) for m, t in THEIRS.items()], ids=list(THEIRS)
+)
+def test_equals_peft(
+    llama: Any, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]
+) -> None:
     """At alpha = r, where PEFT counts the scale once, with weights of one: its ties does not divide by them."""
     paths = [save_adapter(llama, tmp_path / str(i), seed=i, r=4, lora_alpha=4) for i in range(3)]
     signed = theirs in ("linear", "magnitude_prune", "magnitude_prune_svd")
@@ -106,13 +127,17 @@ def test_equals_peft(llama: Any, tmp_path: Path, method: str, theirs: str, optio
     model = PeftModel.from_pretrained(llama, paths[0], "0")
     for i in (1, 2):
         model.load_adapter(paths[i], str(i))
-    model.add_weighted_adapter(["0", "1", "2"], weights, "merged", combination_type=theirs, **options)
+    model.add_weighted_adapter(
+        ["0", "1", "2"], weights, "merged", combination_type=theirs, **options
+    )
     method, _, sign = method.partition(" ")
     params = {"density": options["density"]} if "density" in options else {}
     params |= {"sign": sign or "total"} if "ties" in method else {}
     params |= {"columns": 24} if "delta" in method else {}
     rank = 12 if "delta" in method else None
-    result = gm.merge(paths, method=method, weights=weights, params=params, rank=rank, dtype="fp32").adapter
+    result = gm.merge(
+        paths, method=method, weights=weights, params=params, rank=rank, dtype="fp32"
+    ).adapter
     for name, module in result.modules.items():
         wanted = model.get_submodule(f"base_model.model.{name}").get_delta_weight("merged")
         assert relative(module.delta(), wanted) < 1e-5
@@ -127,7 +152,10 @@ def many(count: int = 3, modules: int = 4) -> list[gm.Adapter]:
     shapes = {f"layers.{i}.q": (12, 9, 3) for i in range(modules)}
     return [
         adapter(
-            {name: random_factors(generator, *shape, torch.float32) for name, shape in shapes.items()},
+            {
+                name: random_factors(generator, *shape, torch.float32)
+                for name, shape in shapes.items()
+            },
             source=f"run/{i}",
         )
         for i in range(count)
@@ -143,7 +171,10 @@ def test_the_same_bytes_whatever_comes_along(method: str, monkeypatch: pytest.Mo
     together = gm.merge(adapters, method=method).adapter
     monkeypatch.setattr(walking, "_CHUNK_BYTES", 1)
     apart = gm.merge(adapters, method=method).adapter
-    moved = [gm.Adapter(f"/elsewhere/{x.source}", {n: x.modules[n] for n in list(x.modules)[:1]}) for x in adapters]
+    moved = [
+        gm.Adapter(f"/elsewhere/{x.source}", {n: x.modules[n] for n in list(x.modules)[:1]})
+        for x in adapters
+    ]
     alone = gm.merge(moved, method=method).adapter
     for name in together.modules:
         assert torch.equal(delta(apart, name), delta(together, name))
@@ -154,7 +185,10 @@ def test_the_same_bytes_whatever_comes_along(method: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("method", RANDOM)
 def test_order_of_the_adapters_moves_no_random_number(method: str) -> None:
     adapters = many()
-    one, other = gm.merge(adapters, method=method).adapter, gm.merge(adapters[::-1], method=method).adapter
+    one, other = (
+        gm.merge(adapters, method=method).adapter,
+        gm.merge(adapters[::-1], method=method).adapter,
+    )
     for name in one.modules:
         assert relative(delta(one, name), delta(other, name)) < 1e-6
 
@@ -162,7 +196,10 @@ def test_order_of_the_adapters_moves_no_random_number(method: str) -> None:
 @pytest.mark.parametrize("method", RANDOM)
 def test_seed_moves_all_random_numbers(method: str) -> None:
     adapters = many()
-    one, other = (gm.merge(adapters, method=method, params={"seed": seed, "density": 0.5}).adapter for seed in (0, 1))
+    one, other = (
+        gm.merge(adapters, method=method, params={"seed": seed, "density": 0.5}).adapter
+        for seed in (0, 1)
+    )
     assert all(relative(delta(one, name), delta(other, name)) > 1e-3 for name in one.modules)
 
 
@@ -170,7 +207,10 @@ def test_seed_moves_all_random_numbers(method: str) -> None:
 def test_blocks_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds found by counting over blocks are those found by sorting, random numbers come in the same order."""
     problem = PROBLEMS["three"]
-    whole, seen = merged(problem, f"{rule}@delta", columns=full(problem)), merged(problem, f"{rule}@knots")
+    whole, seen = (
+        merged(problem, f"{rule}@delta", columns=full(problem)),
+        merged(problem, f"{rule}@knots"),
+    )
     monkeypatch.setattr(_entries, "BLOCK", 70)
     monkeypatch.setattr("gam_merge._methods.spaces.delta._HELD", 0)
     assert relative(merged(problem, f"{rule}@delta", columns=full(problem)), whole) < 1e-12
@@ -194,18 +234,29 @@ def test_delta_says_what_compression_lost() -> None:
     whole = merged(problem, "ties@delta", columns=35)
     for columns, rank in ((0, 9), (12, 12), (12, 5)):
         result = gm.merge(
-            problem.adapters, method="ties@delta", weights=problem.weights, rank=rank, params={"columns": columns}
+            problem.adapters,
+            method="ties@delta",
+            weights=problem.weights,
+            rank=rank,
+            params={"columns": columns},
         )
         best = float(torch.linalg.svdvals(whole)[:rank].square().sum() / whole.square().sum())
         assert result.report.energy_kept == pytest.approx(best, rel=1e-4)
-        assert relative(delta(result.adapter), whole) == pytest.approx((1 - result.report.energy_kept) ** 0.5, rel=1e-3)
+        assert relative(delta(result.adapter), whole) == pytest.approx(
+            (1 - result.report.energy_kept) ** 0.5, rel=1e-3
+        )
 
 
-@pytest.mark.parametrize("method", ["ties@core", "ties@factor", "magnitude@delta", "breadcrumbs@knots"])
+@pytest.mark.parametrize(
+    "method", ["ties@core", "ties@factor", "magnitude@delta", "breadcrumbs@knots"]
+)
 def test_global_scope_ranks_entries_over_all_modules(method: str) -> None:
     """A module a thousand times smaller than the others loses all its entries, where each for itself keeps a share."""
     generator = torch.Generator().manual_seed(30)
-    pairs = [{n: random_factors(generator, 9, 8, 2) for n in ("large.0", "large.1", "small")} for _ in range(3)]
+    pairs = [
+        {n: random_factors(generator, 9, 8, 2) for n in ("large.0", "large.1", "small")}
+        for _ in range(3)
+    ]
     for factors in pairs:
         factors["small"] = (1e-2 * factors["small"][0], 1e-2 * factors["small"][1])
     adapters = [adapter(factors, source=str(i)) for i, factors in enumerate(pairs)]
@@ -237,7 +288,12 @@ def test_global_scope_of_one_module_is_that_module() -> None:
 
 def test_outliers_that_are_less_than_an_entry_are_none() -> None:
     problem = PROBLEMS["three"]
-    assert relative(merged(problem, "breadcrumbs@core", gamma=0.001, density=1.0), merged(problem, "sum")) < 1e-9
+    assert (
+        relative(
+            merged(problem, "breadcrumbs@core", gamma=0.001, density=1.0), merged(problem, "sum")
+        )
+        < 1e-9
+    )
     assert merged(problem, "breadcrumbs@core", gamma=1e-9, density=0.5).any()
 
 

@@ -10,8 +10,14 @@ from gam_merge._common.tensors import PromisedTensor
 
 def unreadable(layers: int, *, size: int = 96, rank: int = 8) -> gm.Adapter:
     """An adapter whose tensors cannot be read."""
-    a, b = PromisedTensor((rank, size), torch.bfloat16), PromisedTensor((size, rank), torch.bfloat16)
-    return gm.Adapter("promised", {f"layers.{i}.q": gm.LoraModule(f"layers.{i}.q", a, b, 1.0) for i in range(layers)})
+    a, b = (
+        PromisedTensor((rank, size), torch.bfloat16),
+        PromisedTensor((size, rank), torch.bfloat16),
+    )
+    return gm.Adapter(
+        "promised",
+        {f"layers.{i}.q": gm.LoraModule(f"layers.{i}.q", a, b, 1.0) for i in range(layers)},
+    )
 
 
 @pytest.mark.parametrize("method", ["gam", "mean", "iso_c", "ties"])

@@ -54,7 +54,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def save_pair(llama: Any, folder: Path) -> list[Path]:
-    return [save_adapter(llama, folder / name, seed=seed, r=4) for seed, name in enumerate(("a", "b"))]
+    return [
+        save_adapter(llama, folder / name, seed=seed, r=4) for seed, name in enumerate(("a", "b"))
+    ]
 
 
 def test_examples_are_short() -> None:
@@ -72,7 +74,9 @@ def test_peft_model(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
     assert re.findall(r"^(\w+): '", printed, re.MULTILINE) == ["first", "second", "merged"]
     expected = gm.merge(adapters, method="mean").adapter.modules
     merged = gm.load(tmp_path / "merged" / "merged").modules
-    assert all(relative(merged[name].delta(), module.delta()) < 1e-6 for name, module in expected.items())
+    assert all(
+        relative(merged[name].delta(), module.delta()) < 1e-6 for name, module in expected.items()
+    )
 
 
 def test_few_shot(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
@@ -94,11 +98,16 @@ def test_few_shot(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
             model(torch.tensor([tokens]), labels=torch.tensor([labels])).loss.item()
             for tokens, labels in (([1, 2, 3, 4], [-100, -100, 3, 4]), ([5, 6], [-100, 6]))
         ]
-    assert found["{'p': 0.0}"] == pytest.approx(sum(losses) / 2, abs=6e-4)  # three digits are printed
+    assert found["{'p': 0.0}"] == pytest.approx(
+        sum(losses) / 2, abs=6e-4
+    )  # three digits are printed
 
 
 def test_trl_callback(base: Path, tmp_path: Path, run: Any) -> None:
-    pairs = [{"prompt": f"w{i} w{i + 1}", "chosen": f" w{i + 2}", "rejected": f" w{i + 9}"} for i in range(20)]
+    pairs = [
+        {"prompt": f"w{i} w{i + 1}", "chosen": f" w{i + 2}", "rejected": f" w{i + 9}"}
+        for i in range(20)
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     printed = run("trl_callback.py", base, "pairs.jsonl", "--steps", "3")
     steps = re.findall(r"^step (\d+): run ([\d.]+), merge ([\d.]+)( \*)?$", printed, re.MULTILINE)
@@ -109,9 +118,17 @@ def test_trl_callback(base: Path, tmp_path: Path, run: Any) -> None:
 def test_trainer_outputs(llama: Any, tmp_path: Path, run: Any) -> None:
     """One run that has ended, with the files that axolotl and LLaMA-Factory leave beside, and one that has not."""
     done, going = tmp_path / "outputs" / "math", tmp_path / "saves" / "code"
-    for seed, folder in enumerate((done, done / "checkpoint-10", going / "checkpoint-10", going / "checkpoint-20")):
+    for seed, folder in enumerate(
+        (done, done / "checkpoint-10", going / "checkpoint-10", going / "checkpoint-20")
+    ):
         save_adapter(llama, folder, seed=seed, r=4)
-    for name in ("trainer_state.json", "all_results.json", "training_args.bin", "tokenizer.json", "README.md"):
+    for name in (
+        "trainer_state.json",
+        "all_results.json",
+        "training_args.bin",
+        "tokenizer.json",
+        "README.md",
+    ):
         (done / name).write_bytes(b"{}")
     printed = run("trainer_outputs.py", done, going)
     assert f"{going}: has not ended" in printed
@@ -125,7 +142,9 @@ def test_vllm_serve(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
         pytest.skip("vllm is here, and would want a GPU")
     adapters = save_pair(llama, tmp_path)
     printed = run("vllm_serve.py", base, *adapters)
-    assert f"vllm serve {base} --enable-lora --max-lora-rank 8 --lora-modules merged=merged" in printed
+    assert (
+        f"vllm serve {base} --enable-lora --max-lora-rank 8 --lora-modules merged=merged" in printed
+    )
     assert "vllm is not installed" in printed
     assert gm.load(tmp_path / "merged").rank == 4
 
@@ -133,10 +152,16 @@ def test_vllm_serve(llama: Any, base: Path, tmp_path: Path, run: Any) -> None:
 def test_federated(base: Path, tmp_path: Path, run: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     for client in range(3):
-        words = torch.randint(client * 10, client * 10 + 20, (64 * (client + 4),), generator=generator)
+        words = torch.randint(
+            client * 10, client * 10 + 20, (64 * (client + 4),), generator=generator
+        )
         (tmp_path / f"{client}.txt").write_text(" ".join(f"w{i}" for i in words.tolist()))
-    printed = run("federated.py", base, *(tmp_path / f"{client}.txt" for client in range(3)), "--rounds", "3")
-    losses = [[float(x) for x in row.split(", ")] for row in re.findall(r"losses ([\d., ]+);", printed)]
+    printed = run(
+        "federated.py", base, *(tmp_path / f"{client}.txt" for client in range(3)), "--rounds", "3"
+    )
+    losses = [
+        [float(x) for x in row.split(", ")] for row in re.findall(r"losses ([\d., ]+);", printed)
+    ]
     assert len(losses) == 3
     assert sum(losses[-1]) < sum(losses[0])
     assert gm.load(tmp_path / "federated").rank == 8
@@ -144,12 +169,23 @@ def test_federated(base: Path, tmp_path: Path, run: Any) -> None:
 
 def test_sweep(llama: Any, tmp_path: Path) -> None:
     """On the workers of a real cluster, which start as processes of their own."""
-    command = [sys.executable, EXAMPLES / "sweep.py", *save_pair(llama, tmp_path), "--out", tmp_path / "sweep"]
+    command = [
+        sys.executable,
+        EXAMPLES / "sweep.py",
+        *save_pair(llama, tmp_path),
+        "--out",
+        tmp_path / "sweep",
+    ]
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""}
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": ""},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("survives:") == 6
     for method, weight in (("gam", 0.25), ("mean", 0.5)):
-        report = json.loads((tmp_path / "sweep" / f"{method}-{weight}" / "merge_report.json").read_text())
+        report = json.loads(
+            (tmp_path / "sweep" / f"{method}-{weight}" / "merge_report.json").read_text()
+        )
         assert (report["method"], report["weights"]) == (method, [weight, 1 - weight])

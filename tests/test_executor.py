@@ -18,12 +18,21 @@ def sources(tmp_path: Path) -> list[Path]:
     """Three adapters of several shapes, enough modules for several chunks."""
     generator = torch.Generator().manual_seed(0)
     shapes = {
-        f"layers.{i}.{name}": shape for i in range(6) for name, shape in {"q": (48, 32), "down": (32, 64)}.items()
+        f"layers.{i}.{name}": shape
+        for i in range(6)
+        for name, shape in {"q": (48, 32), "down": (32, 64)}.items()
     }
     paths = []
     for i in range(3):
-        factors = {name: helpers.random_factors(generator, *shape, 4, torch.float32) for name, shape in shapes.items()}
-        paths.append(helpers.write_adapter(tmp_path / f"adapter-{i}", factors, base_model_name_or_path="base"))
+        factors = {
+            name: helpers.random_factors(generator, *shape, 4, torch.float32)
+            for name, shape in shapes.items()
+        }
+        paths.append(
+            helpers.write_adapter(
+                tmp_path / f"adapter-{i}", factors, base_model_name_or_path="base"
+            )
+        )
     return paths
 
 
@@ -37,7 +46,11 @@ def test_threads_and_chunk_size_change_no_byte(sources, tmp_path, monkeypatch):
         gm.merge(sources, out=tmp_path / "threads", executor=pool)
     monkeypatch.setattr(walking, "_CHUNK_BYTES", 1)
     gm.merge(sources, out=tmp_path / "one-by-one")
-    assert digest(tmp_path / "threads") == digest(tmp_path / "default") == digest(tmp_path / "one-by-one")
+    assert (
+        digest(tmp_path / "threads")
+        == digest(tmp_path / "default")
+        == digest(tmp_path / "one-by-one")
+    )
 
 
 def test_processes_of_a_dask_cluster(sources, tmp_path):
@@ -58,6 +71,9 @@ def test_a_failure_on_a_worker_process_is_the_same_error(sources, tmp_path):
     data = bytearray(weights.read_bytes())
     data[-4:] = b"\xff\xff\xff\x7f"  # a NaN in the last tensor
     weights.write_bytes(data)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, pytest.raises(gm.GamMergeError, match="NaN"):
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(gm.GamMergeError, match="NaN"),
+    ):
         gm.merge(sources, out=tmp_path / "out", executor=pool)
     assert not (tmp_path / "out").exists()

@@ -15,20 +15,28 @@ from test_fuse import save_base, stored
 import gam_merge as gm
 
 
-def save_tuned(model: Any, path: Path, *, size: float = 0.1, also: tuple[str, ...] = (), **options: Any) -> Path:
+def save_tuned(
+    model: Any, path: Path, *, size: float = 0.1, also: tuple[str, ...] = (), **options: Any
+) -> Path:
     """The model with random numbers added to the weights of its linear layers, and of the modules ``also``."""
     tuned, generator = copy.deepcopy(model), torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "_proj" in name or "c_" in name or any(part in name for part in also):
-                parameter.add_(size * torch.randn(parameter.shape, generator=generator) * (parameter.dim() == 2))
+                parameter.add_(
+                    size
+                    * torch.randn(parameter.shape, generator=generator)
+                    * (parameter.dim() == 2)
+                )
                 if any(part in name for part in also):
                     parameter.add_(size)
     return save_base(tuned, path, **options)
 
 
 def difference(base: Path, tuned: Path, module: str) -> torch.Tensor:
-    return (stored(tuned)[f"{module}.weight"].double() - stored(base)[f"{module}.weight"].double()).detach()
+    return (
+        stored(tuned)[f"{module}.weight"].double() - stored(base)[f"{module}.weight"].double()
+    ).detach()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -82,7 +90,11 @@ def test_energy(llama, energy, tmp_path):
         assert b.shape[1] == result.report.rank
         assert b[:, module.rank :].abs().sum() == 0
         assert 1 - module.residual**2 >= energy - 2e-6
-    assert max(m.rank for m in result.report.modules) == result.report.rank == result.adapter.config["r"]
+    assert (
+        max(m.rank for m in result.report.modules)
+        == result.report.rank
+        == result.adapter.config["r"]
+    )
     capped = gm.extract(base, tuned, energy=energy, max_rank=2)
     assert capped.report.rank == min(2, result.report.rank)
 
@@ -90,7 +102,10 @@ def test_energy(llama, energy, tmp_path):
 def test_peft_gets_the_tuned_model_back(llama, gpt2, tmp_path):
     """At full rank. In GPT-2 weights are kept as (in, out), and some are square."""
     for name, model in (("llama", llama), ("gpt2", gpt2)):
-        base, tuned = save_base(model, tmp_path / name / "base"), save_tuned(model, tmp_path / name / "tuned")
+        base, tuned = (
+            save_base(model, tmp_path / name / "base"),
+            save_tuned(model, tmp_path / name / "tuned"),
+        )
         gm.extract(base, tuned, rank=24, out=tmp_path / name / "out")
         expected = forward(type(model).from_pretrained(tuned))
         assert relative(forward(model), expected) > 0.1
@@ -115,7 +130,9 @@ def test_what_no_adapter_holds_is_told(llama, tmp_path):
 
 def test_chosen_modules_and_the_name_of_the_base(llama, tmp_path):
     base, tuned = save_base(llama, tmp_path / "base"), save_tuned(llama, tmp_path / "tuned")
-    adapter = gm.extract(base, tuned, rank=2, modules=["q_proj", "k_proj"], base_model="org/base", dtype="bf16").adapter
+    adapter = gm.extract(
+        base, tuned, rank=2, modules=["q_proj", "k_proj"], base_model="org/base", dtype="bf16"
+    ).adapter
     assert {name.rpartition(".")[2] for name in adapter.modules} == {"q_proj", "k_proj"}
     assert adapter.config["base_model_name_or_path"] == "org/base"
     assert adapter.dtype == torch.bfloat16
@@ -144,7 +161,11 @@ def test_mistakes_write_nothing(llama, gpt2, tmp_path):
         ((base, tuned), {"energy": 1.5}, r"energy 1\.5 is no share"),
         ((base, tuned), {"energy": 0.5, "rank": 2}, r"rank says it all"),
         ((base, base), {"rank": 2}, r"do not differ in any of these layers"),
-        ((base, other), {"rank": 2}, r"down_proj\.weight is \(24, 40\) float32 in .*base and is missing in .*gpt2"),
+        (
+            (base, other),
+            {"rank": 2},
+            r"down_proj\.weight is \(24, 40\) float32 in .*base and is missing in .*gpt2",
+        ),
         ((base, tuned), {"rank": 2, "modules": ["nope"]}, r"no such linear layers"),
         ((base, broken), {"rank": 2}, r"nan.*up_proj\.weight has NaN or Inf"),
         ((base, tuned), {"rank": 2, "dtype": "int4"}, r"dtype 'int4' is not one of"),
@@ -159,18 +180,37 @@ def test_mistakes_write_nothing(llama, gpt2, tmp_path):
 def test_command(llama, tmp_path):
     save_base(llama, tmp_path / "base")
     save_tuned(llama, tmp_path / "tuned", also=("norm",))
-    done = run(["extract", "base", "tuned", "-o", "out", "--rank", "4", "--dtype", "bf16", "-v"], tmp_path)
+    done = run(
+        ["extract", "base", "tuned", "-o", "out", "--rank", "4", "--dtype", "bf16", "-v"], tmp_path
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("extract: 14 modules of tuned -> rank 4\n")
-    assert "5 other tensors changed and stayed out (first model.layers.0.input_layernorm.weight)" in done.stdout
+    assert (
+        "5 other tensors changed and stayed out (first model.layers.0.input_layernorm.weight)"
+        in done.stdout
+    )
     report = json.loads((tmp_path / "out" / "extract_report.json").read_text())
     assert f"residual {100 * report['residual']:.1f} %" in done.stdout
     options = ["-o", "out", "--energy", "0.5", "--modules", "v_proj"]
     again = run(["extract", "base", "tuned", *options], tmp_path)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
     again = run(
-        ["extract", "base", "tuned", "-o", "out", "--energy", ".5", "--modules", "v_proj", "--force", "--json"],
+        [
+            "extract",
+            "base",
+            "tuned",
+            "-o",
+            "out",
+            "--energy",
+            ".5",
+            "--modules",
+            "v_proj",
+            "--force",
+            "--json",
+        ],
         tmp_path,
     )
     assert len(json.loads(again.stdout)["modules"]) == 2
-    assert gm.load(tmp_path / "out").modules.keys() == {f"model.layers.{i}.self_attn.v_proj" for i in range(2)}
+    assert gm.load(tmp_path / "out").modules.keys() == {
+        f"model.layers.{i}.self_attn.v_proj" for i in range(2)
+    }

@@ -21,10 +21,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 def stored(path: Path) -> Tensors:
-    return {key: value for file in path.glob("*.safetensors") for key, value in load_file(file).items()}
+    return {
+        key: value for file in path.glob("*.safetensors") for key, value in load_file(file).items()
+    }
 
 
-def save_base(model: Any, path: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Path:
+def save_base(
+    model: Any, path: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB"
+) -> Path:
     copy.deepcopy(model).to(dtype).save_pretrained(path, max_shard_size=shard)
     (path / "tokenizer.json").write_text("{}")
     (path / "pytorch_model.bin").write_bytes(b"x")
@@ -42,7 +46,11 @@ def test_as_merge_and_unload(llama, shard, dtype, tmp_path):
     base = save_base(llama, tmp_path / "base", dtype, shard)
     adapter = save_adapter(llama, tmp_path / "adapter", r=4, lora_alpha=10, use_rslora=True)
     report = gm.fuse(base, adapter, tmp_path / "out")
-    ours, theirs, before = stored(tmp_path / "out"), fused_by_peft(base, adapter).state_dict(), stored(base)
+    ours, theirs, before = (
+        stored(tmp_path / "out"),
+        fused_by_peft(base, adapter).state_dict(),
+        stored(base),
+    )
     assert ours.keys() == before.keys()
     changed = {f"{module.name}.weight" for module in report.modules}
     for key, value in ours.items():
@@ -74,9 +82,13 @@ def test_files(llama, tmp_path):
     base = save_base(llama, tmp_path / "base", shard="8KB")
     adapter = save_adapter(llama, tmp_path / "adapter")
     seen: list[tuple[int, int]] = []
-    gm.fuse(base, adapter, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    gm.fuse(
+        base, adapter, tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {path.name for path in base.iterdir()} - {"pytorch_model.bin"} | {"fuse_report.json"}
+    assert names == {path.name for path in base.iterdir()} - {"pytorch_model.bin"} | {
+        "fuse_report.json"
+    }
     assert sum(name.endswith(".safetensors") for name in names) > 2
     for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
@@ -89,13 +101,17 @@ def test_files(llama, tmp_path):
     module = report["modules"][0]
     delta = gm.load(adapter).modules[module["name"]].delta()
     assert module["delta_norm"] == pytest.approx(float(delta.norm()), rel=1e-6)
-    assert module["weight_norm"] == pytest.approx(float(stored(base)[f"{module['name']}.weight"].norm()), rel=1e-6)
+    assert module["weight_norm"] == pytest.approx(
+        float(stored(base)[f"{module['name']}.weight"].norm()), rel=1e-6
+    )
 
 
 def test_conv1d(gpt2, tmp_path):
     """Whatever the adapter's own fan_in_fan_out says: PEFT leaves there what held for the layer that it saw last."""
     base = save_base(gpt2, tmp_path / "base")
-    adapter = save_adapter(gpt2, tmp_path / "adapter", target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)
+    adapter = save_adapter(
+        gpt2, tmp_path / "adapter", target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True
+    )
     theirs = fused_by_peft(base, adapter).state_dict()
     config = json.loads((adapter / "adapter_config.json").read_text())
     for said in (True, False):
@@ -103,14 +119,18 @@ def test_conv1d(gpt2, tmp_path):
         gm.fuse(base, adapter, tmp_path / f"out-{said}")
         ours = stored(tmp_path / f"out-{said}")
         assert len(ours) == len(stored(base))
-        assert all((value - theirs[key]).norm() <= 1e-6 * theirs[key].norm() for key, value in ours.items())
+        assert all(
+            (value - theirs[key]).norm() <= 1e-6 * theirs[key].norm() for key, value in ours.items()
+        )
 
 
 def test_checkpoint_without_the_head(gpt2, tmp_path):
     """GPT-2 on the Hub is the bare transformer: its keys lack a prefix that the adapter's names have."""
     save_base(gpt2.transformer, tmp_path / "base")
     assert "h.0.attn.c_attn.weight" in stored(tmp_path / "base")
-    adapter = save_adapter(gpt2, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
+    adapter = save_adapter(
+        gpt2, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True
+    )
     gm.fuse(tmp_path / "base", adapter, tmp_path / "out")
     save_base(gpt2, tmp_path / "whole")
     gm.fuse(tmp_path / "whole", adapter, tmp_path / "whole-out")
@@ -132,15 +152,22 @@ def test_tensors_of_any_kind_are_carried_along(llama, tmp_path):
     after = stored(tmp_path / "out")
     for key, value in more.items():
         assert (after[key].dtype, after[key].shape) == (value.dtype, value.shape)
-        assert after[key].flatten().view(torch.uint8).tolist() == value.flatten().view(torch.uint8).tolist()
+        assert (
+            after[key].flatten().view(torch.uint8).tolist()
+            == value.flatten().view(torch.uint8).tolist()
+        )
 
 
 def test_mistakes_write_nothing(llama, tmp_path):
     base = save_base(llama, tmp_path / "base")
     adapter = save_adapter(llama, tmp_path / "adapter")
     generator = torch.Generator().manual_seed(0)
-    wide = write_adapter(tmp_path / "wide", {"model.layers.0.self_attn.q_proj": random_factors(generator, 32, 32, 2)})
-    alien = write_adapter(tmp_path / "alien", {"encoder.block.0.k": random_factors(generator, 24, 24, 2)})
+    wide = write_adapter(
+        tmp_path / "wide", {"model.layers.0.self_attn.q_proj": random_factors(generator, 32, 32, 2)}
+    )
+    alien = write_adapter(
+        tmp_path / "alien", {"encoder.block.0.k": random_factors(generator, 24, 24, 2)}
+    )
     quantised = save_base(llama, tmp_path / "quantised")
     tensors = stored(quantised)
     tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(24, 12, dtype=torch.uint8)
@@ -150,8 +177,14 @@ def test_mistakes_write_nothing(llama, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, message in (
         ((base, wide), r"q_proj is \(32, 32\) in .*wide and is \(24, 24\) in .*base"),
-        ((base, alien), r"has no tensor encoder\.block\.0\.k\.weight; the adapter is of another base model"),
-        ((quantised, adapter), r"q_proj\.weight is \(24, 12\) uint8; name a base model that is not quantised"),
+        (
+            (base, alien),
+            r"has no tensor encoder\.block\.0\.k\.weight; the adapter is of another base model",
+        ),
+        (
+            (quantised, adapter),
+            r"q_proj\.weight is \(24, 12\) uint8; name a base model that is not quantised",
+        ),
         ((tmp_path / "pickle", adapter), r"needs one safetensors file.* has: none"),
         ((tmp_path / "nowhere", adapter), r"nowhere: no such directory"),
     ):

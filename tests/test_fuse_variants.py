@@ -62,8 +62,13 @@ def test_tied_weights_part_only_where_they_must(name: str, tmp_path: Path) -> No
     base = save_model(kind, tmp_path / "base")
     adapter = save(tmp_path / "adapter", kind, 0, init_lora_weights=False, **config)
     report = gm.fuse(base, adapter, tmp_path / "out")
-    assert report.notes[-1] == "lm_head.weight and model.embed_tokens.weight were one tensor, and are two now"
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert (
+        report.notes[-1]
+        == "lm_head.weight and model.embed_tokens.weight were one tensor, and are two now"
+    )
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    )
     other = save(tmp_path / "other", kind, 0, init_lora_weights=False, target_modules=["q_proj"])
     assert gm.fuse(base, other, tmp_path / "tied").notes == ()
     assert (tmp_path / "tied" / "config.json").read_bytes() == (base / "config.json").read_bytes()
@@ -107,7 +112,9 @@ def test_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
     with quiet():
         copy.deepcopy(model(kind)).float().save_pretrained(tmp_path / "base")
     adapter = save(tmp_path / "adapter", kind, 0, init_lora_weights=False, **config)
-    with pytest.raises(gm.GamMergeError, match=r"has no tensor model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"has no tensor model\.layers\.0\.mlp\.experts\.gate_up_proj"
+    ):
         gm.fuse(tmp_path / "base", adapter, tmp_path / "out")
 
 
@@ -116,12 +123,22 @@ def test_square_experts(transposed: bool, tmp_path: Path) -> None:
     """(experts, out, in), unless the model is known to keep them the other way."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3 * 2, 8, generator=generator), torch.randn(8, 2 * 3, generator=generator)
-    config = {"base_model_name_or_path": "base", "r": 2, "lora_alpha": 2, "target_parameters": ["experts.down_proj"]}
+    config = {
+        "base_model_name_or_path": "base",
+        "r": 2,
+        "lora_alpha": 2,
+        "target_parameters": ["experts.down_proj"],
+    }
     prefix = "base_model.model.layers.0.experts.lora_"
     adapter = gm.from_state_dict({f"{prefix}A.weight": a, f"{prefix}B.weight": b}, config)
     (tmp_path / "base").mkdir()
-    save_file({"layers.0.experts.down_proj": torch.zeros(3, 8, 8)}, tmp_path / "base" / "model.safetensors")
-    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "gpt_oss" if transposed else "other"}))
+    save_file(
+        {"layers.0.experts.down_proj": torch.zeros(3, 8, 8)},
+        tmp_path / "base" / "model.safetensors",
+    )
+    (tmp_path / "base" / "config.json").write_text(
+        json.dumps({"model_type": "gpt_oss" if transposed else "other"})
+    )
     gm.fuse(tmp_path / "base", adapter, tmp_path / "out")
     (value,) = load_file(tmp_path / "out" / "model.safetensors").values()
     delta = torch.einsum("ore,eri->eoi", b.reshape(8, 2, 3), a.reshape(3, 2, 8))

@@ -22,7 +22,9 @@ MODULES = [
     "score",
     "norm",
 ]
-JUNK = st.sampled_from([None, True, -1, 0, 2.5, float("nan"), float("inf"), "x", "(", [], [1], {}, {"q": 1}, {"(": 2}])
+JUNK = st.sampled_from(
+    [None, True, -1, 0, 2.5, float("nan"), float("inf"), "x", "(", [], [1], {}, {"q": 1}, {"(": 2}]
+)
 
 # key of a tensor, its shape; {r} is a rank
 FORMS: dict[str, list[tuple[str, tuple[int | str, ...]]]] = {
@@ -42,7 +44,11 @@ FORMS: dict[str, list[tuple[str, tuple[int | str, ...]]]] = {
     "deep": [("dense.weight", (4, 6)), ("dense.bias", (4,))],
     "tokens": [("token_adapter.trainable_tokens_delta", (2, 6))],
     "base": [("base_layer.weight", (4, 6))],
-    "dora": [("lora_A.weight", ("r", 6)), ("lora_B.weight", (4, "r")), ("lora_magnitude_vector", (4,))],
+    "dora": [
+        ("lora_A.weight", ("r", 6)),
+        ("lora_B.weight", (4, "r")),
+        ("lora_magnitude_vector", (4,)),
+    ],
     "stranger": [("lora_C.weight", (4, 6))],
     "scalar": [("lora_A.weight", ()), ("lora_B.weight", ())],
     "empty": [("lora_A.weight", (0, 6)), ("lora_B.weight", (4, 0))],
@@ -71,13 +77,17 @@ def adapters(draw: st.DrawFn) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "bias": draw(st.sampled_from(["none", "all", "lora_only"])),
         "modules_to_save": draw(st.sampled_from([None, ["score"], ["norm", "lm_head"]])),
         "target_modules": draw(st.sampled_from([None, ["q"], "all-linear", ["layers.0.q"]])),
-        "target_parameters": draw(st.sampled_from([None, ["experts.up"], ["experts.up", "mlp.experts.down"]])),
+        "target_parameters": draw(
+            st.sampled_from([None, ["experts.up"], ["experts.up", "mlp.experts.down"]])
+        ),
         "trainable_token_indices": draw(st.sampled_from([None, [1, 2]])),
         "rank_pattern": draw(st.sampled_from([{}, {"q": 2}, {"layers.1.*": 1}])),
         "alpha_pattern": draw(st.sampled_from([{}, {"q": 3}, {"layers.1.*": 5}])),
     }
     if draw(st.integers(0, 3)) == 0:
-        config[draw(st.sampled_from([*config, "lora_bias", "use_dora", "init_lora_weights", "anew"]))] = draw(JUNK)
+        config[
+            draw(st.sampled_from([*config, "lora_bias", "use_dora", "init_lora_weights", "anew"]))
+        ] = draw(JUNK)
     return tensors, config
 
 
@@ -93,14 +103,19 @@ def meant(key: str) -> str:
 
 @settings(max_examples=400)
 @given(
-    st.lists(adapters(), min_size=1, max_size=3), st.sampled_from(["gam", "mean"]), st.sampled_from(["zero", "skip"])
+    st.lists(adapters(), min_size=1, max_size=3),
+    st.sampled_from(["gam", "mean"]),
+    st.sampled_from(["zero", "skip"]),
 )
 def test_nothing_is_lost_and_nothing_else_is_raised(
     found: list[tuple[dict[str, Tensor], dict[str, Any]]], method: str, missing: str
 ) -> None:
     problems: list[str] = []
     with collecting(problems):
-        sources = [from_state_dict(tensors, config, name=f"source {i}") for i, (tensors, config) in enumerate(found)]
+        sources = [
+            from_state_dict(tensors, config, name=f"source {i}")
+            for i, (tensors, config) in enumerate(found)
+        ]
         result = gm.merge(sources, method=method, missing=missing)
     event("refused" if problems else "merged")
     if problems:

@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 def test_cases_by_number(kind: Kind, tmp_path: Path) -> None:
     found, lost = fuzzing.run(kind, range(250), tmp_path)
     assert lost == []
-    assert min(found["merged"], found["refused"]) > 20, found  # neither all nonsense nor all harmless
+    assert min(found["merged"], found["refused"]) > 20, (
+        found
+    )  # neither all nonsense nor all harmless
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=64))
-def test_cases_by_hypothesis(kind: Kind, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_by_hypothesis(
+    kind: Kind, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which shrinks what it finds."""
     monkeypatch.chdir(tmp_path)
     fuzzing.good(tmp_path)
@@ -66,6 +70,8 @@ def litter(draw: Draw, folder: Path) -> Action:
     ],
 )
 def test_what_a_case_must_not_do_is_seen(kind: Kind, what: str, tmp_path: Path) -> None:
-    found, lost = fuzzing.run(kind, range(2), tmp_path, seconds=0.5, wall=1.0 if kind is sleep else 60.0)
+    found, lost = fuzzing.run(
+        kind, range(2), tmp_path, seconds=0.5, wall=1.0 if kind is sleep else 60.0
+    )
     assert not found
     assert [what in line for line in lost] == [True, True], lost

@@ -27,7 +27,9 @@ MODELS: dict[str, tuple[list[str], list[str], list[str]]] = {
         ["norm"],
     ),
 }
-PATTERNS = st.dictionaries(st.sampled_from([r".*\.0\..*", "q_proj", "c_attn", "1.self.attn.q_proj"]), st.integers(1, 5))
+PATTERNS = st.dictionaries(
+    st.sampled_from([r".*\.0\..*", "q_proj", "c_attn", "1.self.attn.q_proj"]), st.integers(1, 5)
+)
 
 
 @st.composite
@@ -53,14 +55,24 @@ def configs(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     if parameters:
         fields["target_parameters"] = st.lists(st.sampled_from(parameters), min_size=1, unique=True)
     chosen = {name: draw(value) for name, value in fields.items() if draw(st.integers(0, 2)) == 0}
-    return {**chosen, "target_modules": draw(st.lists(st.sampled_from(modules), min_size=1, unique=True))}
+    return {
+        **chosen,
+        "target_modules": draw(st.lists(st.sampled_from(modules), min_size=1, unique=True)),
+    }
 
 
 def made(path: Path, kind: str, seed: int, config: dict[str, Any]) -> Path:
     """The adapter, if PEFT makes one of these."""
     try:
         return save(path, kind, seed, **{"init_lora_weights": False, **config})
-    except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+    ) as error:
         event(f"PEFT: {type(error).__name__}: {str(error)[:60]}")
         reject()
 
@@ -74,7 +86,11 @@ def check_loads(kind: str, path: Path) -> None:
 
 
 @settings(max_examples=30, phases=[__import__("hypothesis").Phase.generate])
-@given(st.sampled_from(sorted(MODELS)).flatmap(lambda kind: st.tuples(st.just(kind), configs(kind), configs(kind))))
+@given(
+    st.sampled_from(sorted(MODELS)).flatmap(
+        lambda kind: st.tuples(st.just(kind), configs(kind), configs(kind))
+    )
+)
 def test_the_mean_of_what_peft_makes(case: tuple[str, dict[str, Any], dict[str, Any]]) -> None:
     kind, *pair = case
     with TemporaryDirectory() as folder:
@@ -83,7 +99,9 @@ def test_the_mean_of_what_peft_makes(case: tuple[str, dict[str, Any], dict[str, 
         problems: list[str] = []
         with collecting(problems):
             sources = [gm.load(path) for path in paths]
-            gm.merge(sources, method="mean", weights=WEIGHTS, rank=16, base_model=base(kind), out=out)
+            gm.merge(
+                sources, method="mean", weights=WEIGHTS, rank=16, base_model=base(kind), out=out
+            )
         event(f"refused: {problems[0].replace(folder, '')[:100]}" if problems else "merged")
         if problems:
             assert problems[0].isprintable()
@@ -91,13 +109,25 @@ def test_the_mean_of_what_peft_makes(case: tuple[str, dict[str, Any], dict[str, 
             return
         check_loads(kind, out)
         merged = gm.load(out)
-        left_out = {name for source in sources for name, extra in source.extras.items() if extra.kind == "base_weight"}
+        left_out = {
+            name
+            for source in sources
+            for name, extra in source.extras.items()
+            if extra.kind == "base_weight"
+        }
         assert set(merged.modules) == {name for source in sources for name in source.modules}
-        assert set(merged.extras) >= {name for source in sources for name in source.extras} - left_out
+        assert (
+            set(merged.extras) >= {name for source in sources for name in source.extras} - left_out
+        )
         result, *each = (fused(kind, path).state_dict() for path in (out, *paths))
         extras = [
-            {name.replace(".token_adapter.trainable_tokens_delta", ".weight") for name in s.extras} for s in sources
+            {name.replace(".token_adapter.trainable_tokens_delta", ".weight") for name in s.extras}
+            for s in sources
         ]
         for name, value in result.items():
-            if len({name in held for held in extras}) == 1:  # what one has alone is not averaged with the base's
-                assert relative(value, WEIGHTS[0] * each[0][name] + WEIGHTS[1] * each[1][name]) < 1e-5, name
+            if (
+                len({name in held for held in extras}) == 1
+            ):  # what one has alone is not averaged with the base's
+                assert (
+                    relative(value, WEIGHTS[0] * each[0][name] + WEIGHTS[1] * each[1][name]) < 1e-5
+                ), name

@@ -52,16 +52,26 @@ def test_order_of_the_others_does_not_matter(problem: Problem, random: object) -
     order = [0, *order]
     shuffled = [problem.adapters[i] for i in order]
     weights = [problem.weights[i] for i in order]
-    assert relative(gam(shuffled, weights=weights), gam(problem.adapters, weights=problem.weights)) < 1e-9
+    assert (
+        relative(gam(shuffled, weights=weights), gam(problem.adapters, weights=problem.weights))
+        < 1e-9
+    )
 
 
 @given(problems(sizes=(3, 5), equal_ranks=True))
 def test_the_anchor_may_stand_anywhere(problem: Problem) -> None:
     """By position or by name, the anchor is the adapter and not its place in the list."""
     assume(well_posed(problem))
-    turned = Problem(problem.pairs[1:] + problem.pairs[:1], problem.weights[1:] + problem.weights[:1])
+    turned = Problem(
+        problem.pairs[1:] + problem.pairs[:1], problem.weights[1:] + problem.weights[:1]
+    )
     expected = gam(problem.adapters, weights=problem.weights)
-    assert relative(gam(turned.adapters, weights=turned.weights, anchor=len(turned.pairs) - 1), expected) < 1e-9
+    assert (
+        relative(
+            gam(turned.adapters, weights=turned.weights, anchor=len(turned.pairs) - 1), expected
+        )
+        < 1e-9
+    )
     name = turned.adapters[-1].source
     assert relative(gam(turned.adapters, weights=turned.weights, anchor=name), expected) < 1e-9
 
@@ -96,4 +106,8 @@ def test_says_when_it_erased_what_the_mean_keeps():
     unrelated = stack([random_factors(generator, 60, 50, 3) for _ in range(3)])
     related = stack([random_factors(generator, 60, 50, 3)] * 3)
     assert any("gam keeps at most" in note for note in gm.merge(unrelated).report.notes)
-    assert gm.merge(unrelated, method="mean", rank=9).report.notes == gm.merge(related).report.notes == ()
+    assert (
+        gm.merge(unrelated, method="mean", rank=9).report.notes
+        == gm.merge(related).report.notes
+        == ()
+    )

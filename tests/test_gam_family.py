@@ -44,7 +44,9 @@ def test_the_running_mean_knows_no_order() -> None:
     turned = Problem(problem.pairs[::-1], problem.weights[::-1])
     one, other = merged(problem, "gam", anchor="mean"), merged(turned, "gam", anchor="mean")
     assert relative(one, other) < 1e-9
-    assert relative(merged(problem, "gam"), merged(turned, "gam")) > 1e-3  # an adapter as the anchor does
+    assert (
+        relative(merged(problem, "gam"), merged(turned, "gam")) > 1e-3
+    )  # an adapter as the anchor does
 
 
 def test_says_that_it_did_not_converge() -> None:
@@ -63,7 +65,9 @@ def test_says_that_the_mean_is_arbitrary() -> None:
     assert delta(result.adapter).isfinite().all()
 
 
-@pytest.mark.parametrize("options", [{"anchor": "mean"}, {"orthonormalize": "polar"}, {"rescale": "norm"}])
+@pytest.mark.parametrize(
+    "options", [{"anchor": "mean"}, {"orthonormalize": "polar"}, {"rescale": "norm"}]
+)
 def test_equal_deltas_come_back(options: dict[str, str]) -> None:
     pair = PROBLEMS["three"].pairs[0]
     found = delta(gm.merge(stack([pair] * 3), params=options).adapter)

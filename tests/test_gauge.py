@@ -17,7 +17,10 @@ METHODS = ("gam", "mean")
 
 def invertible(generator: torch.Generator, r: int, condition: float) -> Tensor:
     """A random (r, r) matrix of that condition number, far from orthogonal."""
-    p, q = (torch.linalg.qr(torch.randn(r, r, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    p, q = (
+        torch.linalg.qr(torch.randn(r, r, generator=generator, dtype=torch.float64))[0]
+        for _ in range(2)
+    )
     return p * torch.logspace(0, -torch.tensor(condition).log10(), r, dtype=torch.float64) @ q
 
 
@@ -28,7 +31,9 @@ def test_merge_does_not_depend_on_the_factors(
 ) -> None:
     assume(well_posed(problem))
     gauges = [invertible(generator, a.shape[0], condition) for _, a in problem.pairs]
-    changed = [(b @ g, torch.linalg.solve(g, a)) for (b, a), g in zip(problem.pairs, gauges, strict=True)]
+    changed = [
+        (b @ g, torch.linalg.solve(g, a)) for (b, a), g in zip(problem.pairs, gauges, strict=True)
+    ]
     original, other = (
         delta(gm.merge(p.adapters, method=method, weights=p.weights).adapter)
         for p in (problem, replace(problem, pairs=tuple(changed)))
@@ -44,6 +49,7 @@ def test_scale_may_sit_in_either_factor(method: str, problem: Problem, exponent:
     c = 10.0**exponent
     changed = replace(problem, pairs=tuple((b * c, a / c) for b, a in problem.pairs))
     original, other = (
-        delta(gm.merge(p.adapters, method=method, weights=p.weights).adapter) for p in (problem, changed)
+        delta(gm.merge(p.adapters, method=method, weights=p.weights).adapter)
+        for p in (problem, changed)
     )
     assert relative(other, original) < 1e-9

@@ -21,7 +21,11 @@ INDEX, WEIGHTS, CONFIG = "model.safetensors.index.json", "model.safetensors", "c
 @pytest.fixture(scope="module")
 def dora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the last layer alone."""
-    config = {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1], "init_lora_weights": False}
+    config = {
+        "target_modules": ["q_proj", "v_proj"],
+        "layers_to_transform": [1],
+        "init_lora_weights": False,
+    }
     return save(tmp_path_factory.mktemp("dora") / "a", "llama", 0, use_dora=True, **config)
 
 
@@ -30,7 +34,10 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the base, its weights in many."""
     folder = tmp_path_factory.mktemp("base")
     copy.deepcopy(model("llama")).float().save_pretrained(folder, max_shard_size="4KB")
-    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"tokenizer.json": b"{}", "README.md": b""}
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {
+        "tokenizer.json": b"{}",
+        "README.md": b"",
+    }
 
 
 def merged(dora: Path, base_model: str | Path, out: Path) -> bytes:
@@ -38,7 +45,9 @@ def merged(dora: Path, base_model: str | Path, out: Path) -> bytes:
     return (out / "adapter_model.safetensors").read_bytes()
 
 
-def test_only_the_files_that_hold_its_modules(hub: Hub, dora: Path, sharded: dict[str, bytes], tmp_path: Path) -> None:
+def test_only_the_files_that_hold_its_modules(
+    hub: Hub, dora: Path, sharded: dict[str, bytes], tmp_path: Path
+) -> None:
     sha = hub.add("org/base", sharded)
     assert merged(dora, "org/base", tmp_path / "a") == merged(dora, base("llama"), tmp_path / "b")
     places = json.loads(sharded[INDEX])["weight_map"]
@@ -97,12 +106,20 @@ def test_the_base_of_what_is_no_dora_is_not_fetched(hub: Hub, tmp_path: Path) ->
     [
         (None, "no such repository"),
         ({"pytorch_model.bin": b""}, "holds no safetensors of a model"),
-        ({INDEX: b'{"weight_map": {"a.weight": "../up.safetensors"}}'}, "does not say which tensor"),
-        ({INDEX: b'{"weight_map": {"a.weight": "x.safetensors"}}'}, r"has no tensor model\.layers\.1"),
+        (
+            {INDEX: b'{"weight_map": {"a.weight": "../up.safetensors"}}'},
+            "does not say which tensor",
+        ),
+        (
+            {INDEX: b'{"weight_map": {"a.weight": "x.safetensors"}}'},
+            r"has no tensor model\.layers\.1",
+        ),
         ({WEIGHTS: b"not safetensors"}, r"model\.safetensors: "),
     ],
 )
-def test_each_failure_is_one_line(files: dict[str, bytes] | None, expected: str, hub: Hub, dora: Path) -> None:
+def test_each_failure_is_one_line(
+    files: dict[str, bytes] | None, expected: str, hub: Hub, dora: Path
+) -> None:
     if files is not None:
         hub.add("org/base", files)
     with pytest.raises(gm.GamMergeError, match=expected) as caught:

@@ -27,9 +27,13 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, bytes]:
     """The files of a small adapter, and one that nobody should fetch."""
-    factors = {f"layers.{i}.q": random_factors(torch.Generator().manual_seed(i), 8, 6, 2) for i in range(2)}
+    factors = {
+        f"layers.{i}.q": random_factors(torch.Generator().manual_seed(i), 8, 6, 2) for i in range(2)
+    }
     directory = write_adapter(tmp_path / "local", factors, lora_alpha=4)
-    return {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)} | {"optimizer.bin": b"huge"}
+    return {name: (directory / name).read_bytes() for name in (CONFIG, WEIGHTS)} | {
+        "optimizer.bin": b"huge"
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,15 +82,22 @@ def test_only_config_and_weights_of_one_commit(hub: Hub, files, tmp_path):
     assert torch.equal(adapter.modules["layers.1.q"].delta(), local.modules["layers.1.q"].delta())
     fetched = {line.rpartition("/")[2] for line, _ in hub.requests if "/resolve/" in line}
     assert fetched == {CONFIG, WEIGHTS}
-    assert not hub.asked(f"HEAD /org/name/resolve/main/{WEIGHTS}")  # the commit of the config, even if main moves on
+    assert not hub.asked(
+        f"HEAD /org/name/resolve/main/{WEIGHTS}"
+    )  # the commit of the config, even if main moves on
     assert hub.asked(f"HEAD /org/name/resolve/{sha}/{WEIGHTS}")
 
 
 def test_revision_and_subfolder(hub: Hub, files):
     first = hub.add("org/name", {f"a/{name}": content for name, content in files.items()})
-    hub.repos["org/name"].commit("main", {f"a/{CONFIG}": files[CONFIG].replace(b'"lora_alpha": 4', b'"lora_alpha": 8')})
+    hub.repos["org/name"].commit(
+        "main", {f"a/{CONFIG}": files[CONFIG].replace(b'"lora_alpha": 4', b'"lora_alpha": 8')}
+    )
     hub.repos["org/name"].refs["refs/pr/1"] = first
-    scales = [gm.load(f"org/name{at}:a").modules["layers.0.q"].scale for at in ("", f"@{first}", "@refs/pr/1")]
+    scales = [
+        gm.load(f"org/name{at}:a").modules["layers.0.q"].scale
+        for at in ("", f"@{first}", "@refs/pr/1")
+    ]
     assert scales == [4.0, 2.0, 2.0]
 
 
@@ -95,13 +106,19 @@ def test_a_file_with_its_own_config(hub: Hub, files):
     adapter = gm.load("org/name:x/one.safetensors")
     assert adapter.modules["layers.0.q"].scale == 2.0
     hub.add("org/bare", {"one.safetensors": files[WEIGHTS]})
-    assert gm.load("org/bare:one.safetensors", base_model="base", alpha=6).modules["layers.0.q"].scale == 3.0
+    assert (
+        gm.load("org/bare:one.safetensors", base_model="base", alpha=6).modules["layers.0.q"].scale
+        == 3.0
+    )
 
 
 def test_a_config_that_cannot_be_asked_for_is_not_taken_for_missing(hub: Hub, files, monkeypatch):
     """The next name could be the config of another file, with another alpha."""
     other = files[CONFIG].replace(b'"lora_alpha": 4', b'"lora_alpha": 8')
-    hub.add("org/name", {"one.safetensors": files[WEIGHTS], "one_config.json": files[CONFIG], CONFIG: other})
+    hub.add(
+        "org/name",
+        {"one.safetensors": files[WEIGHTS], "one_config.json": files[CONFIG], CONFIG: other},
+    )
     hub.faults.append(Fault("HEAD .*/one_config.json"))
     with pytest.raises(gm.GamMergeError, match=r"connection to .* failed"):
         gm.load("org/name:one.safetensors")
@@ -146,7 +163,11 @@ def test_merges_from_the_cache_when_offline(hub: Hub, files, monkeypatch):
     hub.requests.clear()
     result = gm.merge(["org/name", "org/name"])
     assert not hub.requests
-    assert torch.allclose(result.adapter.modules["layers.0.q"].delta(), online.modules["layers.0.q"].delta(), atol=1e-6)
+    assert torch.allclose(
+        result.adapter.modules["layers.0.q"].delta(),
+        online.modules["layers.0.q"].delta(),
+        atol=1e-6,
+    )
 
 
 def _missing_weights(hub: Hub, files):
@@ -181,12 +202,20 @@ def _fault(*args, **kwargs):
 @pytest.mark.parametrize(
     ("source", "arrange", "expected"),
     [
-        ("org/name", lambda hub, files: None, "no such repository, or it is private.*hf auth login"),
+        (
+            "org/name",
+            lambda hub, files: None,
+            "no such repository, or it is private.*hf auth login",
+        ),
         ("org/name", _private, "no such repository, or it is private.*hf auth login"),
         ("org/name", _gated, "is gated: ask for access"),
         ("org/name@v9", _in_subfolders, "there is no such revision"),
         ("org/name", _missing_weights, f"does not hold both {CONFIG} and {WEIGHTS}"),
-        ("org/name:other", _missing_weights, "holds no adapter, but others do: name one as org/name$"),
+        (
+            "org/name:other",
+            _missing_weights,
+            "holds no adapter, but others do: name one as org/name$",
+        ),
         ("org/name", _in_subfolders, "name one as org/name:step-1, org/name:step-2"),
         ("org/name", _no_config, f"does not hold both {CONFIG} and {WEIGHTS}"),
         ("org/name:x.safetensors", _missing_weights, "no such file"),
@@ -200,7 +229,9 @@ def _fault(*args, **kwargs):
         ("org/name", _fault("GET /cdn/", keep=0), "connection to 127.0.0.1 failed"),
     ],
 )
-def test_each_failure_is_one_clear_line(hub: Hub, files, source, arrange, expected, token, monkeypatch, tmp_path):
+def test_each_failure_is_one_clear_line(
+    hub: Hub, files, source, arrange, expected, token, monkeypatch, tmp_path
+):
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     arrange(hub, files)
@@ -221,7 +252,11 @@ def test_offline_and_not_in_the_cache(hub: Hub, files, monkeypatch):
 
 
 def test_a_dead_server(hub: Hub, files, monkeypatch):
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:1/{repo_id}/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:1/{repo_id}/{revision}/{filename}",
+    )
     with pytest.raises(gm.GamMergeError, match=r"connection to .* failed"):
         gm.load("org/name")
 
@@ -258,6 +293,12 @@ def test_names_cannot_leave_the_repository(hub: Hub, files):
 
 
 def test_hostile_config_from_the_hub(hub: Hub, files):
-    hub.add("org/name", {**files, CONFIG: json.dumps({"peft_type": "LORA", "velora_config": {"scale": 1}}).encode()})
+    hub.add(
+        "org/name",
+        {
+            **files,
+            CONFIG: json.dumps({"peft_type": "LORA", "velora_config": {"scale": 1}}).encode(),
+        },
+    )
     with pytest.raises(gm.GamMergeError, match="VeLoRA"):
         gm.load("org/name")

@@ -32,10 +32,20 @@ WEIGHTS = "adapter_model.safetensors"
 def merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A merge of two local adapters on disk, and the token of its owner."""
     for seed, name in enumerate(("code", "maths")):
-        factors = {f"layers.{i}.q": random_factors(torch.Generator().manual_seed(seed), 8, 6, 2) for i in range(2)}
-        write_adapter(tmp_path / "secret" / name, factors, base_model_name_or_path="org/base", task_type="CAUSAL_LM")
+        factors = {
+            f"layers.{i}.q": random_factors(torch.Generator().manual_seed(seed), 8, 6, 2)
+            for i in range(2)
+        }
+        write_adapter(
+            tmp_path / "secret" / name,
+            factors,
+            base_model_name_or_path="org/base",
+            task_type="CAUSAL_LM",
+        )
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return gm.merge([tmp_path / "secret" / "code", tmp_path / "secret" / "maths"], out=tmp_path / "out").path
+    return gm.merge(
+        [tmp_path / "secret" / "code", tmp_path / "secret" / "maths"], out=tmp_path / "out"
+    ).path
 
 
 def test_there_and_back(hub: Hub, merged: Path):
@@ -77,7 +87,10 @@ def test_no_path_of_this_machine_goes_there(hub: Hub, merged: Path, tmp_path: Pa
     for content in files.values():
         assert b"secret" not in content
         assert str(tmp_path).encode() not in content
-    assert [s["path"] for s in yaml.safe_load(files["gam_merge_recipe.yaml"])["sources"]] == ["code", "maths"]
+    assert [s["path"] for s in yaml.safe_load(files["gam_merge_recipe.yaml"])["sources"]] == [
+        "code",
+        "maths",
+    ]
     assert json.loads(files["merge_report.json"])["sources"] == ["code", "maths"]
     assert b'"me/merged"' in files["README.md"]
     assert b"](merge.png)" in files["README.md"]
@@ -113,7 +126,9 @@ def test_a_local_base_model_keeps_its_name_alone(hub: Hub, tmp_path: Path, monke
         gm.push(gm.merge(["a"], out="out", force=True).path, "me/merged")
         files = hub.files("me/merged")
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "llama"
-        assert not any(b"models" in content for name, content in files.items() if name != "README.md")
+        assert not any(
+            b"models" in content for name, content in files.items() if name != "README.md"
+        )
         assert b"base_model:" not in files["README.md"]
 
 
@@ -175,7 +190,8 @@ def test_from_memory(hub: Hub, merged: Path, tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "repo", ["merged", "me/merged@v1", "me/merged:sub", "me/mer ged", "../me/merged", "https://hf.co/me/x"]
+    "repo",
+    ["merged", "me/merged@v1", "me/merged:sub", "me/mer ged", "../me/merged", "https://hf.co/me/x"],
 )
 def test_names_that_are_none(hub: Hub, merged: Path, repo):
     with pytest.raises(gm.GamMergeError, match="is no name of a repository"):
@@ -200,7 +216,9 @@ def test_each_fault_leaves_both_sides_whole(hub: Hub, merged: Path, step, status
         gm.push(merged, "me/merged", private=True, revision="it's")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.endswith(f"push it again with: gam-merge push {merged} me/merged --private --revision 'it'\"'\"'s'")
+    assert message.endswith(
+        f"push it again with: gam-merge push {merged} me/merged --private --revision 'it'\"'\"'s'"
+    )
     said = "".join([message, *traceback.format_exception(caught.value), *capfd.readouterr()])
     assert TOKEN not in said
     assert "secretSignature" not in said
@@ -222,7 +240,8 @@ def test_a_short_outage_is_bridged(hub: Hub, merged: Path):
 def test_nobody_is_logged_in(hub: Hub, merged: Path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(
-        gm.GamMergeError, match=r"the Hub wants a valid token; log in with `hf auth login` or set HF_TOKEN"
+        gm.GamMergeError,
+        match=r"the Hub wants a valid token; log in with `hf auth login` or set HF_TOKEN",
     ):
         gm.push(merged, "me/merged")
     assert not hub.repos

@@ -26,9 +26,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "alpha_is_r": {"r": 4, "lora_alpha": 4},
     "alpha_not_r": {"r": 4, "lora_alpha": 10},
     "rslora": {"r": 4, "lora_alpha": 6, "use_rslora": True},
-    "rank_pattern": {"r": 4, "lora_alpha": 6, "rank_pattern": {"layers.0.self_attn.q_proj": 2, "q_proj": 7}},
-    "alpha_pattern": {"r": 4, "lora_alpha": 6, "alpha_pattern": {"0.self.attn.v_proj": 24, "v_proj": 3}},
-    "regex": {"r": 3, "rank_pattern": {r"layers\.1\..*(q|v)_proj": 5}, "alpha_pattern": {"^model.*down_proj": 5}},
+    "rank_pattern": {
+        "r": 4,
+        "lora_alpha": 6,
+        "rank_pattern": {"layers.0.self_attn.q_proj": 2, "q_proj": 7},
+    },
+    "alpha_pattern": {
+        "r": 4,
+        "lora_alpha": 6,
+        "alpha_pattern": {"0.self.attn.v_proj": 24, "v_proj": 3},
+    },
+    "regex": {
+        "r": 3,
+        "rank_pattern": {r"layers\.1\..*(q|v)_proj": 5},
+        "alpha_pattern": {"^model.*down_proj": 5},
+    },
     "rslora_patterns": {
         "r": 4,
         "lora_alpha": 6,
@@ -55,7 +67,13 @@ def logits(llama: Any, written: dict[str, Path]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_merge_of_equal_adapters_is_the_adapter(
-    name: str, copies: int, method: str, llama: Any, written: dict[str, Path], logits: Any, tmp_path: Path
+    name: str,
+    copies: int,
+    method: str,
+    llama: Any,
+    written: dict[str, Path],
+    logits: Any,
+    tmp_path: Path,
 ) -> None:
     result = gm.merge([written[name]] * copies, method=method, out=tmp_path / "out")
     effect = logits[name] - logits[""]
@@ -95,7 +113,13 @@ def test_mean_of_different_adapters_is_the_mean_of_their_deltas(
     for weight, name in zip([0.5, 0.2, 0.3], names, strict=True):
         for module, delta in _deltas_by_peft(llama, written[name]).items():
             total[module] = total.get(module, 0) + weight * delta
-    gm.merge([written[n] for n in names], method="mean", weights=[0.5, 0.2, 0.3], rank=24, out=tmp_path / "out")
+    gm.merge(
+        [written[n] for n in names],
+        method="mean",
+        weights=[0.5, 0.2, 0.3],
+        rank=24,
+        out=tmp_path / "out",
+    )
     expected = forward_with_deltas(llama, total) - logits[""]
     assert relative(forward(llama, tmp_path / "out") - logits[""], expected) < 1e-5
 
@@ -108,4 +132,8 @@ def _deltas_by_peft(model: Any, path: Path) -> dict[str, torch.Tensor]:
     fused = PeftModel.from_pretrained(copy.deepcopy(model).double(), path).merge_and_unload()
     base = dict(model.named_parameters())
     changed = {name: value - base[name].double() for name, value in fused.named_parameters()}
-    return {name.removesuffix(".weight"): delta for name, delta in changed.items() if delta.abs().max() > 0}
+    return {
+        name.removesuffix(".weight"): delta
+        for name, delta in changed.items()
+        if delta.abs().max() > 0
+    }

@@ -38,8 +38,12 @@ def test_figures_equal_dense(problem: Problem):
 
 def test_parts_and_totals():
     generator = torch.Generator().manual_seed(0)
-    shapes = {f"layers.{i}.{kind}": (9, 7, 2 + i % 2) for i in (0, 3, 10) for kind in ("attn.q", "mlp.up")}
-    adapter = helpers.adapter({n: helpers.random_factors(generator, *shape) for n, shape in shapes.items()}, scale=3.0)
+    shapes = {
+        f"layers.{i}.{kind}": (9, 7, 2 + i % 2) for i in (0, 3, 10) for kind in ("attn.q", "mlp.up")
+    }
+    adapter = helpers.adapter(
+        {n: helpers.random_factors(generator, *shape) for n, shape in shapes.items()}, scale=3.0
+    )
     found = gm.inspect(adapter)
     assert [module.name for module in found.modules] == sorted(shapes)
     assert list(found.by("layer")) == ["layers.0", "layers.3", "layers.10"]
@@ -52,15 +56,24 @@ def test_parts_and_totals():
 
 def test_damage_is_named():
     generator = torch.Generator().manual_seed(1)
-    factors = {name: list(helpers.random_factors(generator, 8, 6, 2)) for name in ("b0", "a0", "b_nan", "a_inf", "ok")}
+    factors = {
+        name: list(helpers.random_factors(generator, 8, 6, 2))
+        for name in ("b0", "a0", "b_nan", "a_inf", "ok")
+    }
     factors["b0"][0].zero_()
     factors["a0"][1].zero_()
     factors["b_nan"][0][1, 1] = nan
     factors["a_inf"][1][0, 3] = inf
     found = gm.inspect(helpers.adapter({name: (b, a) for name, (b, a) in factors.items()}))
     modules = {module.name: module for module in found.modules}
-    assert {name: module.zero for name, module in modules.items() if module.zero} == {"b0": "lora_B", "a0": "lora_A"}
-    assert {name: m.broken for name, m in modules.items() if m.broken} == {"b_nan": "lora_B", "a_inf": "lora_A"}
+    assert {name: module.zero for name, module in modules.items() if module.zero} == {
+        "b0": "lora_B",
+        "a0": "lora_A",
+    }
+    assert {name: m.broken for name, m in modules.items() if m.broken} == {
+        "b_nan": "lora_B",
+        "a_inf": "lora_A",
+    }
     assert (found.zero, found.broken) == (("a0", "b0"), ("a_inf", "b_nan"))
     assert [module.name for module in found.modules if module.spectrum] == ["ok"]
     close(found.total.norm, modules["ok"].norm)
@@ -70,7 +83,9 @@ def test_damage_is_named():
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(2)
-    factors = {f"layers.{i}.q": helpers.random_factors(generator, 8, 6, 2, torch.float32) for i in range(3)}
+    factors = {
+        f"layers.{i}.q": helpers.random_factors(generator, 8, 6, 2, torch.float32) for i in range(3)
+    }
     return helpers.write_adapter(tmp_path / "adapter", factors, lora_alpha=6)
 
 
@@ -81,7 +96,12 @@ def change(directory: Path, **config: object) -> None:
 
 def test_from_disk(directory):
     found = gm.inspect(directory)
-    assert (found.base_model, found.dtype, found.scales, found.problems) == ("base", "float32", (3.0,), ())
+    assert (found.base_model, found.dtype, found.scales, found.problems) == (
+        "base",
+        "float32",
+        (3.0,),
+        (),
+    )
     assert found.settings == {}
     change(directory, use_rslora=True, alpha_pattern={"layers.1.q": 4})
     found = gm.inspect(str(directory))
@@ -105,7 +125,10 @@ def test_what_a_merge_refuses_is_told(directory):
     weights = directory / "adapter_model.safetensors"
     tensors = load_file(weights)
     del tensors["base_model.model.layers.2.q.lora_B.weight"]
-    odd = {"base_model.model.mystery": torch.ones(3), "base_model.model.codes": torch.ones(3, dtype=torch.int8)}
+    odd = {
+        "base_model.model.mystery": torch.ones(3),
+        "base_model.model.codes": torch.ones(3, dtype=torch.int8),
+    }
     save_file({**tensors, **odd}, weights)
     found = gm.inspect(directory)
     assert any("codes is stored as I8" in problem for problem in found.problems)
@@ -117,7 +140,10 @@ def test_what_a_merge_refuses_is_told(directory):
 
 
 def test_an_adapter_without_lora_factors(directory):
-    save_file({"base_model.model.layers.0.k.ia3_l": torch.ones(3)}, directory / "adapter_model.safetensors")
+    save_file(
+        {"base_model.model.layers.0.k.ia3_l": torch.ones(3)},
+        directory / "adapter_model.safetensors",
+    )
     change(directory, peft_type="IA3")
     found = gm.inspect(directory)
     assert found.modules == ()
@@ -133,7 +159,10 @@ def test_nothing_there():
 
 def experts(generator: torch.Generator) -> gm.Adapter:
     """Three experts of rank 2 in one module, and a bias beside it."""
-    a, b = (MemoryTensor(torch.randn(*shape, generator=generator).double()) for shape in ((6, 7), (9, 6)))
+    a, b = (
+        MemoryTensor(torch.randn(*shape, generator=generator).double())
+        for shape in ((6, 7), (9, 6))
+    )
     module = gm.LoraModule("layers.0.experts", a, b, 0.5, ExpertsLayout(3, ("up",)))
     bias = Extra("layers.0.experts.bias", "bias", MemoryTensor(torch.ones(9)))
     return gm.Adapter("experts", {module.name: module}, "base", {}, {bias.name: bias})
@@ -142,7 +171,9 @@ def experts(generator: torch.Generator) -> gm.Adapter:
 def test_a_stack_is_measured_matrix_by_matrix():
     generator = torch.Generator().manual_seed(3)
     first, second = experts(generator), experts(generator)
-    deltas = [adapter.modules["layers.0.experts"].delta() for adapter in (first, second)]  # (3, 9, 7)
+    deltas = [
+        adapter.modules["layers.0.experts"].delta() for adapter in (first, second)
+    ]  # (3, 9, 7)
     found = gm.inspect(first)
     assert [module.name for module in found.modules] == [f"layers.0.experts[{i}]" for i in range(3)]
     for module, delta in zip(found.modules, deltas[0], strict=True):

@@ -10,7 +10,17 @@ import pytest
 from scipy import stats
 
 from benchmarks.lab import report, rows
-from benchmarks.lab.design import BY_OVERLAP, EVERY, FAMILIES, METHODS, OTHERS, PLANE, Cell, Settings, units
+from benchmarks.lab.design import (
+    BY_OVERLAP,
+    EVERY,
+    FAMILIES,
+    METHODS,
+    OTHERS,
+    PLANE,
+    Cell,
+    Settings,
+    units,
+)
 from benchmarks.lab.statistics import differences, holm, interval
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +40,9 @@ def test_no_measurement_is_there_twice() -> None:
 
 def test_a_changed_figure_changes_the_tables() -> None:
     results = rows.read(rows.RESULTS)
-    row = next(r for r in results if r["method"] == "gam" and r["scale_rule"] == "own" and r["size"] == 4)
+    row = next(
+        r for r in results if r["method"] == "gam" and r["scale_rule"] == "own" and r["size"] == 4
+    )
     row["nll"] = {family: value + 1 for family, value in row["nll"].items()}
     assert report.tables(results) != report.tables(rows.read(rows.RESULTS))
 
@@ -58,9 +70,9 @@ def test_units_are_balanced() -> None:
     first = found[: 3 * 2 * 3]
     assert [u.cell.seed for u in first] == [0] * 6 + [1] * 6 + [2] * 6
     assert {u.what for u in first} == {"main"}
-    assert sorted(f for seed in range(6) for f in Cell("specialists", "shared", seed).families(4)) == sorted(
-        FAMILIES * 4
-    )
+    assert sorted(
+        f for seed in range(6) for f in Cell("specialists", "shared", seed).families(4)
+    ) == sorted(FAMILIES * 4)
 
 
 def test_regimes_share_the_first_adapter_alone() -> None:
@@ -75,17 +87,27 @@ def test_interval_and_paired_test_are_scipys() -> None:
     low, high = stats.t.interval(0.95, 4, np.mean(a), stats.sem(a))
     found = interval(a)
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
-    assert differences({"x": a, "ref": b}, "ref")["x"].p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert differences({"x": a, "ref": b}, "ref")["x"].p == pytest.approx(
+        stats.ttest_rel(a, b).pvalue
+    )
 
 
 def test_holm() -> None:
     """Worked by hand: 0.01 * 3, 0.02 * 2, then the larger of 0.04 and 0.03."""
-    assert holm({"b": 0.02, "a": 0.01, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.04})
+    assert holm({"b": 0.02, "a": 0.01, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "b": 0.04, "c": 0.04}
+    )
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(-0.5, "better"), (0.5, "worse"), (0.0, "same"), (-0.012, "open")])
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-0.5, "better"), (0.5, "worse"), (0.0, "same"), (-0.012, "open")]
+)
 def test_verdicts(shift: float, verdict: str) -> None:
-    noise = [0.001, -0.001, 0.0005, -0.0005, 0.0] if shift != -0.012 else [0.02, -0.02, 0.01, -0.01, 0.0]
+    noise = (
+        [0.001, -0.001, 0.0005, -0.0005, 0.0]
+        if shift != -0.012
+        else [0.02, -0.02, 0.01, -0.01, 0.0]
+    )
     values = {"mean": [1.0] * 5, "x": [1.0 + shift + e for e in noise]}
     assert differences(values, "mean")["x"].verdict == verdict
 
@@ -111,7 +133,9 @@ def test_p_goes_from_tsvm_to_the_mean_with_the_overlap() -> None:
     assert measure.by_overlap(alike, of_module=False) == pytest.approx(0, abs=1e-9)
     each = measure.by_overlap(apart, of_module=True)
     assert isinstance(each, list)
-    overlaps = dict(zip([module.name for module in apart.modules], apart.measures.above_chance_u, strict=True))
+    overlaps = dict(
+        zip([module.name for module in apart.modules], apart.measures.above_chance_u, strict=True)
+    )
     expected = {name: -0.5 * (1 - max(overlap, 0)) for name, overlap in overlaps.items()}
     assert {entry["filter"]: entry["value"] for entry in each} == pytest.approx(expected)
     result = measure.merged("consensus, p of each module", [addition, sorting])
@@ -120,9 +144,13 @@ def test_p_goes_from_tsvm_to_the_mean_with_the_overlap() -> None:
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "scipy.py").write_text("raise ModuleNotFoundError(\"No module named 'scipy'\", name='scipy')\n")
+    (tmp_path / "scipy.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'scipy'\", name='scipy')\n"
+    )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "benchmarks", "lab", "--plan"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT
+    )
     assert done.returncode == 1
     assert done.stderr == "the lab needs scipy: pip install -e '.[train,dev]'\n"

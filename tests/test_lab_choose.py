@@ -13,16 +13,34 @@ def rows(seed: int, *, good: dict[str, str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind, overlap in (("specialists", 0.1 + seed / 100), ("same goal", 0.5 + seed / 100)):
         about = {"kind": kind, "regime": "shared", "seed": seed, "size": 4}
-        measured = {"overlap_u": overlap, "chance_u": 0.0, "overlap_v": overlap, "chance_v": 0.0, "cosine": overlap}
+        measured = {
+            "overlap_u": overlap,
+            "chance_u": 0.0,
+            "overlap_v": overlap,
+            "chance_v": 0.0,
+            "cosine": overlap,
+        }
         found.append({**about, "method": "compare", "scale_rule": "own", "rank": "r", **measured})
         for label in METHODS:
             for scale in ("own", "norm"):
                 nll = 1.0 if (label, scale) == (good[kind], "own") else 2.0 + seed
-                found.append({**about, "method": label, "scale_rule": scale, "rank": "R", "nll": {"a": nll, "b": nll}})
+                found.append(
+                    {
+                        **about,
+                        "method": label,
+                        "scale_rule": scale,
+                        "rank": "R",
+                        "nll": {"a": nll, "b": nll},
+                    }
+                )
     return found
 
 
-VALIDATION = [row for seed in choose.VALIDATION for row in rows(seed, good={"specialists": "tsvm", "same goal": "gam"})]
+VALIDATION = [
+    row
+    for seed in choose.VALIDATION
+    for row in rows(seed, good={"specialists": "tsvm", "same goal": "gam"})
+]
 
 
 def points(seed: int, *, good: str) -> list[dict[str, Any]]:
@@ -32,9 +50,13 @@ def points(seed: int, *, good: str) -> list[dict[str, Any]]:
         about = {"kind": kind, "regime": "shared", "seed": seed, "size": 4}
         for label, scale in choose.POINTS:
             best = 0.5 if (label, scale) == (good, "norm") else 3.0
-            few = {str(most): best for most in FEW} | {"1": 0.0 if (label, scale) == choose.POINTS[-1] else 1.0}
+            few = {str(most): best for most in FEW} | {
+                "1": 0.0 if (label, scale) == choose.POINTS[-1] else 1.0
+            }
             nll = {"a": best, "b": best}
-            found.append({**about, "method": label, "scale_rule": scale, "rank": "R", "nll": nll, "few": few})
+            found.append(
+                {**about, "method": label, "scale_rule": scale, "rank": "R", "nll": nll, "few": few}
+            )
     return found
 
 
@@ -65,7 +87,9 @@ def test_against_is_paired_by_seed_and_cell() -> None:
     assert found[choose.ALL].interval.n == 3
     half = [one for one in test if one.seed == 2 or one.cell == ("same goal", "shared")]
     found = choose.against(half, choose.always(("tsvm", "own")), choose.always(("mean", "own")))
-    assert found[choose.ALL].interval.mean == pytest.approx(-0.5)  # -3 and 0 in one seed, 0 in the others
+    assert found[choose.ALL].interval.mean == pytest.approx(
+        -0.5
+    )  # -3 and 0 in one seed, 0 in the others
 
 
 def test_a_set_with_a_method_missing_is_left_out() -> None:
@@ -75,20 +99,28 @@ def test_a_set_with_a_method_missing_is_left_out() -> None:
 
 def test_a_few_questions_choose_for_each_set() -> None:
     good = {0: "consensus(0, 0.5)", 1: "consensus(-0.5, 1)"}
-    known, _ = choose.halves([*VALIDATION, *(row for s in good for row in points(s, good=good[s]))], choose.POINTS)
-    assert {one.seed: choose.by_few(4)(one) for one in known} == {s: (label, "norm") for s, label in good.items()}
+    known, _ = choose.halves(
+        [*VALIDATION, *(row for s in good for row in points(s, good=good[s]))], choose.POINTS
+    )
+    assert {one.seed: choose.by_few(4)(one) for one in known} == {
+        s: (label, "norm") for s, label in good.items()
+    }
     assert {choose.by_few(1)(one) for one in known} == {("consensus(0, 1)", "own")}
     assert choose.mean_nll(known, choose.by_few(16)) == 0.5
 
 
 def test_tables_of_choices_in_the_plane() -> None:
     good = {"specialists": "tsvm", "same goal": "gam"}
-    every = [row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0.5)")]]
+    every = [
+        row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0.5)")]
+    ]
     first, *rest = chosen.in_the_plane(every)
     assert "| 4 questions a family | - | - | - | 0.500 | 0.500 |" in first
     assert "| 1 question a family | - | - | - | 3.000 | 3.000 |" in first
     by_four = rest[rest.index("By 4 questions a family, on all seeds:") + 1]
-    assert "| specialists, shared | 0.00 ± 0.00, same (p 1) |" in by_four  # against the fixed point that is the best
+    assert (
+        "| specialists, shared | 0.00 ± 0.00, same (p 1) |" in by_four
+    )  # against the fixed point that is the best
     assert chosen.in_the_plane(VALIDATION) == ["unmeasured"]
 
 

@@ -62,8 +62,14 @@ def texts(count: int) -> bytes:
 HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "claims_2_to_the_60": (lambda: whole(b"{}", 1 << 60), "its header claims"),
     "longer_than_any": (lambda: whole(b" " * (LONGEST + 1)), f"longer than {LONGEST} bytes"),
-    "tables": (lambda: whole(b'{"x":[' + b"{}," * (LONGEST // 3 - 5) + b"{}]}"), "longer than 416666 tensors take"),
-    "texts": (lambda: whole(b'{"x":[' + b'"ab",' * (LONGEST // 5 - 5) + b"1]}"), "longer than 416666 tensors take"),
+    "tables": (
+        lambda: whole(b'{"x":[' + b"{}," * (LONGEST // 3 - 5) + b"{}]}"),
+        "longer than 416666 tensors take",
+    ),
+    "texts": (
+        lambda: whole(b'{"x":[' + b'"ab",' * (LONGEST // 5 - 5) + b"1]}"),
+        "longer than 416666 tensors take",
+    ),
     "texts_that_are_read": (lambda: whole(texts(2_499_990)), "malformed"),
     "deep": (lambda: whole(b"[" * 1_000_000), "is not JSON"),
     "digits": (lambda: whole(entry("9" * 10_000_000)), "is not JSON"),
@@ -75,7 +81,10 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: whole(json.dumps({"a" + ".original_module.x" * 60_000 + "\n": ONE}).encode()),
         "the name of a tensor has 1080002 characters",
     ),
-    "long_layer": (lambda: whole(json.dumps({f"layers.{'9' * 5000}.lora_A.weight": ONE}).encode()), "5021 characters"),
+    "long_layer": (
+        lambda: whole(json.dumps({f"layers.{'9' * 5000}.lora_A.weight": ONE}).encode()),
+        "5021 characters",
+    ),
 }
 
 
@@ -104,7 +113,11 @@ def no_archive(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(compressed, "is compressed"), (expanded, "larger than what is stored"), (no_archive, "is no pickle of tensors")],
+    [
+        (compressed, "is compressed"),
+        (expanded, "larger than what is stored"),
+        (no_archive, "is no pickle of tensors"),
+    ],
 )
 def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     (adapter(tmp_path / "evil") / WEIGHTS).unlink()
@@ -117,7 +130,10 @@ def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> No
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"r": 10**9}, "1000000000 by its config"),
     "rank_of_a_pattern": ({"rank_pattern": {"q": 10**9}}, "1000000000 by its config"),
-    "pattern_of_many_words": ({"alpha_pattern": {"|".join(map(str, range(200_000))): 3}}, "characters"),
+    "pattern_of_many_words": (
+        {"alpha_pattern": {"|".join(map(str, range(200_000))): 3}},
+        "characters",
+    ),
     "pattern_of_parentheses": ({"alpha_pattern": {"(" * 450 + ")" * 450: 3}}, "cannot be matched"),
     "patterns_that_take_long": (
         {"alpha_pattern": {f"(?:(?:.|..)+)+(?<=!){i}": 3 for i in range(100)}},

@@ -17,7 +17,9 @@ import gam_merge as gm
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 @pytest.mark.parametrize("method", ["mean", "sum", "cat"])
 def test_is_the_weighted_sum(problem: Any, method: str) -> None:
-    assert relative(merged(problem, method), oracle.weighted(problem.deltas, problem.weights)) < 1e-9
+    assert (
+        relative(merged(problem, method), oracle.weighted(problem.deltas, problem.weights)) < 1e-9
+    )
 
 
 @pytest.mark.parametrize("method", ["sum", "cat", "svd_k"])
@@ -26,14 +28,25 @@ def test_weights_of_a_sum_are_one_each_and_may_be_negative(method: str) -> None:
     rank = full(problem)
     result = gm.merge(problem.adapters, method=method, rank=rank).adapter.modules["w"].delta()
     assert relative(result, sum(problem.deltas)) < 1e-9
-    assert relative(merged(problem, method, weights=[1, -0.5, 2]), oracle.weighted(problem.deltas, [1, -0.5, 2])) < 1e-9
+    assert (
+        relative(
+            merged(problem, method, weights=[1, -0.5, 2]),
+            oracle.weighted(problem.deltas, [1, -0.5, 2]),
+        )
+        < 1e-9
+    )
 
 
 def test_default_ranks() -> None:
     adapters = PROBLEMS["mixed ranks"].adapters  # of rank 4, 2, 1, 3
-    ranks = {method: gm.merge(adapters, method=method).report.rank for method in ("mean", "sum", "cat", "svd_k", "gam")}
+    ranks = {
+        method: gm.merge(adapters, method=method).report.rank
+        for method in ("mean", "sum", "cat", "svd_k", "gam")
+    }
     assert ranks == {"mean": 4, "sum": 10, "cat": 10, "svd_k": 4, "gam": 4}
-    assert gm.merge(PROBLEMS["full"].adapters, method="cat").report.rank == 5  # a module of 6 x 5 holds no more
+    assert (
+        gm.merge(PROBLEMS["full"].adapters, method="cat").report.rank == 5
+    )  # a module of 6 x 5 holds no more
 
 
 def test_scale_multiplies_the_result() -> None:
@@ -41,15 +54,21 @@ def test_scale_multiplies_the_result() -> None:
     assert relative(merged(problem, "sum", scale=0.3), 0.3 * merged(problem, "sum")) < 1e-12
 
 
-@pytest.mark.parametrize(("method", "theirs", "options"), [("cat", "cat", {}), ("svd_k", "svd", {"svd_rank": 4})])
-def test_equals_peft(llama: Any, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("method", "theirs", "options"), [("cat", "cat", {}), ("svd_k", "svd", {"svd_rank": 4})]
+)
+def test_equals_peft(
+    llama: Any, tmp_path: Path, method: str, theirs: str, options: dict[str, Any]
+) -> None:
     """At alpha = r: PEFT's svd counts the scale twice otherwise."""
     paths = [save_adapter(llama, tmp_path / str(i), seed=i, r=4, lora_alpha=4) for i in range(3)]
     weights = [0.5, 1.0, -0.25]
     model = PeftModel.from_pretrained(llama, paths[0], "0")
     for i in (1, 2):
         model.load_adapter(paths[i], str(i))
-    model.add_weighted_adapter(["0", "1", "2"], weights, "merged", combination_type=theirs, **options)
+    model.add_weighted_adapter(
+        ["0", "1", "2"], weights, "merged", combination_type=theirs, **options
+    )
     result = gm.merge(paths, method=method, weights=weights, dtype="fp32").adapter
     for name, module in result.modules.items():
         expected = model.get_submodule(f"base_model.model.{name}").get_delta_weight("merged")

@@ -22,8 +22,13 @@ def test_is_the_mean_cut_to_the_output_rank(dtype: torch.dtype, data: st.DataObj
     full = dense.mean(problem.deltas, problem.weights)
     cut = dense.mean(problem.deltas, problem.weights, result.report.rank)
     # Measured against the whole mean: a cut between two nearly equal singular values is free to choose.
-    assert float((delta(result.adapter) - full).norm() - (cut - full).norm()) < TOLERANCE[dtype] * full.norm()
-    assert result.report.energy_kept == pytest.approx(float(cut.norm() ** 2 / full.norm() ** 2), rel=TOLERANCE[dtype])
+    assert (
+        float((delta(result.adapter) - full).norm() - (cut - full).norm())
+        < TOLERANCE[dtype] * full.norm()
+    )
+    assert result.report.energy_kept == pytest.approx(
+        float(cut.norm() ** 2 / full.norm() ** 2), rel=TOLERANCE[dtype]
+    )
 
 
 @given(problems())
@@ -39,6 +44,7 @@ def test_order_does_not_matter(problem: Problem) -> None:
     turned = Problem(problem.pairs[::-1], problem.weights[::-1])
     rank = sum(a.shape[0] for _, a in problem.pairs)
     one, other = (
-        delta(gm.merge(p.adapters, method="mean", weights=p.weights, rank=rank).adapter) for p in (problem, turned)
+        delta(gm.merge(p.adapters, method="mean", weights=p.weights, rank=rank).adapter)
+        for p in (problem, turned)
     )
     assert relative(one, other) < 1e-9

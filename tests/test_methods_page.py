@@ -20,6 +20,10 @@ def test_example_of_a_rule_works(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(example, names)
     monkeypatch.setitem(gm._methods._registry._OURS, "loudest", names["loudest"])
     problem = PROBLEMS["three"]
-    found = gm.merge(problem.adapters, method="loudest", params={"gain": 2}, rank=11).adapter.modules["w"].delta()
+    found = (
+        gm.merge(problem.adapters, method="loudest", params={"gain": 2}, rank=11)
+        .adapter.modules["w"]
+        .delta()
+    )
     norms = torch.stack([delta.norm() for delta in problem.deltas])
     assert torch.allclose(found, 2 * problem.deltas[int(norms.argmax())], atol=1e-9)

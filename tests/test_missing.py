@@ -27,7 +27,10 @@ def three(*, second: bool) -> list[gm.Adapter]:
 WEIGHTS = [0.5, 0.3, 0.2]
 
 
-SHARES = {"zero": 0.7, "skip": 1.0}  # missing -> the part of all weight that the result has where the second is not
+SHARES = {
+    "zero": 0.7,
+    "skip": 1.0,
+}  # missing -> the part of all weight that the result has where the second is not
 
 
 @pytest.mark.parametrize("zero", [False, True], ids=["missing", "zero"])
@@ -46,7 +49,9 @@ def test_gam_merges_the_others_and_keeps_their_share(missing: str, zero: bool, a
     adapters = three(second=zero)
     result = gm.merge(adapters, weights=WEIGHTS, anchor=anchor, missing=missing)
     present = [adapters[0].modules["y"].delta(), adapters[2].modules["y"].delta()]
-    expected = SHARES[missing] * dense.gam(present, [0.5 / 0.7, 0.2 / 0.7])  # the first has the larger rank
+    expected = SHARES[missing] * dense.gam(
+        present, [0.5 / 0.7, 0.2 / 0.7]
+    )  # the first has the larger rank
     assert relative(delta(result.adapter, "y"), expected) < 1e-9
     everywhere = dense.gam([a.modules["x"].delta() for a in adapters], WEIGHTS, anchor)
     assert relative(delta(result.adapter, "x"), everywhere) < 1e-9

@@ -31,7 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("large")
     names = [f"layers.{i}.proj" for i in range(LAYERS)]
     shapes = {f"{name}.weight": (M, N) for name in names}
-    write_checkpoint(folder / "base", [dict([*shapes.items()][part]) for part in (slice(4), slice(4, None))])
+    write_checkpoint(
+        folder / "base", [dict([*shapes.items()][part]) for part in (slice(4), slice(4, None))]
+    )
     generator = torch.Generator().manual_seed(0)
     factors = {name: random_factors(generator, M, N, 16, torch.float32) for name in names}
     return folder / "base", write_adapter(folder / "adapter", factors)

@@ -22,7 +22,9 @@ FEW = {  # all but those whose subject has tests of its own here, or that need t
 }
 
 
-@pytest.mark.parametrize("trial", [trial for trial in TRIALS if trial.name in FEW], ids=lambda trial: trial.name)
+@pytest.mark.parametrize(
+    "trial", [trial for trial in TRIALS if trial.name in FEW], ids=lambda trial: trial.name
+)
 def test_few_cases_of_each(trial: Trial, tmp_path: Path) -> None:
     try:
         outcome = trial.run(tmp_path, FEW[trial.name])
@@ -34,7 +36,9 @@ def test_few_cases_of_each(trial: Trial, tmp_path: Path) -> None:
 
 def test_the_table_of_the_readme_is_that_of_the_results() -> None:
     results, readme = report.read(), README.read_text("utf-8")
-    assert readme == replaced(readme, "nightly", report.tables(results)), "run: python -m benchmarks nightly --page"
+    assert readme == replaced(readme, "nightly", report.tables(results)), (
+        "run: python -m benchmarks nightly --page"
+    )
     assert [(row["name"], row["what"], row["cases"]) for row in results["rows"]] == [
         (trial.name, trial.what, trial.cases) for trial in TRIALS
     ]

@@ -21,14 +21,35 @@ from terminal import run, run_in_terminal
 import gam_merge as gm
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for package in ("gam_merge", "kernels", "cli") for path in sorted((ROOT / package).rglob("*.py"))]
+SOURCES = [
+    path
+    for package in ("gam_merge", "kernels", "cli")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 # --- the code ----------------------------------------------------------------------------------------------------
 
 RUNS = {
-    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "importlib.import_module", "runpy.run_path"),
-    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load", "dill.load"),
+    *(
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "os.system",
+        "os.popen",
+        "importlib.import_module",
+        "runpy.run_path",
+    ),
+    *(
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "marshal.loads",
+        "shelve.open",
+        "joblib.load",
+        "dill.load",
+    ),
     *(
         "yaml.load",
         "yaml.load_all",
@@ -38,9 +59,18 @@ RUNS = {
         "np.load",
         "shutil.unpack_archive",
     ),
-    *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_output", "os.execv", "os.startfile"),
+    *(
+        "subprocess.run",
+        "subprocess.Popen",
+        "subprocess.call",
+        "subprocess.check_output",
+        "os.execv",
+        "os.startfile",
+    ),
 }
-ALLOWED = {("gam_merge/_trials/score.py", "subprocess.run")}  # the user's own command, from the user's own command line
+ALLOWED = {
+    ("gam_merge/_trials/score.py", "subprocess.run")
+}  # the user's own command, from the user's own command line
 
 
 def dangers(code: str) -> Iterator[str]:
@@ -89,7 +119,9 @@ class Payload:
 
 def adapter(folder: Path, *names: str, **config: Any) -> Path:
     generator = torch.Generator().manual_seed(0)
-    factors = {name: random_factors(generator, 5, 4, 2, torch.float32) for name in names or ("layers.0.q",)}
+    factors = {
+        name: random_factors(generator, 5, 4, 2, torch.float32) for name in names or ("layers.0.q",)
+    }
     return write_adapter(folder, factors, **config)
 
 
@@ -103,7 +135,9 @@ PICKLES: dict[str, Any] = {
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", PICKLES)
-def test_pickles_are_refused(name: str, old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickles_are_refused(
+    name: str, old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where a recipe names them."""
     monkeypatch.chdir(tmp_path)
     evil = adapter(tmp_path / "evil")
@@ -132,9 +166,19 @@ def watched(folder: Path) -> None:
     known = {WEIGHTS, CONFIG, "README.md"}
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in ("os.system", "subprocess.Popen", "pickle.find_class", "os.exec", "os.posix_spawn"):
+        if event in (
+            "os.system",
+            "subprocess.Popen",
+            "pickle.find_class",
+            "os.exec",
+            "os.posix_spawn",
+        ):
             os._exit(3)
-        inside = event == "open" and isinstance(args[0], str) and args[0].startswith(str(folder / "evil"))
+        inside = (
+            event == "open"
+            and isinstance(args[0], str)
+            and args[0].startswith(str(folder / "evil"))
+        )
         if inside and Path(args[0]).name not in known:
             os._exit(4)
 
@@ -147,14 +191,25 @@ def watched(folder: Path) -> None:
 
 def test_what_lies_beside_the_weights_is_not_touched(tmp_path: Path) -> None:
     names = {"auto_map": {"AutoModel": "modeling_evil.Evil"}, "trust_remote_code": True}
-    evil = adapter(tmp_path / "evil", auto_mapping={"base_model_class": "Evil", "parent_library": "modeling_evil"})
-    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth", "adapter_model.bin", "scheduler.pt"):
+    evil = adapter(
+        tmp_path / "evil",
+        auto_mapping={"base_model_class": "Evil", "parent_library": "modeling_evil"},
+    )
+    for name in (
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "adapter_model.bin",
+        "scheduler.pt",
+    ):
         torch.save(Payload(), evil / name)
     for name in ("modeling_evil.py", "setup.py", "conftest.py", "sitecustomize.py"):
         (evil / name).write_text("import os; os.system('touch owned')\n")
     (evil / "config.json").write_text(json.dumps(names))
     (evil / "tokenizer_config.json").write_text(json.dumps(names))
-    (evil / "README.md").write_text("---\nlicense: !!python/object/apply:os.system ['touch owned']\n---\n")
+    (evil / "README.md").write_text(
+        "---\nlicense: !!python/object/apply:os.system ['touch owned']\n---\n"
+    )
     assert in_child(watched, tmp_path) == 0
     assert not list(tmp_path.rglob("owned"))
 
@@ -185,7 +240,14 @@ PATHS = [
 def test_names_in_files_are_no_paths(name: str, tmp_path: Path) -> None:
     """Of modules, of the base model, in the config: the output has our files and no other."""
     home = tmp_path / "deep" / "er"
-    evil = adapter(home / "evil", f"{name}.q", f"x.{name}", base_model_name_or_path=name, revision=name, task_type=name)
+    evil = adapter(
+        home / "evil",
+        f"{name}.q",
+        f"x.{name}",
+        base_model_name_or_path=name,
+        revision=name,
+        task_type=name,
+    )
     before = tree(tmp_path)
     out = gm.merge([evil], out=home / "out").path
     assert out is not None
@@ -250,7 +312,9 @@ def attack(tmp_path: Path) -> list[Path]:
     found = []
     for i in range(2):
         module = f"layers.0.{ATTACK}".replace("\r", "")
-        made = adapter(tmp_path / f"{i}{ATTACK}", module, base_model_name_or_path=ATTACK, task_type=ATTACK)
+        made = adapter(
+            tmp_path / f"{i}{ATTACK}", module, base_model_name_or_path=ATTACK, task_type=ATTACK
+        )
         tensors = load_file(made / WEIGHTS)
         save_file(tensors, made / WEIGHTS, {"format": ATTACK})
         found.append(made)
@@ -273,12 +337,16 @@ def words(verb: list[str], attack: list[Path], folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_nothing_in_a_file_is_a_command_to_a_terminal(verb: list[str], attack: list[Path], tmp_path: Path) -> None:
+def test_nothing_in_a_file_is_a_command_to_a_terminal(
+    verb: list[str], attack: list[Path], tmp_path: Path
+) -> None:
     _, sent = run_in_terminal(words(verb, attack, tmp_path), tmp_path)
     assert "Traceback" not in sent
     assert "\x1b]" not in sent
     assert "\x1b[2J" not in sent
-    plain = Text.from_ansi(sent.replace("\r\n", "\n")).plain  # our own colours and cursor moves taken out
+    plain = Text.from_ansi(
+        sent.replace("\r\n", "\n")
+    ).plain  # our own colours and cursor moves taken out
     assert not set(plain) & {"\x07", "\x9b", "\u202e", "\x08"}
 
 

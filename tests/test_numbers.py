@@ -12,12 +12,24 @@ from torch import Tensor
 
 import gam_merge as gm
 
-METHODS = ("mean", "gam", "ties@core", "tsvm", "iso_c", "consensus", "dare_ties@delta", "frechet", "dc_merge")
+METHODS = (
+    "mean",
+    "gam",
+    "ties@core",
+    "tsvm",
+    "iso_c",
+    "consensus",
+    "dare_ties@delta",
+    "frechet",
+    "dc_merge",
+)
 Pair = tuple[Tensor, Tensor]
 EPS = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
-def pairs(count: int, dtype: torch.dtype = torch.float64, *, r: int = 3, seed: int = 0) -> list[Pair]:
+def pairs(
+    count: int, dtype: torch.dtype = torch.float64, *, r: int = 3, seed: int = 0
+) -> list[Pair]:
     generator = torch.Generator().manual_seed(seed)
     return [random_factors(generator, 14, 11, r, dtype) for _ in range(count)]
 
@@ -35,14 +47,25 @@ def sound(result: gm.MergeResult) -> gm.MergeResult:
 
 
 def mean(deltas: list[Pair]) -> Tensor:
-    return sum((b.double() @ a.double() for b, a in deltas), torch.zeros(14, 11).double()) / len(deltas)
+    return sum((b.double() @ a.double() for b, a in deltas), torch.zeros(14, 11).double()) / len(
+        deltas
+    )
 
 
 EXTREMES: dict[str, list[Pair]] = {
     **{f"float64 times 1e{e}": [scaled(p, 10.0**e) for p in pairs(2)] for e in (-140, -60, 20, 55)},
-    **{f"float64 1e{e} beside 1": [scaled(pairs(2)[0], 10.0**e), pairs(2)[1]] for e in (-300, -60, 12, 55)},
-    **{f"float32 times 1e{e}": [scaled(p, 10.0**e) for p in pairs(2, torch.float32)] for e in (-36, -20, 20, 37)},
-    **{f"float32 both times 1e{e}": [scaled(p, 10.0**e, 10.0**e) for p in pairs(2, torch.float32)] for e in (-25, 25)},
+    **{
+        f"float64 1e{e} beside 1": [scaled(pairs(2)[0], 10.0**e), pairs(2)[1]]
+        for e in (-300, -60, 12, 55)
+    },
+    **{
+        f"float32 times 1e{e}": [scaled(p, 10.0**e) for p in pairs(2, torch.float32)]
+        for e in (-36, -20, 20, 37)
+    },
+    **{
+        f"float32 both times 1e{e}": [scaled(p, 10.0**e, 10.0**e) for p in pairs(2, torch.float32)]
+        for e in (-25, 25)
+    },
     "float32 large B, small A": [scaled(p, 1e30, 1e-30) for p in pairs(2, torch.float32)],
     "float32 large B, small A, and the other way": [
         scaled(pair, *sizes)
@@ -60,7 +83,9 @@ def test_sizes(method: str, name: str) -> None:
     if method == "mean":
         expected = mean(EXTREMES[name])
         top = expected.abs().max()  # squares of the smallest are zero
-        assert relative(delta(found.adapter) / top, expected / top) < EPS[EXTREMES[name][0][0].dtype]
+        assert (
+            relative(delta(found.adapter) / top, expected / top) < EPS[EXTREMES[name][0][0].dtype]
+        )
 
 
 @pytest.mark.parametrize("method", ["mean", "gam", "ties@core", "tsvm", "iso_c", "consensus"])
@@ -69,12 +94,16 @@ def test_a_merge_of_large_ones_is_a_large_merge(size: float, method: str) -> Non
     """In float32 no product of full size would be within its range."""
     ordinary = delta(sound(gm.merge(stack(pairs(3, torch.float32)), method=method)).adapter)
     large = [scaled(pair, size) for pair in pairs(3, torch.float32)]
-    assert relative(delta(sound(gm.merge(stack(large), method=method)).adapter) / size, ordinary) < 1e-5
+    assert (
+        relative(delta(sound(gm.merge(stack(large), method=method)).adapter) / size, ordinary)
+        < 1e-5
+    )
 
 
 def test_report_of_large_ones_is_that_of_ordinary_ones() -> None:
     ordinary, large = (
-        gm.merge(stack([scaled(pair, size) for pair in pairs(2, torch.float32)])).report for size in (1.0, 1e30)
+        gm.merge(stack([scaled(pair, size) for pair in pairs(2, torch.float32)])).report
+        for size in (1.0, 1e30)
     )
     assert large.survival == pytest.approx(ordinary.survival, rel=1e-5)
     assert large.norm_ratio == pytest.approx(ordinary.norm_ratio, rel=1e-5)
@@ -95,7 +124,10 @@ BEYOND = {
 @pytest.mark.parametrize("method", METHODS)
 def test_numbers_that_cannot_be_squared_are_refused_by_name(method: str, name: str) -> None:
     sources = stack([pairs(1)[0], BEYOND[name]])
-    with pytest.raises(gm.GamMergeError, match=r"adapter-1: module w has numbers above 1e\+60 in the product; leave"):
+    with pytest.raises(
+        gm.GamMergeError,
+        match=r"adapter-1: module w has numbers above 1e\+60 in the product; leave",
+    ):
         gm.merge(sources, method=method)
     with pytest.raises(gm.GamMergeError, match="adapter-1: module w has numbers above"):
         gm.compare(sources)
@@ -126,7 +158,9 @@ def test_many_and_equal(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("m", "n", "r"), [(14, 11, 1), (1, 1, 1), (1, 11, 1), (5, 4, 40), (1, 1, 8)])
+@pytest.mark.parametrize(
+    ("m", "n", "r"), [(14, 11, 1), (1, 1, 1), (1, 11, 1), (5, 4, 40), (1, 1, 8)]
+)
 def test_ranks(method: str, m: int, n: int, r: int) -> None:
     """Of one, and of more than there are rows or columns."""
     generator = torch.Generator().manual_seed(1)
@@ -172,7 +206,9 @@ def test_condition_of_1e12(method: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 1e3, 1e6, 1e12, 1e35, 1e55])
-def test_what_is_written_is_finite_and_right_or_nothing_is(size: float, dtype: str, tmp_path: Path) -> None:
+def test_what_is_written_is_finite_and_right_or_nothing_is(
+    size: float, dtype: str, tmp_path: Path
+) -> None:
     factors = torch.full((2, 1), size, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
     source, out = write_adapter(tmp_path / "source", {"w": factors}), tmp_path / "out"
     largest = {"fp16": 65504.0, "bf16": 3.3895e38, "fp32": 3.4028e38}[dtype]
@@ -182,13 +218,18 @@ def test_what_is_written_is_finite_and_right_or_nothing_is(size: float, dtype: s
         assert not out.exists()
         return
     gm.merge([source], out=out, dtype=dtype)
-    assert all(tensor.isfinite().all() for tensor in load_file(out / "adapter_model.safetensors").values())
+    assert all(
+        tensor.isfinite().all() for tensor in load_file(out / "adapter_model.safetensors").values()
+    )
     assert relative(gm.load(out).modules["w"].delta() / size, torch.ones(2, 2)) < 0.01
 
 
 def test_a_factor_that_does_not_fit_is_scaled_and_that_is_told() -> None:
     """Entries of 1e8 fit as products of factors, and as nothing else. A mean without a cut balances none."""
-    pair = torch.full((2, 1), 1e4, dtype=torch.float64), torch.full((1, 2), 1e4, dtype=torch.float64)
+    pair = (
+        torch.full((2, 1), 1e4, dtype=torch.float64),
+        torch.full((1, 2), 1e4, dtype=torch.float64),
+    )
     result = sound(gm.merge(stack([pair, pair]), method="mean", rank=2, dtype="fp16"))
     assert relative(delta(result.adapter), pair[0] @ pair[1]) < 1e-3
     (warning,) = result.report.warnings

@@ -28,9 +28,13 @@ def _status(field: str) -> int:
 
 def _merge_within(sources: list[Path], out: Path, room: int | None, told: Path) -> None:
     """Tell how many bytes the merge took, and the sizes of the chunks that were tried."""
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # each arena of glibc would reserve 64 MB that it does not use
+    ctypes.CDLL(None).mallopt(
+        _M_ARENA_MAX, 1
+    )  # each arena of glibc would reserve 64 MB that it does not use
     torch.set_num_threads(1)
-    gm.merge([source.with_name("small") for source in sources], method="ties")  # libraries load, workspaces appear
+    gm.merge(
+        [source.with_name("small") for source in sources], method="ties"
+    )  # libraries load, workspaces appear
     before, tried, visit = _status("VmSize"), list[int](), walking._visit_bucket
 
     def count(reader, function, chunk):
@@ -52,23 +56,35 @@ def test_a_process_with_little_memory_gives_the_same_bytes(tmp_path: Path) -> No
     sizes = {"0": 40, "1": 40, "2": 40, "small": 1}
     for name, count in sizes.items():
         modules = [f"layers.{i}.q" for i in range(count)]
-        write_adapter(tmp_path / name, {m: random_factors(generator, 512, 512, 16, torch.float32) for m in modules})
+        write_adapter(
+            tmp_path / name,
+            {m: random_factors(generator, 512, 512, 16, torch.float32) for m in modules},
+        )
     sources = [tmp_path / name for name in "012"]
     assert in_child(_merge_within, sources, tmp_path / "ample", None, tmp_path / "told") == 0
     needed, largest, smallest = map(int, (tmp_path / "told").read_text().split())
     assert largest == smallest == 40
-    assert in_child(_merge_within, sources, tmp_path / "scarce", needed // 2, tmp_path / "told") == 0
+    assert (
+        in_child(_merge_within, sources, tmp_path / "scarce", needed // 2, tmp_path / "told") == 0
+    )
     _, largest, smallest = map(int, (tmp_path / "told").read_text().split())
     assert smallest < largest == 40
-    digests = {sha256((tmp_path / x / "adapter_model.safetensors").read_bytes()).digest() for x in ("ample", "scarce")}
+    digests = {
+        sha256((tmp_path / x / "adapter_model.safetensors").read_bytes()).digest()
+        for x in ("ample", "scarce")
+    }
     assert len(digests) == 1
 
 
 ERRORS = {
     "python": lambda: MemoryError(),
-    "cpu": lambda: RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    "cpu": lambda: RuntimeError(
+        "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory"
+    ),
     "cuda": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cublas": lambda: RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ),
 }
 
 
@@ -87,11 +103,18 @@ def test_every_module_once_whatever_fits(name: str, threads: int) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(walk(plan, visit, device=torch.device("cpu"), executor=pool))
-    assert [name for names in found for name in names] == [name for bucket in plan.buckets for name in bucket.names]
+    assert [name for names in found for name in names] == [
+        name for bucket in plan.buckets for name in bucket.names
+    ]
 
 
-def _adapters(generator: torch.Generator, shapes: dict[str, tuple[int, int, int]]) -> list[gm.Adapter]:
-    return [adapter({name: random_factors(generator, *shape) for name, shape in shapes.items()}) for _ in range(2)]
+def _adapters(
+    generator: torch.Generator, shapes: dict[str, tuple[int, int, int]]
+) -> list[gm.Adapter]:
+    return [
+        adapter({name: random_factors(generator, *shape) for name, shape in shapes.items()})
+        for _ in range(2)
+    ]
 
 
 def test_one_module_that_does_not_fit_is_an_error() -> None:
@@ -100,7 +123,9 @@ def test_one_module_that_does_not_fit_is_an_error() -> None:
     def visit(bucket: gm.Bucket) -> None:
         raise MemoryError
 
-    with pytest.raises(gm.GamMergeError, match="module w: no memory for its 2 deltas of 6 x 5; free some"):
+    with pytest.raises(
+        gm.GamMergeError, match="module w: no memory for its 2 deltas of 6 x 5; free some"
+    ):
         list(walk(plan, visit, device=torch.device("cpu")))
 
 

@@ -18,9 +18,14 @@ from gam_merge._state_dict import from_state_dict
 from gam_merge._write.adapter import RECIPE_NAME
 
 
-def decaying(generator: torch.Generator, m: int, n: int, r: int, decay: float) -> tuple[Tensor, Tensor]:
+def decaying(
+    generator: torch.Generator, m: int, n: int, r: int, decay: float
+) -> tuple[Tensor, Tensor]:
     """B (m, r), A (r, n) whose product has the singular values decay^0, decay^1, ..."""
-    u, v = (torch.linalg.qr(torch.randn(size, r, generator=generator, dtype=torch.float64))[0] for size in (m, n))
+    u, v = (
+        torch.linalg.qr(torch.randn(size, r, generator=generator, dtype=torch.float64))[0]
+        for size in (m, n)
+    )
     return u * decay ** torch.arange(r), v.mT.contiguous()
 
 
@@ -30,7 +35,10 @@ def pair() -> list[gm.Adapter]:
     generator = torch.Generator().manual_seed(0)
     return [
         adapter(
-            {"layers.0.q": decaying(generator, 24, 20, 6, 0.1), "layers.1.q": decaying(generator, 24, 20, 6, 0.9)},
+            {
+                "layers.0.q": decaying(generator, 24, 20, 6, 0.1),
+                "layers.1.q": decaying(generator, 24, 20, 6, 0.9),
+            },
             source=name,
         )
         for name in "ab"
@@ -50,7 +58,11 @@ def mean(adapters: list[gm.Adapter], name: str) -> Tensor:
 def test_energy_is_the_least_rank_that_keeps_it(energy: float, pair: list[gm.Adapter]) -> None:
     result = gm.merge(pair, method="mean", energy=energy)
     needed = {name: least_rank(mean(pair, name), energy) for name in pair[0].modules}
-    assert {m.rank for m in result.adapter.modules.values()} == {result.report.rank} == {max(needed.values())}
+    assert (
+        {m.rank for m in result.adapter.modules.values()}
+        == {result.report.rank}
+        == {max(needed.values())}
+    )
     assert all(module.energy_kept >= energy - 1e-9 for module in result.report.modules)
     alone = gm.merge(pair, method="mean", energy=energy, per_module_rank=True)
     assert {name: m.rank for name, m in alone.adapter.modules.items()} == needed
@@ -72,9 +84,16 @@ def test_per_module_rank_drops_what_is_empty(pair: list[gm.Adapter], tmp_path: P
     b[:, 2:] = 0  # rank 2 by its values
     sources = [adapter({"layers.0.q": (b, a), "layers.1.q": random_factors(generator, 24, 20, 6)})]
     result = gm.merge(sources, per_module_rank=True)
-    assert {name: m.rank for name, m in result.adapter.modules.items()} == {"layers.0.q": 2, "layers.1.q": 6}
+    assert {name: m.rank for name, m in result.adapter.modules.items()} == {
+        "layers.0.q": 2,
+        "layers.1.q": 6,
+    }
     assert result.adapter.config["r"] == 6
-    assert result.adapter.config["rank_pattern"] == result.adapter.config["alpha_pattern"] == {r"^layers\.0\.q": 2}
+    assert (
+        result.adapter.config["rank_pattern"]
+        == result.adapter.config["alpha_pattern"]
+        == {r"^layers\.0\.q": 2}
+    )
     assert any("llama.cpp" in note for note in result.report.notes)
 
 
@@ -101,14 +120,18 @@ def test_refused(settings: dict[str, Any], named: str, pair: list[gm.Adapter]) -
         gm.plan(pair, **settings)
 
 
-@pytest.mark.parametrize("name", ["linear", "experts", "conv_grouped", "multihead_attention", "embedding", "t5"])
+@pytest.mark.parametrize(
+    "name", ["linear", "experts", "conv_grouped", "multihead_attention", "embedding", "t5"]
+)
 def test_per_module_rank_is_read_by_peft(name: str, tmp_path: Path) -> None:
     kind, config = VARIANTS[name]
     source = save(tmp_path / "a", kind, 0, **{"init_lora_weights": False, **config})
     with quiet():
         result = gm.merge([source, source], out=tmp_path / "out", energy=0.8, per_module_rank=True)
     assert len(set(result.adapter.config["rank_pattern"].values())) or name == "experts"
-    again = gm.merge([tmp_path / "out"], method="mean", out=tmp_path / "padded")  # one rank: no patterns
+    again = gm.merge(
+        [tmp_path / "out"], method="mean", out=tmp_path / "padded"
+    )  # one rank: no patterns
     assert not again.adapter.config["rank_pattern"]
     base = forward(model(kind))
     effect = forward(load(kind, tmp_path / "out")) - base
@@ -120,8 +143,12 @@ def grouped() -> gm.Adapter:
     """A plain convolution of rank 5, and two of 4 and 6 groups, whose ranks are as many."""
     generator, tensors = torch.Generator().manual_seed(0), {}
     for name, rank, groups in (("plain", 5, 1), ("four", 4, 4), ("six", 6, 6)):
-        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, 3, 2, generator=generator, dtype=torch.float64)
-        tensors[f"{name}.lora_B.weight"] = torch.randn(12, rank // groups, 1, generator=generator, dtype=torch.float64)
+        tensors[f"{name}.lora_A.weight"] = torch.randn(
+            rank, 3, 2, generator=generator, dtype=torch.float64
+        )
+        tensors[f"{name}.lora_B.weight"] = torch.randn(
+            12, rank // groups, 1, generator=generator, dtype=torch.float64
+        )
     return from_state_dict(tensors, {"lora_alpha": 2})
 
 
@@ -146,7 +173,9 @@ def test_ranks_that_groups_of_convolutions_share(
 
 @pytest.mark.parametrize("name", ["rank", "max_rank"])
 def test_a_rank_that_groups_do_not_share(name: str, grouped: gm.Adapter) -> None:
-    with pytest.raises(gm.GamMergeError, match=r"rank 8 is not shared by 12 groups of a convolution.*multiple"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"rank 8 is not shared by 12 groups of a convolution.*multiple"
+    ):
         gm.plan([grouped], **{name: 8})
 
 
@@ -180,10 +209,17 @@ def test_every_reader_finds_the_same_delta(reader: Any, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     names = ["layers.0.q", "layers.1.q", "layers.10.q"]
     sources = [
-        write_adapter(tmp_path / "a", {n: random_factors(generator, 12, 10, 4) for n in names}, use_rslora=True),
+        write_adapter(
+            tmp_path / "a",
+            {n: random_factors(generator, 12, 10, 4) for n in names},
+            use_rslora=True,
+        ),
         write_adapter(
             tmp_path / "b",
-            {n: random_factors(generator, 12, 10, r) for n, r in zip(names, (2, 6, 3), strict=True)},
+            {
+                n: random_factors(generator, 12, 10, r)
+                for n, r in zip(names, (2, 6, 3), strict=True)
+            },
             lora_alpha=11,
             alpha_pattern={"1.q": 5},
         ),
@@ -213,13 +249,22 @@ SERVED = {
     "alpha_pattern": (None, None),
     "layers_to_transform": (None, None),
     "embedding": ("note: LoRA on embed_tokens for some models alone", None),
-    "tied_both": ("note: LoRA on embed_tokens and lm_head for some", "note: on lm_head unless the model ties it"),
-    "lm_head": ("note: LoRA on lm_head for some models alone", "note: on lm_head unless the model ties it"),
+    "tied_both": (
+        "note: LoRA on embed_tokens and lm_head for some",
+        "note: on lm_head unless the model ties it",
+    ),
+    "lm_head": (
+        "note: LoRA on lm_head for some models alone",
+        "note: on lm_head unless the model ties it",
+    ),
     "conv1d_of_gpt2": (None, "no LoRA on Conv1D (fan_in_fan_out)"),
     "experts": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
     "router": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
     "gate": (None, None),
-    "multihead_attention": (None, "no LoRA on what PEFT wraps in one another (attention.base_layer.out_proj)"),
+    "multihead_attention": (
+        None,
+        "no LoRA on what PEFT wraps in one another (attention.base_layer.out_proj)",
+    ),
     "experts_alone": (
         "no gate_up_proj without the other of experts (model.layers.0.mlp.experts)",
         "no LoRA on experts",
@@ -256,37 +301,54 @@ def test_what_servers_take(name: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["vllm", "llama.cpp"])
-def test_ranks_of_their_own_for_servers(target: str, pair: list[gm.Adapter], tmp_path: Path) -> None:
+def test_ranks_of_their_own_for_servers(
+    target: str, pair: list[gm.Adapter], tmp_path: Path
+) -> None:
     """vLLM reads the largest rank alone and pads, which folding makes right; experts it counts by that rank."""
     kind, config = VARIANTS["experts"]
-    experts, plain = save(tmp_path / "a", kind, 0, **config), save(tmp_path / "b", kind, 1, target_modules=["q_proj"])
+    experts, plain = (
+        save(tmp_path / "a", kind, 0, **config),
+        save(tmp_path / "b", kind, 1, target_modules=["q_proj"]),
+    )
     settings = {"target": target, "energy": 0.8, "method": "mean", "per_module_rank": True}
     if target == "vllm":
         gm.merge(pair, **settings)
-        with pytest.raises(gm.GamMergeError, match=r"experts \(model\..*at one rank.*--per-module-rank"):
+        with pytest.raises(
+            gm.GamMergeError, match=r"experts \(model\..*at one rank.*--per-module-rank"
+        ):
             gm.merge([experts, plain], **{**settings, "energy": 1.0})
     else:
-        with pytest.raises(gm.GamMergeError, match=r"lower rank \(layers\.0\.q\).*--per-module-rank"):
+        with pytest.raises(
+            gm.GamMergeError, match=r"lower rank \(layers\.0\.q\).*--per-module-rank"
+        ):
             gm.merge(pair, **settings)
 
 
 @pytest.mark.parametrize(
-    ("rank", "served"), [(1, 1), (2, 8), (8, 8), (9, 16), (16, 16), (17, 32), (65, 128), (257, 320), (321, 512)]
+    ("rank", "served"),
+    [(1, 1), (2, 8), (8, 8), (9, 16), (16, 16), (17, 32), (65, 128), (257, 320), (321, 512)],
 )
 def test_max_lora_rank(rank: int, served: int, pair: list[gm.Adapter]) -> None:
-    assert f"serve it with --max-lora-rank {served}" in gm.plan(pair, rank=rank, target="vllm").notes
+    assert (
+        f"serve it with --max-lora-rank {served}" in gm.plan(pair, rank=rank, target="vllm").notes
+    )
 
 
 def test_a_rank_for_vllm(pair: list[gm.Adapter]) -> None:
     assert gm.plan(pair, target="vllm").notes == ("serve it with --max-lora-rank 8",)
     with pytest.raises(gm.GamMergeError, match=r"513.*--rank"):
         gm.plan(pair, rank=513, target="vllm")
-    assert gm.merge(pair, energy=1.0, target="vllm").report.notes == ("serve it with --max-lora-rank 8",)
+    assert gm.merge(pair, energy=1.0, target="vllm").report.notes == (
+        "serve it with --max-lora-rank 8",
+    )
 
 
 def test_recipe_repeats_ranks_found_from_energy(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    factors = {"layers.0.q": decaying(generator, 24, 20, 6, 0.5), "layers.1.q": decaying(generator, 24, 20, 6, 0.9)}
+    factors = {
+        "layers.0.q": decaying(generator, 24, 20, 6, 0.5),
+        "layers.1.q": decaying(generator, 24, 20, 6, 0.9),
+    }
     source = write_adapter(tmp_path / "a", copy.deepcopy(factors))
     gm.merge([source], energy=0.9, max_rank=5, per_module_rank=True, out=tmp_path / "out")
     gm.merge_recipe(tmp_path / "out" / RECIPE_NAME, out=tmp_path / "again")

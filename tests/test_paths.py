@@ -23,7 +23,10 @@ IMPOSSIBLE = {
     "long_name": (LONG, "File name too long"),
     "no_room_for_the_sibling": ("x" * 250, "File name too long"),
     "long_path": (DEEP, "File name too long"),
-    "many_folders": ("z/" * 2030, "File name too long"),  # a path of 4096 characters takes all of them
+    "many_folders": (
+        "z/" * 2030,
+        "File name too long",
+    ),  # a path of 4096 characters takes all of them
     "below_a_file": ("sources/a/adapter_config.json/out", "Not a directory"),
     "loop_of_links": ("loop/out", "Too many levels of symbolic links"),
     "back_from_nowhere": ("nowhere/../out", "No such file or directory"),
@@ -41,7 +44,9 @@ def test_an_output_that_cannot_be(
     before = tree(tmp_path)
     path, reason = IMPOSSIBLE[name]
     for write in (lambda: gm.merge(sources, out=path), lambda: gm.merge(sources).save(path)):
-        with pytest.raises(gm.GamMergeError, match=f"cannot be written: .*{reason}.*; choose another output") as error:
+        with pytest.raises(
+            gm.GamMergeError, match=f"cannot be written: .*{reason}.*; choose another output"
+        ) as error:
             write()
         assert str(error.value).isprintable()
         assert tree(tmp_path) == before
@@ -78,7 +83,9 @@ def test_a_base_model_of_any_name(
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
     config = sources[0] / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": base}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": base})
+    )
     result = gm.merge(sources[:1], out="out")
     assert gm.load(result.path).base_model == base
 
@@ -86,15 +93,22 @@ def test_a_base_model_of_any_name(
 @pytest.mark.parametrize(
     "name", ["ünïcödé/日本語/👍🏽", "a\nb", " ", "~", "-o", "x" * 220, "*?[a]", "e\u0301 é", "%2e"]
 )
-def test_any_name_that_can_be(name: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_name_that_can_be(
+    name: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     first = gm.merge(sources, out=tmp_path / "plain")
-    again = gm.merge([str(path) for path in _moved(sources, Path("in") / name)], out=Path("out") / name)
+    again = gm.merge(
+        [str(path) for path in _moved(sources, Path("in") / name)], out=Path("out") / name
+    )
     assert {p.name for p in again.path.iterdir()} == {p.name for p in first.path.iterdir()}
     weights = [contents(result.path)["adapter_config.json"] for result in (first, again)]
     assert weights[0] == weights[1]
     recipe = gm.merge_recipe(again.path / "gam_merge_recipe.yaml", out="recipe")
-    assert contents(recipe.path)["adapter_model.safetensors"] == contents(again.path)["adapter_model.safetensors"]
+    assert (
+        contents(recipe.path)["adapter_model.safetensors"]
+        == contents(again.path)["adapter_model.safetensors"]
+    )
     assert gm.verify(again.path).holds
 
 
@@ -109,7 +123,10 @@ CLOSED = {  # place -> its mode, what is said
     "shut": (0o555, "shut/out: cannot be written: Permission denied; choose another output"),
     "shut/old": (0o555, "shut/old: cannot be written: Permission denied; choose another output"),
     "sources/a/adapter_model.safetensors": (0o000, "{place}: cannot be read: Permission denied"),
-    "sources/a/adapter_config.json": (0o000, "{place}: cannot be read: Permission denied; PEFT writes it"),
+    "sources/a/adapter_config.json": (
+        0o000,
+        "{place}: cannot be read: Permission denied; PEFT writes it",
+    ),
     "sources/a": (0o000, "sources/a/adapter_model.safetensors: cannot be read: Permission denied"),
     "sources": (0o000, "sources/a: cannot be read: Permission denied"),
 }
@@ -128,7 +145,9 @@ for place, (mode, _) in json.load(sys.stdin).items():
 print(json.dumps(said))
 """
 # Root passes any door, but without these rights.
-_AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+_AS_OTHERS = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+)
 
 
 def test_closed_doors(sources: list[Path], tmp_path: Path) -> None:

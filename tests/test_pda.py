@@ -57,7 +57,9 @@ def test_answers_of_a_stopped_run_are_kept(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.weak").write_text("".join(kept) + '"cut sho')
     (tmp_path / "a.jsonl.weaker").write_bytes((toy / "a.jsonl.weaker").read_bytes())
     models = ("--weak=tiny:1", "--weaker=tiny:2", "--max-new-tokens=12")
-    done = call("pairs.py", *models, "--questions", toy / "questions.jsonl", "--out", tmp_path / "a.jsonl")
+    done = call(
+        "pairs.py", *models, "--questions", toy / "questions.jsonl", "--out", tmp_path / "a.jsonl"
+    )
     assert done.returncode == 0, done.stderr
     found = (tmp_path / "a.jsonl.weak").read_text().splitlines(keepends=True)
     assert found[:10] == kept
@@ -67,7 +69,9 @@ def test_answers_of_a_stopped_run_are_kept(toy: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "trl.py").write_text("raise ModuleNotFoundError(\"No module named 'trl'\", name='trl')\n")
+    (tmp_path / "trl.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'trl'\", name='trl')\n"
+    )
     pairs = ("--student=tiny:0", "--pairs=p.jsonl", "--out", tmp_path / "out")
     done = call("train_delta.py", *pairs, path=tmp_path)
     assert done.returncode == 1

@@ -42,7 +42,10 @@ def test_unknown_field_set(value: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("init", "remedy"),
     [
-        *((init, "path_initial_model") for init in ("pissa", "pissa_niter_16", "PiSSA", "olora", "corda", "lora_ga")),
+        *(
+            (init, "path_initial_model")
+            for init in ("pissa", "pissa_niter_16", "PiSSA", "olora", "corda", "lora_ga")
+        ),
         ("loftq", "gam-merge extract"),
         ("new_one", "is unknown here"),
     ],
@@ -57,7 +60,9 @@ def test_initialisation_that_leaves_the_base_alone(init: Any, tmp_path: Path) ->
     gm.load(write_adapter(tmp_path / "a", FACTORS, init_lora_weights=init))
 
 
-@pytest.mark.parametrize("kind", ["ADALORA", "LOHA", "LOKR", "IA3", "VERA", "OFT", "PREFIX_TUNING", "XLORA"])
+@pytest.mark.parametrize(
+    "kind", ["ADALORA", "LOHA", "LOKR", "IA3", "VERA", "OFT", "PREFIX_TUNING", "XLORA"]
+)
 def test_other_kinds_of_adapter(kind: str, tmp_path: Path) -> None:
     with pytest.raises(gm.GamMergeError, match=kind):
         gm.load(write_adapter(tmp_path / "a", FACTORS, peft_type=kind))

@@ -31,7 +31,9 @@ def adapted(base: Any, dtype: torch.dtype | None = torch.float32) -> PeftModel:
         name: LoraConfig(**{"target_modules": MODULES, "init_lora_weights": False, **config})
         for name, config in CONFIGS.items()
     }
-    model = get_peft_model(base if dtype is None else base.to(dtype), configs["math"], adapter_name="math")
+    model = get_peft_model(
+        base if dtype is None else base.to(dtype), configs["math"], adapter_name="math"
+    )
     for name in ("code", "chat"):
         model.add_adapter(name, configs[name])
     return model
@@ -85,8 +87,16 @@ def test_the_merge_is_what_the_model_computes(llama):
 
 @torch.no_grad()
 def _deltas_by_peft(model: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
-    layers = {name: module for name, module in model.get_base_model().named_modules() if hasattr(module, "lora_A")}
-    return {name: layer.get_delta_weight(adapter) for name, layer in layers.items() if adapter in layer.lora_A}
+    layers = {
+        name: module
+        for name, module in model.get_base_model().named_modules()
+        if hasattr(module, "lora_A")
+    }
+    return {
+        name: layer.get_delta_weight(adapter)
+        for name, layer in layers.items()
+        if adapter in layer.lora_A
+    }
 
 
 @pytest.mark.parametrize("adapters", [torch.float32, torch.bfloat16])
@@ -121,7 +131,9 @@ def wide_llama(tmp_path_factory):
 def test_quantised_base(bits, wide_llama, tmp_path):
     """Real bitsandbytes layers, on the CPU."""
     quantised = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
-    base = LlamaForCausalLM.from_pretrained(wide_llama, quantization_config=quantised, device_map="cpu")
+    base = LlamaForCausalLM.from_pretrained(
+        wide_llama, quantization_config=quantised, device_map="cpu"
+    )
     model = adapted(base, None)
     weight = dict(model.named_parameters())[LAYER.format("base_layer")]
     assert not weight.is_floating_point()
@@ -188,10 +200,16 @@ def test_mistakes_change_nothing(llama, adapters, name, options, message):
 def test_different_bases_and_initialisers_that_change_the_base_are_refused(llama):
     model = adapted(llama)
     model.peft_config["code"].base_model_name_or_path = "another"
-    with unchanged(model), pytest.raises(gm.GamMergeError, match=r"math was trained on .* and code on another"):
+    with (
+        unchanged(model),
+        pytest.raises(gm.GamMergeError, match=r"math was trained on .* and code on another"),
+    ):
         add_merged_adapter(model, ["math", "code"], "merged")
     model.peft_config["code"].init_lora_weights = "pissa"
-    with unchanged(model), pytest.raises(gm.GamMergeError, match=r"^code: init_lora_weights='pissa' changed the base"):
+    with (
+        unchanged(model),
+        pytest.raises(gm.GamMergeError, match=r"^code: init_lora_weights='pissa' changed the base"),
+    ):
         add_merged_adapter(model, ["math", "code"], "merged")
     with pytest.raises(gm.GamMergeError, match=r"is a LlamaForCausalLM, not a PeftModel"):
         merge_adapters(llama, ["math"])

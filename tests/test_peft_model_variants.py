@@ -14,12 +14,17 @@ from gam_merge.integrations.peft import add_merged_adapter
 
 # PEFT ties lm_head to the embedding for the first adapter of a model, and leaves it as it was for all others.
 UNTIED = {"tied_both", "modules_to_save_tied"}
-BIASED = {name for name, (_, config) in VARIANTS.items() if "bias" in config}  # PEFT keeps these in the base itself
+BIASED = {
+    name for name, (_, config) in VARIANTS.items() if "bias" in config
+}  # PEFT keeps these in the base itself
 
 
 def make(name: str, folder: Path) -> list[Path]:
     kind, config = VARIANTS[name]
-    return [save(folder / f"{seed}", kind, seed, **{"init_lora_weights": False, **config}) for seed in (0, 1)]
+    return [
+        save(folder / f"{seed}", kind, seed, **{"init_lora_weights": False, **config})
+        for seed in (0, 1)
+    ]
 
 
 def live(name: str, paths: list[Path]) -> PeftModel:
@@ -54,7 +59,10 @@ def test_peft_has_room_for_one_trained_bias(name: str, tmp_path: Path) -> None:
     before = {key: value.clone() for key, value in built.state_dict().items()}
     with (
         quiet(),
-        pytest.raises(gm.GamMergeError, match=r"PEFT does not add the merged adapter 'both'.*1 adapter with bias"),
+        pytest.raises(
+            gm.GamMergeError,
+            match=r"PEFT does not add the merged adapter 'both'.*1 adapter with bias",
+        ),
     ):
         add_merged_adapter(built, ["default"], "both")
     after = built.state_dict()

@@ -17,9 +17,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     for name, rank, modules in (("a", 2, "qkv"), ("b", 3, "qk"), ("other", 2, "qkv")):
         factors = {
-            module: random_factors(generator, 6 + i, 9, rank, torch.bfloat16) for i, module in enumerate(modules)
+            module: random_factors(generator, 6 + i, 9, rank, torch.bfloat16)
+            for i, module in enumerate(modules)
         }
-        write_adapter(folder / name, factors, base_model_name_or_path="other" if name == "other" else "base")
+        write_adapter(
+            folder / name, factors, base_model_name_or_path="other" if name == "other" else "base"
+        )
     return folder
 
 
@@ -33,7 +36,9 @@ def test_a_plan_knows_what_the_merge_makes(folder, settings):
     report = result.report.to_dict()
     assert all(planned[name] == report[name] for name in ("method", "anchor", "rank", "dtype"))
     assert tuple(planned["weights"]) == report["weights"]
-    assert sorted(name for bucket in planned["buckets"] for name in bucket["modules"]) == sorted(result.adapter.modules)
+    assert sorted(name for bucket in planned["buckets"] for name in bucket["modules"]) == sorted(
+        result.adapter.modules
+    )
 
 
 @pytest.mark.parametrize(

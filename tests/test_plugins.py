@@ -29,7 +29,9 @@ def rule(name: str, deltas: list[torch.Tensor], weights: list[float]) -> torch.T
     return getattr(oracle, {"mean": "weighted", "sum": "weighted"}.get(name, name))(deltas, weights)
 
 
-RULES = pytest.mark.parametrize("name", ["mean", "sum", "gam", "iso_c", "tsvm", "karcher", "ties@core"])
+RULES = pytest.mark.parametrize(
+    "name", ["mean", "sum", "gam", "iso_c", "tsvm", "karcher", "ties@core"]
+)
 PARAMS: dict[str, dict[str, Any]] = {"karcher": {"tolerance": 1e-14}}
 
 
@@ -42,7 +44,11 @@ def test_pico(problem: Problem, name: str, factors: str) -> None:
     weights = list(problem.weights)
     expected = oracle.rescaled(rule(name, seen, weights), problem.deltas, weights)
     assert (
-        relative(merged(problem, f"pico+{name}", **{"pico.factors": factors}, **PARAMS.get(name, {})), expected) < 1e-8
+        relative(
+            merged(problem, f"pico+{name}", **{"pico.factors": factors}, **PARAMS.get(name, {})),
+            expected,
+        )
+        < 1e-8
     )
 
 
@@ -52,9 +58,13 @@ def test_pico(problem: Problem, name: str, factors: str) -> None:
 def test_norm_equalise(problem: Problem, name: str, beta: float) -> None:
     norms = [delta.norm() for delta in problem.deltas]
     mean = sum(norms) / len(norms)
-    seen = [d / n * (beta * n + (1 - beta) * mean) for d, n in zip(problem.deltas, norms, strict=True)]
+    seen = [
+        d / n * (beta * n + (1 - beta) * mean) for d, n in zip(problem.deltas, norms, strict=True)
+    ]
     expected = rule(name, seen, list(problem.weights))
-    found = merged(problem, f"norm_equalise+{name}", **{"norm_equalise.beta": beta}, **PARAMS.get(name, {}))
+    found = merged(
+        problem, f"norm_equalise+{name}", **{"norm_equalise.beta": beta}, **PARAMS.get(name, {})
+    )
     assert relative(found, expected) < 1e-9
 
 
@@ -79,7 +89,12 @@ def test_svc(problem: Problem, name: str, alpha: float | None) -> None:
         return
     weights = list(problem.weights)
     expected = oracle.svc(rule(name, problem.deltas, weights), problem.deltas, alpha)
-    assert relative(merged(problem, f"{name}+svc", **{"svc.alpha": alpha}, **PARAMS.get(name, {})), expected) < 1e-8
+    assert (
+        relative(
+            merged(problem, f"{name}+svc", **{"svc.alpha": alpha}, **PARAMS.get(name, {})), expected
+        )
+        < 1e-8
+    )
 
 
 @EVERY
@@ -118,4 +133,14 @@ def test_what_does_not_fit_is_refused(name: str, words: str) -> None:
 
 def test_parameters_of_plug_ins_have_their_name() -> None:
     names = {param.name for param in gm.get_method("pico+ties@ctm+svc").params}
-    assert {"pico.factors", "density", "sign", "scope", "k", "beta", "svc.alpha", "scale", "rescale"} <= names
+    assert {
+        "pico.factors",
+        "density",
+        "sign",
+        "scope",
+        "k",
+        "beta",
+        "svc.alpha",
+        "scale",
+        "rescale",
+    } <= names

@@ -11,17 +11,26 @@ from gam_kernels import polar, principal_cosines, procrustes
 
 
 def bases(generator: torch.Generator, m: int, *ranks: int) -> list[Tensor]:
-    return [torch.linalg.qr(torch.randn(2, m, k, generator=generator, dtype=torch.float64))[0] for k in ranks]
+    return [
+        torch.linalg.qr(torch.randn(2, m, k, generator=generator, dtype=torch.float64))[0]
+        for k in ranks
+    ]
 
 
 @given(generators, st.integers(1, 4), st.integers(0, 3))
-def test_aligned_bases_are_the_nearest_and_keep_their_product(generator: torch.Generator, k: int, more: int) -> None:
+def test_aligned_bases_are_the_nearest_and_keep_their_product(
+    generator: torch.Generator, k: int, more: int
+) -> None:
     q, reference = bases(generator, 9, k, k + more)
     rotation = procrustes(q.mT @ reference).rotation  # (2, k, k + more)
     eye = torch.eye(k, dtype=torch.float64).expand(2, k, k)
-    torch.testing.assert_close(rotation @ rotation.mT, eye, rtol=0, atol=1e-12)  # so (Q R)(R^T core) = Q core
+    torch.testing.assert_close(
+        rotation @ rotation.mT, eye, rtol=0, atol=1e-12
+    )  # so (Q R)(R^T core) = Q core
     best = (q @ rotation - reference).square().sum((1, 2))
-    others, _ = torch.linalg.qr(torch.randn(50, 2, k + more, k, generator=generator, dtype=torch.float64))
+    others, _ = torch.linalg.qr(
+        torch.randn(50, 2, k + more, k, generator=generator, dtype=torch.float64)
+    )
     assert (best <= (q @ others.mT - reference).square().sum((2, 3)) + 1e-12).all()
 
 
@@ -31,7 +40,9 @@ def test_alignment_to_a_smaller_reference_is_refused() -> None:
 
 
 @given(generators, st.integers(1, 5), st.integers(1, 5))
-def test_polar_factor_leaves_a_positive_semidefinite_rest(generator: torch.Generator, k: int, width: int) -> None:
+def test_polar_factor_leaves_a_positive_semidefinite_rest(
+    generator: torch.Generator, k: int, width: int
+) -> None:
     x = torch.randn(2, k, width, generator=generator, dtype=torch.float64)
     rotation, cosines = polar(x)
     rest = rotation.mT @ x if k >= width else x @ rotation.mT  # the Hermitian factor
@@ -47,7 +58,9 @@ def test_polar_factor_of_a_singular_matrix_is_orthogonal_all_the_same() -> None:
 
 
 @given(generators, st.integers(1, 4), st.integers(1, 4))
-def test_cosines_are_those_of_the_principal_angles(generator: torch.Generator, k: int, width: int) -> None:
+def test_cosines_are_those_of_the_principal_angles(
+    generator: torch.Generator, k: int, width: int
+) -> None:
     """The eigenvalues of a projector seen from the other space are the squared cosines."""
     p, q = bases(generator, 7, k, width)
     cosines = principal_cosines(p.mT @ q)

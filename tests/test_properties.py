@@ -11,7 +11,9 @@ METHODS = catalogue()
 @pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_holds_or_is_declared_not_to(method: gm.Method, name: str) -> None:
-    assert holds(method, name) == (name not in method.breaks), method.breaks.get(name, "declared to hold")
+    assert holds(method, name) == (name not in method.breaks), method.breaks.get(
+        name, "declared to hold"
+    )
 
 
 def test_only_known_properties_are_declared() -> None:

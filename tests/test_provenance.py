@@ -15,7 +15,11 @@ from safetensors import safe_open
 
 import gam_merge as gm
 
-WEIGHTS, CONFIG, RECIPE = "adapter_model.safetensors", "adapter_config.json", "gam_merge_recipe.yaml"
+WEIGHTS, CONFIG, RECIPE = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "gam_merge_recipe.yaml",
+)
 
 
 @pytest.fixture
@@ -23,7 +27,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters a and b, in the working directory."""
     generator = torch.Generator().manual_seed(0)
     for name in "ab":
-        factors = {f"layers.{i}.q": random_factors(generator, 10, 8, 2, torch.float32) for i in range(3)}
+        factors = {
+            f"layers.{i}.q": random_factors(generator, 10, 8, 2, torch.float32) for i in range(3)
+        }
         write_adapter(tmp_path / name, factors)
     monkeypatch.chdir(tmp_path)
     return tmp_path

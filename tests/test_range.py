@@ -7,7 +7,9 @@ from gam_kernels import Leading, leading_svd
 
 N = 120
 SPECTRA = {
-    "noise": torch.randn(N, N, generator=torch.Generator().manual_seed(1), dtype=torch.float64).svd().S,
+    "noise": torch.randn(N, N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    .svd()
+    .S,
     "slow": torch.arange(1, N + 1, dtype=torch.float64).rsqrt(),
     "fast": 0.9 ** torch.arange(N, dtype=torch.float64),
     "step": torch.where(torch.arange(N) < 20, 1.0, 1e-3).double(),
@@ -19,14 +21,19 @@ SPECTRA = {
 
 def matrix(s: torch.Tensor, m: int, n: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(d, len(s), generator=generator, dtype=torch.float64)).Q for d in (m, n))
+    u, v = (
+        torch.linalg.qr(torch.randn(d, len(s), generator=generator, dtype=torch.float64)).Q
+        for d in (m, n)
+    )
     return u * s @ v.T
 
 
 def leading(x: torch.Tensor, rank: int) -> Leading:
     """In blocks of 37 rows."""
     generator = torch.Generator().manual_seed(0)
-    return leading_svd(lambda: x.split(37), tuple(x.shape), rank, generator=generator, oversampling=rank + 16)
+    return leading_svd(
+        lambda: x.split(37), tuple(x.shape), rank, generator=generator, oversampling=rank + 16
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,7 +50,9 @@ def test_error_is_nearly_the_least(name, rank, shape, dtype):
     error, least = (x - u.double() * leading_s @ v.double().T).norm(), s[rank:].norm()
     assert float(energy) == pytest.approx(float(s.square().sum()), rel=10 * eps)
     assert error <= 1.01 * least + 10 * eps * s.norm()
-    assert error**2 == pytest.approx(float(energy - leading_s.norm() ** 2), abs=float(100 * eps * s.norm() ** 2))
+    assert error**2 == pytest.approx(
+        float(energy - leading_s.norm() ** 2), abs=float(100 * eps * s.norm() ** 2)
+    )
     assert (leading_s[:-1] >= leading_s[1:]).all()
 
 

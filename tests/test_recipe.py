@@ -105,7 +105,9 @@ def test_bare_files(folder):
 
 def test_other_base_models(folder):
     config = json.loads(Path("b/adapter_config.json").read_text())
-    Path("b/adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "mirror"}))
+    Path("b/adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "mirror"})
+    )
     gm.merge(["a", "b"], allow_base_mismatch=True, out="out")
     assert gm.merge_recipe(f"out/{RECIPE}", out="again").path == Path("again")
 
@@ -135,7 +137,11 @@ def test_merges_of_merges(folder):
     gm.merge([other.adapter, first.adapter, "a"], weights=[1, 0.5, 1], anchor=1, out="by-hand")
     gm.merge_recipe(write(TWO), out="out")
     assert digest("out") == digest("by-hand")
-    assert [d.get("name") for d in yaml.safe_load_all(Path("out", RECIPE).read_text())] == ["first", "other", "merged"]
+    assert [d.get("name") for d in yaml.safe_load_all(Path("out", RECIPE).read_text())] == [
+        "first",
+        "other",
+        "merged",
+    ]
     for written in ("out", "by-hand"):
         gm.merge_recipe(f"{written}/{RECIPE}", out=f"{written}-again")
         assert digest(f"{written}-again") == digest("out")
@@ -164,16 +170,21 @@ def test_a_plan_of_merges_of_merges_reads_no_tensor(folder):
 def test_in_memory_sources_are_named_and_not_kept_alive(folder):
     source = gm.Adapter("live", gm.load("a").modules, "base")
     result = gm.merge([source, "b"])
-    assert result.adapter.made_by is None  # such a merge cannot be repeated, and chains of them must not grow
+    assert (
+        result.adapter.made_by is None
+    )  # such a merge cannot be repeated, and chains of them must not grow
     result.save("out")
-    assert [s.get("sha256") for s in yaml.safe_load(Path("out", RECIPE).read_text())["sources"]] == [None, digest("b")]
+    assert [
+        s.get("sha256") for s in yaml.safe_load(Path("out", RECIPE).read_text())["sources"]
+    ] == [None, digest("b")]
 
 
 def test_changed_sources_are_an_error(folder):
     gm.merge(["a", "b"], out="out")
     shutil.copy("c/adapter_model.safetensors", "b/adapter_model.safetensors")
     with pytest.raises(
-        gm.GamMergeError, match=r"out/gam_merge_recipe.yaml: line \d+: sources.1.sha256: /.*/b/adapter_mod"
+        gm.GamMergeError,
+        match=r"out/gam_merge_recipe.yaml: line \d+: sources.1.sha256: /.*/b/adapter_mod",
     ) as caught:
         gm.merge_recipe(f"out/{RECIPE}", out="again")
     assert ".." not in str(caught.value)
@@ -196,7 +207,10 @@ def test_moved_together_it_still_works(folder):
         (["weights.1=3", "anchor=1"], {"weights": [1, 3], "anchor": 1}),
         (["sources.1.weight=[0, 1]"], {"weights": [1, [0, 1]]}),
         (["weights.b=[{filter: '*', value: 2}]"], {"weights": [1, 2]}),
-        (["method=mean", "output.rank=1", "output.dtype=fp64"], {"method": "mean", "rank": 1, "dtype": "fp64"}),
+        (
+            ["method=mean", "output.rank=1", "output.dtype=fp64"],
+            {"method": "mean", "rank": 1, "dtype": "fp64"},
+        ),
         (["sources.1.path=c"], {"sources": ["a", "c"]}),
     ],
 )
@@ -209,7 +223,9 @@ def test_told_on_the_command_line(folder, overrides, expected):
 
 def test_told_of_a_named_merge(folder):
     gm.merge_recipe(write(TWO), overrides=["first.weights.b=1", "output.rank=1"], out="out")
-    gm.merge_recipe(write(TWO.replace("weight: 3", "weight: 1") + "output: {rank: 1}"), out="expected")
+    gm.merge_recipe(
+        write(TWO.replace("weight: 3", "weight: 1") + "output: {rank: 1}"), out="expected"
+    )
     assert digest("out") == digest("expected")
 
 
@@ -220,7 +236,10 @@ def test_told_of_a_named_merge(folder):
         ("- a\n- b", "line 1: a merge is a mapping of keys"),
         ("method: gam", "line 1: sources: is missing"),
         ("sources: []", "line 1: sources: .* is not right: list should have at least 1 item"),
-        ("sources: [{path: a}]\nwieghts: [1]", "line 2: wieghts: is no key of a recipe here; there are: name, method"),
+        (
+            "sources: [{path: a}]\nwieghts: [1]",
+            "line 2: wieghts: is no key of a recipe here; there are: name, method",
+        ),
         (
             "sources:\n- path: a\n- path: b\n  wieght: 1",
             "line 4: sources.1.wieght: is no key .* path, weight, base_model",
@@ -229,27 +248,54 @@ def test_told_of_a_named_merge(folder):
             "sources:\n- path: a\n- path: b\n  weight: much",
             "line 4: sources.1.weight: weight is 'much', not a finite number",
         ),
-        ("sources:\n- path: a\n  weight: [1, x]", "line 3: sources.0.weight: .*neither a list of numbers"),
+        (
+            "sources:\n- path: a\n  weight: [1, x]",
+            "line 3: sources.0.weight: .*neither a list of numbers",
+        ),
         ("sources:\n- path: a\n  weight: .inf", "line 3: sources.0.weight: weight is inf"),
-        ("sources:\n- path: a\n- path: 3", "line 3: sources.1.path: 3 is not right: input should be a valid string"),
-        ("sources:\n- path: a\n  sha256: abc", "line 3: sources.0.sha256: 'abc' is not right: string should match"),
+        (
+            "sources:\n- path: a\n- path: 3",
+            "line 3: sources.1.path: 3 is not right: input should be a valid string",
+        ),
+        (
+            "sources:\n- path: a\n  sha256: abc",
+            "line 3: sources.0.sha256: 'abc' is not right: string should match",
+        ),
         (
             "sources:\n- path: a\n- path: ../nowhere",
             "line 3: sources.1.path: .*nowhere does not exist, and no merge here",
         ),
-        ("sources: [{path: a}]\noutput:\n  rank: 0", "line 3: output.rank: 0 is not right: input should be greater"),
+        (
+            "sources: [{path: a}]\noutput:\n  rank: 0",
+            "line 3: output.rank: 0 is not right: input should be greater",
+        ),
         (
             "sources: [{path: a}]\noutput:\n  rank: '8'",
             "line 3: output.rank: '8' is not right: input should be a valid int",
         ),
-        ("sources: [{path: a}]\noutput:\n  dtype: int8", "line 3: output.dtype: dtype 'int8' is not one of"),
-        ("sources: [{path: a}]\noutput:\n  size: 8", "line 3: output.size: is no key .* rank, energy, .*dtype"),
+        (
+            "sources: [{path: a}]\noutput:\n  dtype: int8",
+            "line 3: output.dtype: dtype 'int8' is not one of",
+        ),
+        (
+            "sources: [{path: a}]\noutput:\n  size: 8",
+            "line 3: output.size: is no key .* rank, energy, .*dtype",
+        ),
         ("sources: [{path: a}]\nmethod: magic", "line 2: method: no method is called 'magic'"),
-        ("sources: [{path: a}]\nparams:\n  magic: 1", "line 3: params.magic: method gam has no parameter 'magic'"),
-        ("sources: [{path: a}]\nparams:\n  x: []", "line 2: params: x is .*, neither a list of numbers"),
+        (
+            "sources: [{path: a}]\nparams:\n  magic: 1",
+            "line 3: params.magic: method gam has no parameter 'magic'",
+        ),
+        (
+            "sources: [{path: a}]\nparams:\n  x: []",
+            "line 2: params: x is .*, neither a list of numbers",
+        ),
         ("sources: [{path: a}]\nanchor: b", "line 2: anchor: 'b' is no source"),
         ("sources: [{path: a}]\nanchor: 1", "line 2: anchor: 1 is no source"),
-        ("sources: [{path: a}]\nmissing: one", "line 2: missing: 'one' is not right: input should be 'zero' or 'skip'"),
+        (
+            "sources: [{path: a}]\nmissing: one",
+            "line 2: missing: 'one' is not right: input should be 'zero' or 'skip'",
+        ),
         ("sources: [{path: a}]\nname: a b", "line 2: name: 'a b' is not right"),
         ("sources: [{path: a}\nmethod: gam", "line 2: expected ',' or ']'"),
         ("sources: [{path: a}]\nmethod: gam\nmethod: mean", "line 3: key 'method' is there twice"),
@@ -285,7 +331,10 @@ def test_what_is_wrong_has_a_line_and_a_key(folder, text, expected):
 
 def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
     Path("b", WEIGHTS).write_bytes(b"no")
-    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 2: sources.1.path: .*not a whole safetensors file"):
+    with pytest.raises(
+        gm.GamMergeError,
+        match=r"recipe.yaml: line 2: sources.1.path: .*not a whole safetensors file",
+    ):
         gm.merge_recipe(write("sources: [{path: a},\n {path: b}]"))
 
 
@@ -345,7 +394,10 @@ def test_the_schema_and_the_reader_agree(folder):
     gm.merge(["a", "b"], weights=[FILTERS, OVER_DEPTH], out="out")
     assert valid(yaml.safe_load(Path("out", RECIPE).read_text()))
     for text, fits in [
-        ("sources: [{path: a, weight: [0, 1]}]\nparams: {orthonormalize: polar, scale: [1, 2]}", True),
+        (
+            "sources: [{path: a, weight: [0, 1]}]\nparams: {orthonormalize: polar, scale: [1, 2]}",
+            True,
+        ),
         ("sources: [{path: a}]\nmethod: svc+ties@knots", True),
         ("sources: [{path: a}]\nparams: {scale: -1}", False),
         ("sources: [{path: a}]\nmethod: gam\nparams: {orthonormalize: other}", False),

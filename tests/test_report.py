@@ -27,7 +27,9 @@ def test_figures_equal_dense(method: str, problem: Problem):
     result = gm.merge(problem.adapters, method=method, weights=problem.weights, rank=30)
     (module,) = result.report.modules
     merged = helpers.delta(result.adapter)
-    mean = sum(w * float(delta.norm()) for w, delta in zip(problem.weights, problem.deltas, strict=True))
+    mean = sum(
+        w * float(delta.norm()) for w, delta in zip(problem.weights, problem.deltas, strict=True)
+    )
     close(module.norm_ratio, float(merged.norm()) / mean)
     for i, delta in enumerate(problem.deltas):
         share = float((merged * delta).sum() / delta.norm() ** 2)
@@ -39,7 +41,9 @@ def test_figures_equal_dense(method: str, problem: Problem):
         close(result.report.cross_talk[i], cross)
 
 
-@pytest.mark.parametrize("joint", [0, 1 << 20], ids=["measured on the factors", "from inner products"])
+@pytest.mark.parametrize(
+    "joint", [0, 1 << 20], ids=["measured on the factors", "from inner products"]
+)
 @pytest.mark.parametrize("method", ["gam", "mean", "ties"])
 @pytest.mark.parametrize("rank", [4, 12])
 def test_figures_in_float32(method: str, rank: int, joint: int, monkeypatch: pytest.MonkeyPatch):
@@ -48,7 +52,9 @@ def test_figures_in_float32(method: str, rank: int, joint: int, monkeypatch: pyt
         "gam_merge._run.walk._JOINT", joint
     )  # columns times adapters up to which Gram matrices are formed
     generator = torch.Generator().manual_seed(2)
-    adapters = helpers.stack([helpers.random_factors(generator, 60, 50, 4, torch.float32) for _ in range(3)])
+    adapters = helpers.stack(
+        [helpers.random_factors(generator, 60, 50, 4, torch.float32) for _ in range(3)]
+    )
     result = gm.merge(adapters, method=method, rank=rank)
     (module,), merged = result.report.modules, helpers.delta(result.adapter)
     assert not module.fell_back
@@ -67,10 +73,16 @@ def test_cross_talk_of_what_does_not_meet_and_of_what_is_alike():
     generator = torch.Generator().manual_seed(0)
     b, a = helpers.random_factors(generator, 12, 10, 3)
     apart = [torch.zeros(12, 10).double() for _ in range(2)]
-    apart[0][:3, :3], apart[1][5:8, 5:8] = (torch.randn(3, 3, generator=generator) for _ in range(2))
+    apart[0][:3, :3], apart[1][5:8, 5:8] = (
+        torch.randn(3, 3, generator=generator) for _ in range(2)
+    )
     pairs = [(x, torch.eye(10).double()) for x in apart]
-    assert gm.merge(helpers.stack(pairs), method="mean", rank=6).report.cross_talk == pytest.approx((0, 0), abs=1e-12)
-    assert gm.merge(helpers.stack([(b, a), (b, a)])).report.cross_talk == pytest.approx((0, 0), abs=1e-12)
+    assert gm.merge(helpers.stack(pairs), method="mean", rank=6).report.cross_talk == pytest.approx(
+        (0, 0), abs=1e-12
+    )
+    assert gm.merge(helpers.stack([(b, a), (b, a)])).report.cross_talk == pytest.approx(
+        (0, 0), abs=1e-12
+    )
 
 
 def test_the_modules_that_lost_most_come_first():
@@ -78,7 +90,10 @@ def test_the_modules_that_lost_most_come_first():
     generator = torch.Generator().manual_seed(1)
     names = [f"layers.{i}.q" for i in range(14)]
     common, own = ([helpers.random_factors(generator, 30, 20, 2) for _ in names] for _ in range(2))
-    second = {n: tuple(x + i / 4 * y for x, y in zip(c, o, strict=True)) for i, (n, c, o) in each(names, common, own)}
+    second = {
+        n: tuple(x + i / 4 * y for x, y in zip(c, o, strict=True))
+        for i, (n, c, o) in each(names, common, own)
+    }
     first = dict(zip(names, common, strict=True))
     report = gm.merge([helpers.adapter(first), helpers.adapter(second)]).report
     worst = report.worst()
@@ -100,5 +115,8 @@ def test_fallbacks_are_named():
     b, a = helpers.random_factors(generator, 40, 30, 2)
     b[:, 1] = b[:, 0] + 1e-5 * b[:, 1]
     for dtype, expected in ((torch.float32, ("bad",)), (torch.float64, ())):
-        factors = {name: tuple(x.to(dtype) for x in pair) for name, pair in (("good", good), ("bad", (b, a)))}
+        factors = {
+            name: tuple(x.to(dtype) for x in pair)
+            for name, pair in (("good", good), ("bad", (b, a)))
+        }
         assert gm.merge([helpers.adapter(factors)] * 2).report.fallbacks == expected

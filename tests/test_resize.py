@@ -14,7 +14,12 @@ import gam_merge as gm
 
 @pytest.fixture(scope="module")
 def source(llama, tmp_path_factory):
-    config: dict[str, Any] = {"r": 6, "lora_alpha": 9, "use_rslora": True, "rank_pattern": {"v_proj": 3}}
+    config: dict[str, Any] = {
+        "r": 6,
+        "lora_alpha": 9,
+        "use_rslora": True,
+        "rank_pattern": {"v_proj": 3},
+    }
     return save_adapter(llama, tmp_path_factory.mktemp("resize") / "source", **config)
 
 
@@ -32,7 +37,10 @@ def test_rank_is_the_best_of_that_rank(source, rank, tmp_path):
         expected = truncated(module.delta(), rank)
         assert relative(after.modules[name].delta(), expected) < 1e-6
         assert after.modules[name].rank == rank
-        kept, total = kept + float(expected.square().sum()), total + float(module.delta().square().sum())
+        kept, total = (
+            kept + float(expected.square().sum()),
+            total + float(module.delta().square().sum()),
+        )
     assert result.report.energy_kept == pytest.approx(kept / total, rel=1e-5)
 
 
@@ -44,7 +52,9 @@ def test_a_higher_rank_changes_nothing(llama, source, tmp_path):
 
 def test_energy(source):
     before = gm.load(source).modules
-    shares = {name: torch.linalg.svdvals(module.delta()).square() for name, module in before.items()}
+    shares = {
+        name: torch.linalg.svdvals(module.delta()).square() for name, module in before.items()
+    }
     needed = {name: int((s.cumsum(0) / s.sum() < 0.8).sum()) + 1 for name, s in shares.items()}
     each = gm.resize(source, energy=0.8, per_module_rank=True).adapter.modules
     assert {name: module.rank for name, module in each.items()} == needed

@@ -28,12 +28,17 @@ SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 @st.composite
 def tensors(draw: st.DrawFn) -> dict[str, torch.Tensor]:
     """Any keys, shapes (empty and scalar too) and float dtypes."""
-    keys = draw(st.sets(st.text(min_size=1, max_size=8).filter(lambda key: key != "__metadata__"), max_size=5))
+    keys = draw(
+        st.sets(
+            st.text(min_size=1, max_size=8).filter(lambda key: key != "__metadata__"), max_size=5
+        )
+    )
     keys = {key for key in keys if key.isprintable()}
     generator = draw(generators)
     shape = st.lists(st.integers(0, 4), max_size=3)
     return {
-        key: torch.randn(draw(shape), generator=generator).to(draw(st.sampled_from(DTYPES))) for key in sorted(keys)
+        key: torch.randn(draw(shape), generator=generator).to(draw(st.sampled_from(DTYPES)))
+        for key in sorted(keys)
     }
 
 
@@ -92,7 +97,10 @@ def adapters(folder: Path, dtype: torch.dtype = torch.float32) -> list[Path]:
     generator = torch.Generator().manual_seed(0)
     sizes = {"x.q_proj": (12, 9, 3), "y.q_proj": (12, 9, 3), "x.v_proj": (7, 9, 2)}
     return [
-        write_adapter(folder / str(i), {name: random_factors(generator, *s, dtype) for name, s in sizes.items()})
+        write_adapter(
+            folder / str(i),
+            {name: random_factors(generator, *s, dtype) for name, s in sizes.items()},
+        )
         for i in range(3)
     ]
 
@@ -104,7 +112,9 @@ def test_equal_merges_are_equal_bytes(tmp_path: Path) -> None:
     gm.merge(sources).save(tmp_path / "two")
     script = "import sys, torch, gam_merge; torch.set_num_threads(3); gam_merge.merge(sys.argv[2:], out=sys.argv[1])"
     subprocess.run([sys.executable, "-c", script, tmp_path / "three", *sources], check=True)
-    one, *others = ([digest(path) for path in sorted((tmp_path / x).iterdir())] for x in ("one", "two", "three"))
+    one, *others = (
+        [digest(path) for path in sorted((tmp_path / x).iterdir())] for x in ("one", "two", "three")
+    )
     assert others == [one, one]
 
 
@@ -155,7 +165,10 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "metadata_a_list": (spoil(lambda header: header.update(__metadata__=[])), WHOLE),
     "metadata_of_numbers": (spoil(lambda header: header.update(__metadata__={"x": 1})), WHOLE),
     "entry_a_number": (spoil(lambda header: header.update(x=1)), WHOLE),
-    "key_half_a_character": (spoil(lambda header: header.update({"\ud800": header.pop("x")})), WHOLE),
+    "key_half_a_character": (
+        spoil(lambda header: header.update({"\ud800": header.pop("x")})),
+        WHOLE,
+    ),
     "no_shape": (spoil(lambda header: header["x"].pop("shape")), WHOLE),
     "shape_negative": (spoil_entry(shape=[-2, -3]), WHOLE),
     "shape_of_floats": (spoil_entry(shape=[2.0, 3.0]), WHOLE),
@@ -167,7 +180,11 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "offsets_three": (spoil_entry(data_offsets=[0, 12, 24]), WHOLE),
     "offsets_overlap": (spoil(lambda header: header.update(y=dict(header["x"]))), WHOLE),
     "offsets_with_a_hole": (
-        spoil(lambda header: header.update(x={**header["x"], "shape": [1, 3], "data_offsets": [12, 24]})),
+        spoil(
+            lambda header: header.update(
+                x={**header["x"], "shape": [1, 3], "data_offsets": [12, 24]}
+            )
+        ),
         WHOLE,
     ),
     "offsets_overlap_and_leave_a_hole": (

@@ -21,8 +21,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters a, b and c, and a recipe of their mean."""
     generator = torch.Generator().manual_seed(0)
     for name in "abc":
-        write_adapter(tmp_path / name, {"layers.0.q": random_factors(generator, 8, 6, 2, torch.float32)})
-    (tmp_path / "recipe.yaml").write_text("method: mean\noutput: {rank: 6}\nsources: [{path: a}, {path: b}, {path: c}]")
+        write_adapter(
+            tmp_path / name, {"layers.0.q": random_factors(generator, 8, 6, 2, torch.float32)}
+        )
+    (tmp_path / "recipe.yaml").write_text(
+        "method: mean\noutput: {rank: 6}\nsources: [{path: a}, {path: b}, {path: c}]"
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,14 +55,18 @@ def test_weights_are_found(folder: Path):
 
 
 def test_the_first_trial_is_the_recipe(folder: Path):
-    Path("recipe.yaml").write_text("method: mean\nsources: [{path: a, weight: 3}, {path: b}, {path: c, weight: 0}]")
+    Path("recipe.yaml").write_text(
+        "method: mean\nsources: [{path: a, weight: 3}, {path: b}, {path: c, weight: 0}]"
+    )
     found = gm.search("recipe.yaml", distance([0.75, 0.25, 0]), "search", trials=1)
     assert found.trials[0].overrides == ("weights.0=0.75", "weights.1=0.25", "weights.2=0")
 
 
 def test_down_instead_of_up(folder: Path):
     score = distance([0.6, 0.1, 0.3])
-    found = gm.search("recipe.yaml", lambda adapter: -score(adapter), "search", trials=20, goal="min")
+    found = gm.search(
+        "recipe.yaml", lambda adapter: -score(adapter), "search", trials=20, goal="min"
+    )
     assert found.best.score == min(trial.score for trial in found.trials)
     assert found.best.score < found.trials[0].score
 
@@ -84,20 +92,30 @@ def test_an_interrupted_search_goes_on(folder: Path, stop: int):
     journal.write_text(journal.read_text() + '{"number": 1')  # killed in the middle of a line
     resumed = gm.search("recipe.yaml", score, "search", trials=10)
     assert resumed.trials == whole.trials
-    assert gm.search("recipe.yaml", score, "search", trials=10).trials == whole.trials  # the journal can be read again
+    assert (
+        gm.search("recipe.yaml", score, "search", trials=10).trials == whole.trials
+    )  # the journal can be read again
     assert len(journal.read_text().splitlines()) == 11
-    assert gm.merge_recipe("search/best.yaml").report.weights == gm.merge_recipe("whole/best.yaml").report.weights
+    assert (
+        gm.merge_recipe("search/best.yaml").report.weights
+        == gm.merge_recipe("whole/best.yaml").report.weights
+    )
 
 
 def test_more_trials_later(folder: Path):
     whole = gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "whole", trials=10)
     gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=7)
-    assert gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=10).trials == whole.trials
+    assert (
+        gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=10).trials
+        == whole.trials
+    )
 
 
 def test_another_search_in_the_same_place_is_an_error(folder: Path):
     gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=1)
-    with pytest.raises(gm.GamMergeError, match=r"a search with another goal, seed; choose another directory"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"a search with another goal, seed; choose another directory"
+    ):
         gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=1, seed=1, goal="min")
     Path("recipe.yaml").write_text("sources: [{path: a}, {path: b}]")
     with pytest.raises(gm.GamMergeError, match="another recipe"):
@@ -126,7 +144,9 @@ def test_failed_trials_are_told_and_avoided(folder: Path):
 
 def test_if_the_first_trial_fails_so_does_the_search(folder: Path):
     command = f"{sys.executable} -c \"import sys; print('no data', file=sys.stderr); sys.exit(3)\" {{adapter}}"
-    with pytest.raises(gm.GamMergeError, match=r"the first trial fails, .* left with exit code 3: no data"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"the first trial fails, .* left with exit code 3: no data"
+    ):
         gm.search("recipe.yaml", command, "search")
     assert len(Path("search/trials.jsonl").read_text().splitlines()) == 1
 
@@ -148,15 +168,32 @@ def test_commands_that_give_no_score(folder: Path, command: str, expected: str):
 
 def test_a_command_is_run_without_a_shell(folder: Path):
     code = "import os, sys; print('reading', len(os.listdir(sys.argv[1]))); print('score:', len(sys.argv[2]))"
-    found = gm.search("recipe.yaml", f'{sys.executable} -c "{code}" {{adapter}} "a; b"', "search", trials=1)
+    found = gm.search(
+        "recipe.yaml", f'{sys.executable} -c "{code}" {{adapter}} "a; b"', "search", trials=1
+    )
     assert found.best.score == 4.0
 
 
 def test_anchor_parameters_and_keys(folder: Path):
-    vary = ["anchor", "params.scale=0.5:2", "params.iterations=1:4", "output.rank=1:3", "sources.1.weight=1:2"]
+    vary = [
+        "anchor",
+        "params.scale=0.5:2",
+        "params.iterations=1:4",
+        "output.rank=1:3",
+        "sources.1.weight=1:2",
+    ]
     Path("recipe.yaml").write_text("sources: [{path: a}, {path: b}, {path: c}]")
     found = gm.search("recipe.yaml", lambda adapter: 0.0, "search", trials=20, vary=vary)
-    values = {key: set() for key in ("anchor", "params.scale", "params.iterations", "output.rank", "sources.1.weight")}
+    values = {
+        key: set()
+        for key in (
+            "anchor",
+            "params.scale",
+            "params.iterations",
+            "output.rank",
+            "sources.1.weight",
+        )
+    }
     for trial in found.trials:
         for key, _, value in (text.partition("=") for text in trial.overrides):
             values[key].add(json.loads(value))
@@ -164,7 +201,10 @@ def test_anchor_parameters_and_keys(folder: Path):
     assert values["params.iterations"] == {1, 2, 3, 4}
     assert values["output.rank"] == {1, 2, 3}
     assert 0.5 <= min(values["params.scale"]) < 0.9 < 1.5 < max(values["params.scale"]) <= 2
-    assert found.trials[0].overrides[:2] == ("anchor=0", "params.scale=1")  # as the recipe has it, by default
+    assert found.trials[0].overrides[:2] == (
+        "anchor=0",
+        "params.scale=1",
+    )  # as the recipe has it, by default
 
 
 @pytest.mark.parametrize(
@@ -200,10 +240,14 @@ def weights_of(point: list[float], count: int) -> list[float]:
     return [float(text.partition("=")[2]) for text in Shares(count).overrides(point)]
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [1, 0, 0], [0, 0, 1], [0, 2, 2], [0.1, 0.2, 0.3, 0.4], [5, 0, 1, 0]])
+@pytest.mark.parametrize(
+    "weights", [[1, 1], [1, 0, 0], [0, 0, 1], [0, 2, 2], [0.1, 0.2, 0.3, 0.4], [5, 0, 1, 0]]
+)
 def test_shares_start_at_the_recipe(weights: list[float]):
     point = Shares(len(weights)).start(recipe(*weights))
-    assert weights_of(point, len(weights)) == pytest.approx([w / sum(weights) for w in weights], abs=1e-5)
+    assert weights_of(point, len(weights)) == pytest.approx(
+        [w / sum(weights) for w in weights], abs=1e-5
+    )
 
 
 def test_shares_of_uniform_points_are_uniform_on_the_simplex():

@@ -15,7 +15,9 @@ LAYERS = [f"model.layers.{i}.{part}" for i in range(3) for part in ("attn.q", "m
 def adapters(names: list[str] = LAYERS, count: int = 2) -> list[gm.Adapter]:
     generator = torch.Generator().manual_seed(0)
     return [
-        adapter({name: random_factors(generator, 10, 8, 2) for name in names}, source=f"adapter-{i}")
+        adapter(
+            {name: random_factors(generator, 10, 8, 2) for name in names}, source=f"adapter-{i}"
+        )
         for i in range(count)
     ]
 
@@ -35,14 +37,18 @@ def test_a_list_is_spread_over_depth(layer, expected):
 
 def test_between_its_numbers_a_list_is_interpolated():
     assert weight([1, 2], "model.layers.1.attn.q") == 1.5
-    assert weight([0, 1, 0], "model.layers.1.attn.q", [f"model.layers.{i}.attn.q" for i in range(4)]) == pytest.approx(
-        2 / 3
-    )
+    assert weight(
+        [0, 1, 0], "model.layers.1.attn.q", [f"model.layers.{i}.attn.q" for i in range(4)]
+    ) == pytest.approx(2 / 3)
 
 
 def test_depth_is_counted_in_each_stack_of_layers():
     names = [f"{stack}.layers.{i}.q" for stack, n in (("vision", 2), ("text", 5)) for i in range(n)]
-    assert weight([0, 1], "vision.layers.1.q", names) == weight([0, 1], "text.layers.4.q", names) == 1.0
+    assert (
+        weight([0, 1], "vision.layers.1.q", names)
+        == weight([0, 1], "text.layers.4.q", names)
+        == 1.0
+    )
 
 
 def test_one_layer_is_the_first():
@@ -70,8 +76,14 @@ def test_the_first_filter_that_fits_holds():
         ([{"filter": "*"}], "where it should have"),
         ([{"filter": "*", "value": 1, "weight": 2}], "where it should have"),
         ([{"filter": 3, "value": 1}], "where it should have"),
-        ([{"filter": "mlp.*", "value": 1}], "filter 'mlp.*' fits no module, for instance not model.layers.0.attn.q"),
-        ([{"filter": "*.mlp.*", "value": 1}], "no filter of weight fits module model.layers.0.attn.q"),
+        (
+            [{"filter": "mlp.*", "value": 1}],
+            "filter 'mlp.*' fits no module, for instance not model.layers.0.attn.q",
+        ),
+        (
+            [{"filter": "*.mlp.*", "value": 1}],
+            "no filter of weight fits module model.layers.0.attn.q",
+        ),
         ([{"filter": "*", "value": ["x"]}], "neither a list of numbers"),
         ([-1, 1], r"weights \[-1.0, 1\] of module model.layers.0.attn.q are negative; gam"),
     ],
@@ -85,7 +97,10 @@ def test_depth_needs_a_layer_number():
     names = [*LAYERS, "lm_head"]
     with pytest.raises(gm.GamMergeError, match="module lm_head has no layer number"):
         gm.merge(adapters(names), weights=[[0, 1], 1])
-    gm.merge(adapters(names), weights=[[{"filter": "lm_head", "value": 1}, {"filter": "*", "value": [0, 1]}], 1])
+    gm.merge(
+        adapters(names),
+        weights=[[{"filter": "lm_head", "value": 1}, {"filter": "*", "value": [0, 1]}], 1],
+    )
 
 
 def test_every_module_is_merged_with_its_own_weights():
@@ -100,10 +115,17 @@ def test_every_module_is_merged_with_its_own_weights():
 
 def test_weight_zero_in_a_module_means_not_there():
     sources = adapters(count=3)
-    result = gm.merge(sources, weights=[[{"filter": "mlp", "value": 0}, {"filter": "*", "value": 1}], 1, 1])
+    result = gm.merge(
+        sources, weights=[[{"filter": "mlp", "value": 0}, {"filter": "*", "value": 1}], 1, 1]
+    )
     without = gm.merge(sources[1:])
-    assert torch.equal(delta(result.adapter, "model.layers.1.mlp.up"), delta(without.adapter, "model.layers.1.mlp.up"))
-    assert [m.ranks[0] > 0 for m in result.report.modules] == ["attn" in m.name for m in result.report.modules]
+    assert torch.equal(
+        delta(result.adapter, "model.layers.1.mlp.up"),
+        delta(without.adapter, "model.layers.1.mlp.up"),
+    )
+    assert [m.ranks[0] > 0 for m in result.report.modules] == [
+        "attn" in m.name for m in result.report.modules
+    ]
 
 
 def test_a_module_of_weight_zero_everywhere_is_left_out():
@@ -115,7 +137,9 @@ def test_a_module_of_weight_zero_everywhere_is_left_out():
 
 
 def test_report_tells_the_mean_weights():
-    assert gm.merge(adapters(), weights=[[0, 2], 1]).report.weights == pytest.approx((7 / 18, 11 / 18))
+    assert gm.merge(adapters(), weights=[[0, 2], 1]).report.weights == pytest.approx(
+        (7 / 18, 11 / 18)
+    )
 
 
 def test_modules_of_other_parameters_are_in_other_buckets():
@@ -124,5 +148,7 @@ def test_modules_of_other_parameters_are_in_other_buckets():
         [1, 1], {"density": [{"filter": "mlp", "value": 0.5}, {"filter": "*", "value": 1}]}, LAYERS
     )
     buckets = make_plan(sources, settings=settings).buckets
-    assert [set(b.names) for b in buckets] == [{n for n in LAYERS if part in n} for part in ("attn", "mlp")]
+    assert [set(b.names) for b in buckets] == [
+        {n for n in LAYERS if part in n} for part in ("attn", "mlp")
+    ]
     assert [settings.params_of(b.names[0]) for b in buckets] == [{"density": 1}, {"density": 0.5}]

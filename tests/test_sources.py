@@ -44,7 +44,8 @@ def test_several_adapters_in_a_file(saved: Path) -> None:
     tensors = load_file(saved / WEIGHTS)
     first, *rest = tensors
     save_file(
-        {first.replace(".weight", ".one.weight"): tensors[first]} | {k: tensors[k] for k in rest}, saved / WEIGHTS
+        {first.replace(".weight", ".one.weight"): tensors[first]} | {k: tensors[k] for k in rest},
+        saved / WEIGHTS,
     )
     with pytest.raises(gm.GamMergeError, match=r"several adapters, \['default', 'one'\]"):
         gm.load(saved)
@@ -109,15 +110,22 @@ def test_two_bare_files_of_one_config(saved: Path, tmp_path: Path) -> None:
     for name in "ab":
         (saved / f"{name}.safetensors").write_bytes((saved / WEIGHTS).read_bytes())
     (saved / WEIGHTS).unlink()
-    assert torch.equal(deltas(gm.load(saved / "a.safetensors")), deltas(gm.load(saved / "b.safetensors")))
-    tensors = {key.replace("q_proj", "v_proj"): value for key, value in load_file(saved / "a.safetensors").items()}
+    assert torch.equal(
+        deltas(gm.load(saved / "a.safetensors")), deltas(gm.load(saved / "b.safetensors"))
+    )
+    tensors = {
+        key.replace("q_proj", "v_proj"): value
+        for key, value in load_file(saved / "a.safetensors").items()
+    }
     save_file(tensors, saved / "b.safetensors")
     with pytest.raises(gm.GamMergeError, match=r"v_proj.*b\.json"):
         gm.load(saved / "b.safetensors")
 
 
 @pytest.mark.parametrize("alpha", [6.0, [6.0], [6.0, 6.0]])
-def test_bare_files_without_a_config(alpha: float | list[float], saved: Path, tmp_path: Path) -> None:
+def test_bare_files_without_a_config(
+    alpha: float | list[float], saved: Path, tmp_path: Path
+) -> None:
     expected = deltas(gm.load(saved))
     files = [tmp_path / f"{name}.safetensors" for name in "ab"]
     for file in files:

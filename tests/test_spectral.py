@@ -31,7 +31,9 @@ def test_iso_cts_at_any_fraction(problem: Problem, fraction: float) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("p", "sides"), [(0.5, {}), (-0.25, {}), (-0.5, {"p_u": 0.0}), (1.0, {"p_v": -1.0})])
+@pytest.mark.parametrize(
+    ("p", "sides"), [(0.5, {}), (-0.25, {}), (-0.5, {"p_u": 0.0}), (1.0, {"p_v": -1.0})]
+)
 @pytest.mark.parametrize("q", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("floor", [True, False])
 def test_consensus_equals_the_equations(
@@ -77,7 +79,9 @@ def test_consensus_amplifies_no_more_than_it_says(p: float) -> None:
     for problem in PROBLEMS.values():
         bound = len(problem.pairs) ** (2 * max(-p, 0))
         mean, found = merged(problem, "mean"), merged(problem, "consensus", p=p)
-        assert torch.linalg.matrix_norm(found, 2) <= bound * torch.linalg.matrix_norm(mean, 2) * (1 + 1e-9)
+        assert torch.linalg.matrix_norm(found, 2) <= bound * torch.linalg.matrix_norm(mean, 2) * (
+            1 + 1e-9
+        )
 
 
 def test_spectra_are_flat_over_the_sum_of_ranks() -> None:
@@ -89,13 +93,17 @@ def test_spectra_are_flat_over_the_sum_of_ranks() -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("options", [{"ridge": 0.01}, {"ridge": 0.1}, {"time": 300.0}, {"time": 3.0}])
+@pytest.mark.parametrize(
+    "options", [{"ridge": 0.01}, {"ridge": 0.1}, {"time": 300.0}, {"time": 3.0}]
+)
 @pytest.mark.parametrize("uniform", [True, False], ids=["ones", "weights"])
 def test_wudi(problem: Problem, options: dict[str, float], uniform: bool) -> None:
     weights = [1.0] * len(problem.pairs) if uniform else list(problem.weights)
     expected = oracle.wudi(problem.deltas, weights, **options)
     kind = "flow" if "time" in options else "ridge"
-    assert relative(merged(problem, "wudi", weights=weights, filter=kind, **options), expected) < 1e-9
+    assert (
+        relative(merged(problem, "wudi", weights=weights, filter=kind, **options), expected) < 1e-9
+    )
 
 
 def test_wudi_without_ridge_agrees_with_every_adapter_where_it_acts() -> None:
@@ -106,7 +114,9 @@ def test_wudi_without_ridge_agrees_with_every_adapter_where_it_acts() -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("options", [{}, {"spectrum": "linear"}, {"spectrum": "linear", "ratio": 2.0}, {"keep": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"spectrum": "linear"}, {"spectrum": "linear", "ratio": 2.0}, {"keep": 0.2}]
+)
 def test_dc_merge(problem: Problem, options: dict[str, Any]) -> None:
     dense = {"linear": options.get("spectrum") == "linear", "ratio": options.get("ratio", 5.0)}
     expected = oracle.dc_merge(problem.deltas, problem.weights, **dense, keep=options.get("keep"))
@@ -121,7 +131,9 @@ def test_frechet(name: str) -> None:
 
 
 def test_frechet_refuses_unlike_ranks() -> None:
-    with pytest.raises(gm.GamMergeError, match=r"module w has deltas of numerical rank \(4, 2, 1, 3\)"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"module w has deltas of numerical rank \(4, 2, 1, 3\)"
+    ):
         merged(PROBLEMS["mixed ranks"], "frechet")
 
 
@@ -142,7 +154,9 @@ def test_cart(problem: Problem, fraction: float, c: float) -> None:
 @pytest.mark.parametrize("name", ["two", "three", "apart", "close"])
 def test_actmat(name: str) -> None:
     problem = PROBLEMS[name]
-    assert relative(merged(problem, "actmat"), oracle.actmat(problem.deltas, problem.weights)) < 1e-7
+    assert (
+        relative(merged(problem, "actmat"), oracle.actmat(problem.deltas, problem.weights)) < 1e-7
+    )
 
 
 @pytest.mark.parametrize("name", ["two", "three", "mixed ranks", "close", "full"])

@@ -9,9 +9,13 @@ from benchmarks.speed.cases import CASES
 
 def test_is_up_to_date() -> None:
     results, readme = report.read(), README.read_text("utf-8")
-    assert readme == replaced(readme, "speed", report.tables(results)), "run: python -m benchmarks speed --page"
+    assert readme == replaced(readme, "speed", report.tables(results)), (
+        "run: python -m benchmarks speed --page"
+    )
     measured = [(row["model"], row["N"], row["r"], row["method"]) for row in results["rows"]]
-    assert measured == [(model, n, r, method) for model, n, r, methods in CASES for method in methods]
+    assert measured == [
+        (model, n, r, method) for model, n, r, methods in CASES for method in methods
+    ]
 
 
 def test_a_changed_figure_changes_the_tables() -> None:

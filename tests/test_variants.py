@@ -17,7 +17,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Pat
     class Saved(dict[tuple[str, int], Path]):
         def __missing__(self, key: tuple[str, int]) -> Path:
             kind, config = VARIANTS[key[0]]
-            self[key] = save(folder / f"{key[0]}-{key[1]}", kind, key[1], **{"init_lora_weights": False, **config})
+            self[key] = save(
+                folder / f"{key[0]}-{key[1]}",
+                kind,
+                key[1],
+                **{"init_lora_weights": False, **config},
+            )
             return self[key]
 
     return Saved()
@@ -44,5 +49,12 @@ def test_mean_of_two(name: str, saved: dict[tuple[str, int], Path], tmp_path: Pa
     paths, weights = [saved[name, 0], saved[name, 1]], [0.75, 0.25]
     before, expected = forward(model(kind)), forward(dense_mean(kind, paths, weights))
     assert relative(before, expected) > 1e-3
-    gm.merge(paths, method="mean", weights=weights, rank=8, base_model=base_of(name), out=tmp_path / "out")
+    gm.merge(
+        paths,
+        method="mean",
+        weights=weights,
+        rank=8,
+        base_model=base_of(name),
+        out=tmp_path / "out",
+    )
     assert relative(forward(load(kind, tmp_path / "out")) - before, expected - before) < 1e-5

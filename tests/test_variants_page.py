@@ -12,7 +12,9 @@ from benchmarks.variants.rows import ROWS
 
 def test_is_up_to_date() -> None:
     results = report.read()
-    assert report.PAGE.read_text("utf-8") == report.page(results), "run: python -m benchmarks variants --page"
+    assert report.PAGE.read_text("utf-8") == report.page(results), (
+        "run: python -m benchmarks variants --page"
+    )
     assert [row["adapters"] for row in results["rows"]] == [row.name for row in ROWS]
 
 
@@ -27,7 +29,9 @@ def test_a_changed_figure_changes_the_page() -> None:
 def test_ours_are_right_or_refused() -> None:
     for row in report.read()["rows"]:
         found = row["gam-merge"]
-        assert found.startswith("refused: ") if isinstance(found, str) else found < report.EXACT, row["adapters"]
+        assert found.startswith("refused: ") if isinstance(found, str) else found < report.EXACT, (
+            row["adapters"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,9 @@ def test_ours_are_right_or_refused() -> None:
         ("keys without base_model.model.", 1.0, 0.0),
     ],
 )
-def test_a_cell_is_measured(name: str, theirs: float | str, ours: float | str, tmp_path: Path) -> None:
+def test_a_cell_is_measured(
+    name: str, theirs: float | str, ours: float | str, tmp_path: Path
+) -> None:
     measured = Measured(next(row for row in ROWS if row.name == name), tmp_path)
     found = measured.error(lambda: measured.by_peft("cat")), measured.error(measured.by_us)
     for cell, expected in zip(found, (theirs, ours), strict=True):

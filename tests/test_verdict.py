@@ -36,10 +36,14 @@ def test_sets_of_known_kind_are_told_apart():
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_recommended_was_close_to_the_best(kind):
     """By mean NLL over all seeds and both kinds of initialisation, at the sum of ranks, scales not tuned."""
-    among = [one for one in choose.sets(rows()) if one.cell[0] == kind]  # with every method measured
+    among = [
+        one for one in choose.sets(rows()) if one.cell[0] == kind
+    ]  # with every method measured
     nll = {choice: choose.mean_nll(among, choose.always(choice)) for choice in choose.CHOICES}
     first = next(rule for rule in RULES if rule.kind == KINDS[kind]).best
-    (name,) = [name for name, candidate in NAMES.items() if candidate == (first.method, first.params)]
+    (name,) = [
+        name for name, candidate in NAMES.items() if candidate == (first.method, first.params)
+    ]
     assert nll[name] < min(nll.values()) + CLOSE
     assert nll[name] < nll["mean", "own"] + CLOSE
 

@@ -16,11 +16,18 @@ from terminal import run
 
 import gam_merge as gm
 
-WEIGHTS, CONFIG, RECIPE, CARD = "adapter_model.safetensors", "adapter_config.json", "gam_merge_recipe.yaml", "README.md"
+WEIGHTS, CONFIG, RECIPE, CARD = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "gam_merge_recipe.yaml",
+    "README.md",
+)
 METADATA = "metadata of the weights"
 ALL = {WEIGHTS, CONFIG, METADATA, CARD, "../a", "../b"}
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's uploads
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # of huggingface_hub's uploads
 
 
 @pytest.fixture
@@ -28,7 +35,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters a, b, c and the merge of the first two, in the working directory."""
     generator = torch.Generator().manual_seed(0)
     for name in "abc":
-        factors = {f"layers.{i}.q": random_factors(generator, 10, 8, 2, torch.float32) for i in range(3)}
+        factors = {
+            f"layers.{i}.q": random_factors(generator, 10, 8, 2, torch.float32) for i in range(3)
+        }
         write_adapter(tmp_path / name, factors, base_model_name_or_path="/models/llama")
     monkeypatch.chdir(tmp_path)
     gm.merge(["a", "b"], method="mean", out="out")
@@ -65,14 +74,29 @@ def test_a_merge_holds(folder):
 
 DAMAGES: dict[str, tuple[Callable[[], object], dict[str, str]]] = {
     "tensor": (lambda: flip(f"out/{WEIGHTS}"), {WEIGHTS: "differs"}),
-    "torn": (lambda: Path("out", WEIGHTS).write_bytes(b"torn"), {WEIGHTS: "differs", METADATA: "missing"}),
-    "no_weights": (lambda: Path("out", WEIGHTS).unlink(), {WEIGHTS: "missing", METADATA: "missing"}),
-    "config": (lambda: edit(f"out/{CONFIG}", '"lora_alpha": 2', '"lora_alpha": 4'), {CONFIG: "differs"}),
+    "torn": (
+        lambda: Path("out", WEIGHTS).write_bytes(b"torn"),
+        {WEIGHTS: "differs", METADATA: "missing"},
+    ),
+    "no_weights": (
+        lambda: Path("out", WEIGHTS).unlink(),
+        {WEIGHTS: "missing", METADATA: "missing"},
+    ),
+    "config": (
+        lambda: edit(f"out/{CONFIG}", '"lora_alpha": 2', '"lora_alpha": 4'),
+        {CONFIG: "differs"},
+    ),
     "no_config": (lambda: Path("out", CONFIG).unlink(), {CONFIG: "missing"}),
     "source": (lambda: shutil.copy(f"c/{WEIGHTS}", f"b/{WEIGHTS}"), {"../b": "differs"}),
     "no_source": (lambda: shutil.rmtree("a"), {"../a": "missing"}),
-    "method": (lambda: edit(f"out/{RECIPE}", "method: mean", "method: sum"), {METADATA: "differs", CARD: "differs"}),
-    "weight": (lambda: edit(f"out/{RECIPE}", r"weight: 1(\.0)?\n", "weight: 2\n"), {CARD: "differs"}),
+    "method": (
+        lambda: edit(f"out/{RECIPE}", "method: mean", "method: sum"),
+        {METADATA: "differs", CARD: "differs"},
+    ),
+    "weight": (
+        lambda: edit(f"out/{RECIPE}", r"weight: 1(\.0)?\n", "weight: 2\n"),
+        {CARD: "differs"},
+    ),
     "sha256_of_source": (
         lambda: edit(f"out/{RECIPE}", r"(path: ../b(\n.*)*?sha256: )\w{64}", r"\g<1>" + 64 * "a"),
         {METADATA: "differs", CARD: "differs", "../b": "differs"},
@@ -105,7 +129,9 @@ def test_what_was_changed_is_named_and_nothing_else(folder, name):
     change, expected = DAMAGES[name]
     change()
     assert failed(gm.verify("out")) == expected
-    assert failed(gm.verify("out", sources=False)) == {k: v for k, v in expected.items() if not k.startswith("../")}
+    assert failed(gm.verify("out", sources=False)) == {
+        k: v for k, v in expected.items() if not k.startswith("../")
+    }
 
 
 def test_what_differs_is_told(folder):
@@ -129,7 +155,11 @@ def test_merges_of_merges_and_of_what_was_in_memory(folder):
     assert gm.verify("nested", rerun=True).holds
     flip(f"a/{WEIGHTS}")
     assert failed(gm.verify("nested")) == {"../a": "differs"}
-    gm.merge([gm.Adapter("live", gm.load("c").modules, "base"), "c"], allow_base_mismatch=True, out="live")
+    gm.merge(
+        [gm.Adapter("live", gm.load("c").modules, "base"), "c"],
+        allow_base_mismatch=True,
+        out="live",
+    )
     found = gm.verify("live")
     assert found.holds
     assert [check.state for check in found.checks if check.kind == "source"] == ["unknown", "holds"]
@@ -183,4 +213,6 @@ def test_the_command(folder):
     data = json.loads(done.stdout)
     assert not data["holds"]
     assert {check["name"]: check["state"] for check in data["checks"]}[WEIGHTS] == "differs"
-    assert run(["verify", "nowhere"], folder).stderr.startswith(f"error: nowhere/{RECIPE}: cannot be read")
+    assert run(["verify", "nowhere"], folder).stderr.startswith(
+        f"error: nowhere/{RECIPE}: cannot be read"
+    )

@@ -18,9 +18,14 @@ CPU = torch.device("cpu")
 def adapters(generator: torch.Generator) -> list[helpers.Adapter]:
     """Two adapters of five equal modules and one of another shape, which the second lacks."""
     shapes = {f"layers.{i}.q": (12, 9, 3) for i in range(5)} | {"head": (7, 5, 2)}
-    factors = [{name: helpers.random_factors(generator, *shape) for name, shape in shapes.items()} for _ in range(2)]
+    factors = [
+        {name: helpers.random_factors(generator, *shape) for name, shape in shapes.items()}
+        for _ in range(2)
+    ]
     del factors[1]["head"]
-    return [helpers.adapter(pairs, scale=2.0, source=f"adapter-{i}") for i, pairs in enumerate(factors)]
+    return [
+        helpers.adapter(pairs, scale=2.0, source=f"adapter-{i}") for i, pairs in enumerate(factors)
+    ]
 
 
 @pytest.fixture
@@ -38,14 +43,20 @@ def test_every_module_once(adapters, monkeypatch, chunk_bytes):
             for name, delta in zip(bucket.names, dense, strict=True):
                 assert (name, i) not in seen
                 seen[name, i] = delta
-    assert seen.keys() == {(name, i) for i, adapter in enumerate(adapters) for name in adapter.modules}
+    assert seen.keys() == {
+        (name, i) for i, adapter in enumerate(adapters) for name in adapter.modules
+    }
     for (name, i), delta in seen.items():
         assert helpers.relative(delta, adapters[i].modules[name].delta()) < 1e-13
 
 
 def test_zero_deltas_are_left_out_of_the_bucket(generator):
     b, a = helpers.random_factors(generator, 6, 5, 2)
-    (bucket,) = walk(make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])), lambda bucket: bucket, device=CPU)
+    (bucket,) = walk(
+        make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])),
+        lambda bucket: bucket,
+        device=CPU,
+    )
     assert bucket.adapters == (0,)
     assert bucket.shape == (6, 5)
 
@@ -56,7 +67,9 @@ def test_inner_products_of_all_at_once_are_those_of_pairs(generator, monkeypatch
     pairs[1][1] = torch.zeros(40, 3), pairs[1][1][1]
     pairs[2][0][0][:, 1] = pairs[2][0][0][:, 0]
     adapters = [
-        helpers.adapter({f"w{j}": (b.float(), a.float()) for j, (b, a) in enumerate(own)}, source=f"adapter-{i}")
+        helpers.adapter(
+            {f"w{j}": (b.float(), a.float()) for j, (b, a) in enumerate(own)}, source=f"adapter-{i}"
+        )
         for i, own in enumerate(zip(*pairs, strict=True))
     ]
 

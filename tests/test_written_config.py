@@ -13,9 +13,15 @@ PAIR = (torch.ones(4, 2), torch.ones(2, 6))
 Q, QV = ["layers.0.q", "layers.1.q"], ["layers.0.q", "layers.0.v", "layers.1.q", "layers.1.v"]
 
 
-def source(modules: list[str], config: dict[str, Any], more: dict[str, Tensor] | None = None) -> gm.Adapter:
+def source(
+    modules: list[str], config: dict[str, Any], more: dict[str, Tensor] | None = None
+) -> gm.Adapter:
     """An adapter of these linear modules, and what else there is."""
-    factors = {f"{name}.lora_{x}.weight": factor for name in modules for x, factor in zip("BA", PAIR, strict=True)}
+    factors = {
+        f"{name}.lora_{x}.weight": factor
+        for name in modules
+        for x, factor in zip("BA", PAIR, strict=True)
+    }
     return from_state_dict({**factors, **(more or {})}, {"r": 2, "lora_alpha": 2, **config})
 
 
@@ -38,14 +44,22 @@ def written(adapters: list[tuple[list[str], dict[str, Any]]], **settings: Any) -
         ([(Q[:1], {"target_modules": ["q"], "layers_to_transform": 0})], Q[:1]),
         ([(Q[:1], {"target_modules": ["q"], "exclude_modules": ["layers.1.q"]})], Q[:1]),
         (
-            [(Q, {"target_modules": ["q"]}), (QV[2:], {"target_modules": ["q", "v"], "layers_to_transform": [1]})],
+            [
+                (Q, {"target_modules": ["q"]}),
+                (QV[2:], {"target_modules": ["q", "v"], "layers_to_transform": [1]}),
+            ],
             Q + QV[3:],
         ),
         ([(["layers.0.q", "layers.0.x_q"], {"target_modules": ["q", "x_q"]})], ["q", "x_q"]),
-        ([(["layers.0.q", "layers.0.x.q"], {"target_modules": ["q", "x.q"]})], ["layers.0.q", "layers.0.x.q"]),
+        (
+            [(["layers.0.q", "layers.0.x.q"], {"target_modules": ["q", "x.q"]})],
+            ["layers.0.q", "layers.0.x.q"],
+        ),
     ],
 )
-def test_target_modules(adapters: list[tuple[list[str], dict[str, Any]]], expected: list[str]) -> None:
+def test_target_modules(
+    adapters: list[tuple[list[str], dict[str, Any]]], expected: list[str]
+) -> None:
     """Suffixes where each adapter names its own so; else full names, which mean the same in every model."""
     assert written(adapters)["target_modules"] == sorted(expected)
 
@@ -60,7 +74,10 @@ def test_a_module_that_takes_no_part_is_not_named(at: str, left: str) -> None:
     adapter = source(Q, {"target_modules": ["q"], "target_parameters": ["mlp.experts.up"]}, tensors)
     weight = [{"filter": at, "value": 0}, {"filter": "*", "value": 1}]
     config = gm.merge([adapter], weights=[weight]).adapter.config
-    assert (config["target_modules"], config["target_parameters"]) == ([f"{left}.q"], [f"{left}.mlp.experts.up"])
+    assert (config["target_modules"], config["target_parameters"]) == (
+        [f"{left}.q"],
+        [f"{left}.mlp.experts.up"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,12 +111,17 @@ def test_fields(first: dict[str, Any], second: dict[str, Any], name: str, expect
     ("key", "fields"),
     [
         ("embed.weight", {"modules_to_save": ["embed"]}),
-        *((f"{name}.weight", {}) for name in ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")),
+        *(
+            (f"{name}.weight", {})
+            for name in ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
+        ),
         ("embed.token_adapter.trainable_tokens_delta", {"trainable_token_indices": [1, 2]}),
     ],
 )
 def test_whole_embeddings_stay_tied(key: str, fields: dict[str, Any], tied: list[bool]) -> None:
-    sources = [source(Q, {"ensure_weight_tying": t, **fields}, {key: torch.ones(2, 3)}) for t in tied]
+    sources = [
+        source(Q, {"ensure_weight_tying": t, **fields}, {key: torch.ones(2, 3)}) for t in tied
+    ]
     config = gm.merge(sources).adapter.config
     assert config["ensure_weight_tying"] is True
     for name, value in fields.items():
@@ -119,12 +141,19 @@ def test_whole_embeddings_stay_tied(key: str, fields: dict[str, Any], tied: list
 def test_target_parameters(spelled: list[list[str]], expected: list[str]) -> None:
     tensors = {}
     for wrap in ("layers.0.mlp.experts", "layers.0.mlp.experts.base_layer"):
-        tensors |= {f"{wrap}.lora_A.weight": torch.ones(6, 5), f"{wrap}.lora_B.weight": torch.ones(4, 6)}
-    config = gm.merge([source(Q, {"target_parameters": names}, tensors) for names in spelled]).adapter.config
+        tensors |= {
+            f"{wrap}.lora_A.weight": torch.ones(6, 5),
+            f"{wrap}.lora_B.weight": torch.ones(4, 6),
+        }
+    config = gm.merge(
+        [source(Q, {"target_parameters": names}, tensors) for names in spelled]
+    ).adapter.config
     assert config["target_parameters"] == expected
     assert config["target_modules"] == Q
 
 
 def test_a_module_of_a_longer_name_is_no_parameter() -> None:
-    config = gm.merge([source(["layers.0.x_experts"], {"target_parameters": ["experts.up"]})]).adapter.config
+    config = gm.merge(
+        [source(["layers.0.x_experts"], {"target_parameters": ["experts.up"]})]
+    ).adapter.config
     assert config["target_modules"] == ["layers.0.x_experts"]

@@ -28,20 +28,36 @@ def name(cell: Cell, index: int, size: int, settings: Settings) -> str:
     return f"{about}-seed{cell.seed}-init{cell.init(index)}-steps{settings.steps}"
 
 
-def trained(cell: Cell, index: int, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings) -> Path:
+def trained(
+    cell: Cell, index: int, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings
+) -> Path:
     """The directory of adapter ``index`` of a set of ``size``, trained now if it is not there."""
     stream = cycle(_training(cell, index, size, tokenizer, settings))
     path = cache / name(cell, index, size, settings)
-    return once(path, lambda out: train(base, tokenizer, stream, out, steps=settings.steps, seed=cell.init(index)))
+    return once(
+        path,
+        lambda out: train(
+            base, tokenizer, stream, out, steps=settings.steps, seed=cell.init(index)
+        ),
+    )
 
 
-def joint(cell: Cell, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings) -> Path:
+def joint(
+    cell: Cell, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings
+) -> Path:
     """One adapter on the training data of all specialists of a set, for as many steps as they have together."""
-    mixture = [p for family in cell.families(size) for p in pairs(tokenizer, family, cell.seed, settings)[2]]
+    mixture = [
+        p
+        for family in cell.families(size)
+        for p in pairs(tokenizer, family, cell.seed, settings)[2]
+    ]
     random.Random(cell.seed).shuffle(mixture)
     steps = size * settings.steps
     path = cache / f"joint{size}-seed{cell.seed}-steps{steps}"
-    return once(path, lambda out: train(base, tokenizer, cycle(mixture), out, steps=steps, seed=cell.init(0)))
+    return once(
+        path,
+        lambda out: train(base, tokenizer, cycle(mixture), out, steps=steps, seed=cell.init(0)),
+    )
 
 
 def _training(cell: Cell, index: int, size: int, tokenizer: Any, settings: Settings) -> Pairs:
@@ -49,7 +65,11 @@ def _training(cell: Cell, index: int, size: int, tokenizer: Any, settings: Setti
     families = cell.families(size)
     if cell.kind == "specialists":
         return pairs(tokenizer, families[index], cell.seed, settings)[2]
-    mixture = [p for family in families for p in pairs(tokenizer, family, cell.seed, settings)[2][index::size]]
+    mixture = [
+        p
+        for family in families
+        for p in pairs(tokenizer, family, cell.seed, settings)[2][index::size]
+    ]
     random.Random(100 * cell.seed + index).shuffle(mixture)
     return mixture
 

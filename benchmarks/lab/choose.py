@@ -22,7 +22,10 @@ CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm")
 POINTS = (*((label, "norm") for label in PLANE), *((label, "own") for label in PLANE_AT_OWN))
 Choice = tuple[str, str]  # label, scale rule
 Cell = tuple[str, str]  # kind, regime
-CANDIDATE: Choice = ("consensus(-0.5, 1)", "norm")  # for all sets, taken from what these showed, which cannot judge it:
+CANDIDATE: Choice = (
+    "consensus(-0.5, 1)",
+    "norm",
+)  # for all sets, taken from what these showed, which cannot judge it:
 SUGGESTED_BY: tuple[tuple[Cell, int], ...] = (
     (("specialists", "shared"), 2),
     (("specialists", "separate"), 2),
@@ -30,7 +33,11 @@ SUGGESTED_BY: tuple[tuple[Cell, int], ...] = (
     (("same goal", "separate"), 2),
     (("preferences", "separate"), 0),
 )
-FIGURES = ("overlap U", "overlap V", "cosine")  # overlaps above chance: 0 at chance, 1 for the same spaces
+FIGURES = (
+    "overlap U",
+    "overlap V",
+    "cosine",
+)  # overlaps above chance: 0 at chance, 1 for the same spaces
 ALL = "all together"
 
 
@@ -74,7 +81,9 @@ class Rule:
         return self.low if one.figures[self.figure] <= self.most else self.high
 
 
-def sets(rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, size: int = 4) -> list[AdapterSet]:
+def sets(
+    rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, size: int = 4
+) -> list[AdapterSet]:
     """The sets for which every one of ``choices`` has been measured."""
     figures: dict[tuple[Cell, int], Mapping[str, float]] = {}
     nll: dict[tuple[Cell, int], dict[Choice, float]] = {}
@@ -84,13 +93,17 @@ def sets(rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, size: int = 4
         if row["size"] != size:
             continue
         if row["method"] == "compare":
-            above = [(row[f"overlap_{x}"] - row[f"chance_{x}"]) / (1 - row[f"chance_{x}"]) for x in "uv"]
+            above = [
+                (row[f"overlap_{x}"] - row[f"chance_{x}"]) / (1 - row[f"chance_{x}"]) for x in "uv"
+            ]
             figures[where] = dict(zip(FIGURES, [*above, row["cosine"]], strict=True))
         elif row["rank"] == "R" and (row["method"], row["scale_rule"]) in choices:
             choice = row["method"], row["scale_rule"]
             nll.setdefault(where, {})[choice] = fmean(row["nll"].values())
             few.setdefault(where, {})[choice] = row.get("few", {})
-    whole = [where for where, found in nll.items() if where in figures and set(found) == set(choices)]
+    whole = [
+        where for where, found in nll.items() if where in figures and set(found) == set(choices)
+    ]
     return [AdapterSet(*where, figures[where], nll[where], few[where]) for where in sorted(whole)]
 
 
@@ -99,7 +112,9 @@ def halves(
 ) -> tuple[list[AdapterSet], list[AdapterSet]]:
     """The sets of the validation seeds, and the others."""
     found = sets(rows, choices)
-    return [x for x in found if x.seed in validation], [x for x in found if x.seed not in validation]
+    return [x for x in found if x.seed in validation], [
+        x for x in found if x.seed not in validation
+    ]
 
 
 def mean_nll(among: Iterable[AdapterSet], pick: Pick) -> float:
@@ -124,7 +139,9 @@ def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Di
     """One way to choose against another, paired by seed, in every cell: one family of tests. And over all sets."""
     pairs: dict[str, tuple[list[float], list[float]]] = {}
     for one in test:
-        for side, how in zip(pairs.setdefault(", ".join(one.cell), ([], [])), (pick, other), strict=True):
+        for side, how in zip(
+            pairs.setdefault(", ".join(one.cell), ([], [])), (pick, other), strict=True
+        ):
             side.append(one.nll[how(one)])
     return {**paired(pairs), **paired({ALL: _by_seed(test, pick, other)})}
 
@@ -132,4 +149,6 @@ def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Di
 def _by_seed(test: Sequence[AdapterSet], *picks: Pick) -> tuple[list[float], ...]:
     """Of each way to choose the mean over the sets of every seed, which have their questions in common."""
     seeds = sorted({one.seed for one in test})
-    return tuple([fmean(one.nll[how(one)] for one in test if one.seed == s) for s in seeds] for how in picks)
+    return tuple(
+        [fmean(one.nll[how(one)] for one in test if one.seed == s) for s in seeds] for how in picks
+    )

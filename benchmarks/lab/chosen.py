@@ -17,7 +17,10 @@ def without_data(rows: Sequence[Row]) -> list[str]:
     if not known or not test:
         return [NONE]
     rule = choose.fit(known, choose.FIGURES[0])
-    return [_choices(known, test, CHOICES, {}), _against(test, rule, [choose.best(known), *_FIXED], CHOICES)]
+    return [
+        _choices(known, test, CHOICES, {}),
+        _against(test, rule, [choose.best(known), *_FIXED], CHOICES),
+    ]
 
 
 def one_for_all(rows: Sequence[Row]) -> list[str]:
@@ -37,13 +40,23 @@ def by_overlap(rows: Sequence[Row]) -> list[str]:
     if not among:
         return [NONE]
     fixed: list[Choice] = [*_FIXED, ("tsvm", "norm"), (OF_SET, "norm")]
-    header = [f"over {len(among)} sets", "NLL", *(f"against {', '.join(choice)}" for choice in fixed)]
+    header = [
+        f"over {len(among)} sets",
+        "NLL",
+        *(f"against {', '.join(choice)}" for choice in fixed),
+    ]
     lines = []
     for pick in map(choose.always, picks):
         found = [choose.against(among, pick, choose.always(choice))[choose.ALL] for choice in fixed]
-        lines.append([", ".join(pick(among[0])), f"{choose.mean_nll(among, pick):.3f}", *map(judged, found)])
+        lines.append(
+            [", ".join(pick(among[0])), f"{choose.mean_nll(among, pick):.3f}", *map(judged, found)]
+        )
     one: Choice = (OF_MODULE, "norm")
-    return [table(header, lines), f"{', '.join(one)}:", _against(among, choose.always(one), fixed, CHOICES)]
+    return [
+        table(header, lines),
+        f"{', '.join(one)}:",
+        _against(among, choose.always(one), fixed, CHOICES),
+    ]
 
 
 def in_the_plane(rows: Sequence[Row]) -> list[str]:
@@ -65,13 +78,21 @@ def in_the_plane(rows: Sequence[Row]) -> list[str]:
 
 
 def _choices(
-    known: Sequence[AdapterSet], test: Sequence[AdapterSet], choices: Sequence[Choice], few: Mapping[str, Pick]
+    known: Sequence[AdapterSet],
+    test: Sequence[AdapterSet],
+    choices: Sequence[Choice],
+    few: Mapping[str, Pick],
 ) -> str:
     """Every way to choose, with its NLL on the validation seeds and on the others."""
 
     def line(title: str, most: str, sides: Sequence[Choice], pick: Pick) -> list[str]:
         named = [", ".join(side) for side in sides] or ["-", "-"]
-        return [title, most, *named, *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test))]
+        return [
+            title,
+            most,
+            *named,
+            *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)),
+        ]
 
     fixed = dict.fromkeys([choose.best(known, choices), *_FIXED])
     lines = [line("always", "-", (one, one), choose.always(one)) for one in fixed]
@@ -79,13 +100,20 @@ def _choices(
         rule = choose.fit(known, figure, choices)
         lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
     lines += [line(title, "-", (), pick) for title, pick in few.items()]
-    return table(["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"], lines)
+    return table(
+        ["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"],
+        lines,
+    )
 
 
-def _against(among: Sequence[AdapterSet], pick: Pick, fixed: Sequence[Choice], choices: Sequence[Choice]) -> str:
+def _against(
+    among: Sequence[AdapterSet], pick: Pick, fixed: Sequence[Choice], choices: Sequence[Choice]
+) -> str:
     """One way to choose against choices that never change, and against the best of each cell, known afterwards."""
     others = {f"against {', '.join(choice)}": choice for choice in dict.fromkeys(fixed)}
     found = [choose.against(among, pick, choose.always(choice)) for choice in others.values()]
-    best = choose.against(among, pick, lambda one: choose.best([x for x in among if x.cell == one.cell], choices))
+    best = choose.against(
+        among, pick, lambda one: choose.best([x for x in among if x.cell == one.cell], choices)
+    )
     lines = [[where, *(judged(column[where]) for column in [*found, best])] for where in best]
     return table(["", *others, "against the best here, with hindsight"], lines)

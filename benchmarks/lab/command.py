@@ -31,7 +31,10 @@ def main(
     if not tables:
         seconds = sum(training(cell, settings) for cell in {unit.cell for unit in chosen})
         hours = (seconds + sum(cost(unit, settings) for unit in chosen)) / 3600
-        print(f"{len(chosen)} units, at most {hours:.1f} core hours from nothing, {jobs} at a time", flush=True)
+        print(
+            f"{len(chosen)} units, at most {hours:.1f} core hours from nothing, {jobs} at a time",
+            flush=True,
+        )
         if plan:
             for unit in chosen:
                 print(f"{unit.what}: {unit.cell.kind}, {unit.cell.regime}, seed {unit.cell.seed}")
@@ -40,7 +43,14 @@ def main(
     if quick:
         for row in rows.read(results):
             if "nll" in row:
-                print(row["kind"], row["regime"], row["method"], row["scale_rule"], f"{report.nll(row):.3f}", sep=", ")
+                print(
+                    row["kind"],
+                    row["regime"],
+                    row["method"],
+                    row["scale_rule"],
+                    f"{report.nll(row):.3f}",
+                    sep=", ",
+                )
     else:
         report.write(rows.read(results))
         report.plot(rows.read(results), report.README.with_name("results.svg"))

@@ -39,9 +39,15 @@ OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 # length alone moves the NLL. (0, 1) is the mean there, (-0.5, 1) is TSV-M but for the floor. q = 0, where (0, 0) is
 # Iso-C, was dropped after two sets: whatever p, it was Iso-C.
 PLANE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    f"consensus({p}, {q})": ("consensus", {"p": p, "q": q}) for p in (-0.5, -0.25, 0, 0.25) for q in (0.5, 1)
+    f"consensus({p}, {q})": ("consensus", {"p": p, "q": q})
+    for p in (-0.5, -0.25, 0, 0.25)
+    for q in (0.5, 1)
 }
-PLANE_AT_OWN = ("consensus(-0.5, 1)", "consensus(-0.25, 1)", "consensus(0, 1)")  # at their own scale too
+PLANE_AT_OWN = (
+    "consensus(-0.5, 1)",
+    "consensus(-0.25, 1)",
+    "consensus(0, 1)",
+)  # at their own scale too
 # p = -(1 - overlap U above chance) / 2, of each module or of the whole set: TSV-M where the adapters share no more than
 # chance would, the mean where they share everything.
 OF_MODULE, OF_SET = "consensus, p of each module", "consensus, p of the set"
@@ -52,7 +58,12 @@ BY_OVERLAP: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 EVERY = {**METHODS, **OTHERS, **PLANE, **BY_OVERLAP}
 # validation questions a family that may choose a point of the plane; each the start of the next
 FEW = (1, 4, 16)
-CUT = ("mean", "iso_c", "tsvm", "consensus(-0.25)")  # also at the rank of one adapter; gam and ctm have no other
+CUT = (
+    "mean",
+    "iso_c",
+    "tsvm",
+    "consensus(-0.25)",
+)  # also at the rank of one adapter; gam and ctm have no other
 AT_SIZES = ("mean", "gam", "consensus(-0.25)")  # also for sets of 2 and 6
 
 
@@ -62,7 +73,16 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
-    passes: tuple[Pass, ...] = ("main", "others", "plane", "overlap", "tuned", "rank", "joint", "sizes")
+    passes: tuple[Pass, ...] = (
+        "main",
+        "others",
+        "plane",
+        "overlap",
+        "tuned",
+        "rank",
+        "joint",
+        "sizes",
+    )
     methods: tuple[str, ...] = tuple(METHODS)
     size: int = 4  # adapters a set
     steps: int = 40  # of 16 pairs, for one adapter
@@ -87,7 +107,14 @@ QUICK = Settings(
 )
 
 # CPU seconds on one of two busy AMD EPYC cores: measured, for the plan that is printed first
-SECONDS = {"step": 1.0, "batch": 0.6, "merge": 1.0, "frechet": 11.0, "preference step": 5.5, "answer": 0.15}
+SECONDS = {
+    "step": 1.0,
+    "batch": 0.6,
+    "merge": 1.0,
+    "frechet": 11.0,
+    "preference step": 5.5,
+    "answer": 0.15,
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +165,10 @@ def training(cell: Cell, settings: Settings) -> float:
     """CPU seconds for the adapters of a set if none is there yet, counted high: sets share adapters."""
     size = settings.size
     if cell.kind == "preferences":
-        steps = size * settings.preference_steps * SECONDS["preference step"] + settings.weak_steps * SECONDS["step"]
+        steps = (
+            size * settings.preference_steps * SECONDS["preference step"]
+            + settings.weak_steps * SECONDS["step"]
+        )
         return steps + (size + 1) * size * settings.preference_items * SECONDS["answer"]
     return size * settings.steps * SECONDS["step"]
 
@@ -157,5 +187,6 @@ def cost(unit: Unit, settings: Settings) -> float:
         "tuned": len(settings.methods) * (SECONDS["merge"] + test + len(GRID) * validation),
         "rank": 2 * len(CUT) * (SECONDS["merge"] + test),
         "joint": size * settings.steps * SECONDS["step"] + test,
-        "sizes": more * settings.steps * SECONDS["step"] + 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
+        "sizes": more * settings.steps * SECONDS["step"]
+        + 4 * len(AT_SIZES) * (SECONDS["merge"] + test),
     }[unit.what]

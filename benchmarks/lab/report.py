@@ -15,9 +15,16 @@ from benchmarks.lab.statistics import differences, interval
 
 README = Path(__file__).parent / "README.md"
 REFERENCE = "mean"
-CELLS = [(kind, regime) for kind in ("specialists", "same goal", "preferences") for regime in ("shared", "separate")]
+CELLS = [
+    (kind, regime)
+    for kind in ("specialists", "same goal", "preferences")
+    for regime in ("shared", "separate")
+]
 _SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
-_COLOURS, _SHIFTS = ("tab:blue", "tab:orange", "tab:green"), (-0.22, 0.0, 0.22)  # of the plot, scale by scale
+_COLOURS, _SHIFTS = (
+    ("tab:blue", "tab:orange", "tab:green"),
+    (-0.22, 0.0, 0.22),
+)  # of the plot, scale by scale
 _ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
 Figure = Callable[[Row], float]
 
@@ -66,14 +73,20 @@ class Results:
     def over_seeds(self, figure: Figure, seeds: Sequence[int], *where: str) -> str:
         """A table cell."""
         rows = self.pick(*where)
-        return text(interval([figure(rows[s]) for s in seeds])) if seeds and set(seeds) <= set(rows) else NONE
+        return (
+            text(interval([figure(rows[s]) for s in seeds]))
+            if seeds and set(seeds) <= set(rows)
+            else NONE
+        )
 
 
 def coverage(results: Results) -> str:
     """What has been run, in seeds."""
     planned = len(Settings().seeds)
 
-    def count(kind: str, regime: str, rule: str, labels: Sequence[str] = tuple(METHODS), rank: str = "R") -> str:
+    def count(
+        kind: str, regime: str, rule: str, labels: Sequence[str] = tuple(METHODS), rank: str = "R"
+    ) -> str:
         seeds = results.seeds(kind, regime, rule, labels=labels, rank=rank)
         return f"{len(seeds)} of {planned}" if seeds else NONE
 
@@ -100,7 +113,10 @@ def overlap(results: Results) -> str:
                 str(len(rows)),
             ]
         )
-    return table(["set, initialisation", "overlap U", "chance", "overlap V", "chance", "cosine", "seeds"], lines)
+    return table(
+        ["set, initialisation", "overlap U", "chance", "overlap V", "chance", "cosine", "seeds"],
+        lines,
+    )
 
 
 def cell(results: Results, kind: str, regime: str) -> str:
@@ -116,13 +132,25 @@ def cell(results: Results, kind: str, regime: str) -> str:
         "NLL, cut to r",
         "accuracy, tuned (own)",
     ]
-    header += ["worst family, own", "gain kept, own", "against mean, own", "against mean, norm", "against mean, tuned"]
-    lines = [_plain(results, kind, regime, seeds, *who) for who in (("base", "base"), ("single", "one adapter"))]
+    header += [
+        "worst family, own",
+        "gain kept, own",
+        "against mean, own",
+        "against mean, norm",
+        "against mean, tuned",
+    ]
+    lines = [
+        _plain(results, kind, regime, seeds, *who)
+        for who in (("base", "base"), ("single", "one adapter"))
+    ]
     if kind != "preferences":  # it is trained on answers
-        lines.append(_plain(results, "specialists", "shared", seeds, "joint training", "joint training"))
+        lines.append(
+            _plain(results, "specialists", "shared", seeds, "joint training", "joint training")
+        )
     against = {rule: _against(results, kind, regime, rule) for rule in _SCALES}
     lines += [
-        _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against] for label in METHODS
+        _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against]
+        for label in METHODS
     ]
     return f"Seeds: {', '.join(map(str, seeds))}.\n\n" + table(header, lines)
 
@@ -131,11 +159,16 @@ def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
     seeds = {rule: results.seeds(kind, regime, rule) for rule in _SCALES}
     every = seeds["own"]
     cells = [
-        _of(results.over_seeds(nll, found, kind, regime, label, rule), found, every) for rule, found in seeds.items()
+        _of(results.over_seeds(nll, found, kind, regime, label, rule), found, every)
+        for rule, found in seeds.items()
     ]
     cut = results.seeds(kind, regime, "own", labels=CUT, rank="r") if label in CUT else []
     same = "as own" if label in ("gam", "gam, mean anchor", "ctm") else NONE
-    cells.append(_of(results.over_seeds(nll, cut, kind, regime, label, "own", "r"), cut, every) if cut else same)
+    cells.append(
+        _of(results.over_seeds(nll, cut, kind, regime, label, "own", "r"), cut, every)
+        if cut
+        else same
+    )
     best = "tuned" if seeds["tuned"] == every else "own"
     shown = results.over_seeds(accuracy, seeds[best], kind, regime, label, best)
     rows = results.pick(kind, regime, label)
@@ -149,16 +182,24 @@ def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
     ]
 
 
-def _plain(results: Results, kind: str, regime: str, seeds: Sequence[int], who: str, title: str) -> list[str]:
+def _plain(
+    results: Results, kind: str, regime: str, seeds: Sequence[int], who: str, title: str
+) -> list[str]:
     """A line of the base, of the adapters one by one, or of joint training: they have one scale and one rank."""
     if who == "single":
-        found = {s: [results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)] for s in seeds}
+        found = {
+            s: [results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)]
+            for s in seeds
+        }
     else:
         rows = results.pick(kind, regime, who, rank="r")
         found = {s: [rows[s]] for s in seeds if s in rows}
     if not found:
         return [title, *[NONE] * 6, *["-"] * 4]
-    means = (text(interval([fmean(map(f, rows)) for rows in found.values()])) for f in (nll, accuracy, worst))
+    means = (
+        text(interval([fmean(map(f, rows)) for rows in found.values()]))
+        for f in (nll, accuracy, worst)
+    )
     alone, exact, least = (_of(mean, list(found), seeds) for mean in means)
     return [title, alone, "-", "-", "-", f"({exact})", least, "-", "-", "-", "-"]
 
@@ -177,7 +218,11 @@ def _alone(results: Results, kind: str, regime: str) -> str:
     if not any(found.values()):
         return NONE
     lines = [
-        [label, *(text(interval([f(row) for row in rows])) if rows else NONE for f in (nll, accuracy)), str(len(rows))]
+        [
+            label,
+            *(text(interval([f(row) for row in rows])) if rows else NONE for f in (nll, accuracy)),
+            str(len(rows)),
+        ]
         for label, rows in found.items()
     ]
     return "Merges are unmeasured.\n\n" + table(["", "NLL", "accuracy", "seeds"], lines)
@@ -187,7 +232,9 @@ def _gain_kept(results: Results, row: Row) -> float:
     """The gain over the base as a share of what single adapters gain: each on its own family, or on all of them."""
     where = (row["kind"], row["regime"])
     base = results.pick(*where, "base", rank="r")[row["seed"]]
-    singles = [results.pick(*where, f"single {i}", rank="r")[row["seed"]] for i in range(row["size"])]
+    singles = [
+        results.pick(*where, f"single {i}", rank="r")[row["seed"]] for i in range(row["size"])
+    ]
     if row["kind"] == "specialists":
         best = fmean(single["nll"][f] for single, f in zip(singles, row["families"], strict=True))
     else:
@@ -202,7 +249,9 @@ def _against(
     seeds = results.seeds(kind, regime, rule, labels=labels)
     if len(seeds) < 2:
         return {label: "one seed" if seeds else NONE for label in labels if label != REFERENCE}
-    values = {label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in labels}
+    values = {
+        label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in labels
+    }
     found = differences(values, REFERENCE)
     return {label: judged(d) for label, d in found.items()}
 
@@ -214,7 +263,10 @@ def by_set(results: Results, rule: str) -> str:
     for label in METHODS:
         line = [label]
         for where, found in seeds.items():
-            mine, reference = results.pick(*where, label, rule), results.pick(*where, REFERENCE, rule)
+            mine, reference = (
+                results.pick(*where, label, rule),
+                results.pick(*where, REFERENCE, rule),
+            )
             less = [nll(mine[s]) - nll(reference[s]) for s in found]
             below = f"{sum(d < 0 for d in less)} of {len(less)} below"
             line.append(f"{min(less):+.2f} to {max(less):+.2f}, {below}" if less else NONE)
@@ -231,7 +283,11 @@ def sizes(results: Results) -> str:
         for size in (2, 4, 6):
             seeds = results.seeds("specialists", "separate", "own", labels=AT_SIZES, size=size)
             rows = results.pick("specialists", "separate", label, size=size)
-            cells.append(text(interval([nll(rows[s]) for s in seeds])) + f" ({len(seeds)})" if seeds else NONE)
+            cells.append(
+                text(interval([nll(rows[s]) for s in seeds])) + f" ({len(seeds)})"
+                if seeds
+                else NONE
+            )
         lines.append([label, *cells])
     return table(["specialists, separate: NLL, own scale (seeds)", "2 adapters", "4", "6"], lines)
 
@@ -246,10 +302,25 @@ def others(results: Results) -> str:
             continue
         against = {rule: _against(results, kind, regime, rule, labels) for rule in seeds}
         for label in labels:
-            cells = [results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds]
+            cells = [
+                results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds
+            ]
             cells += [against[rule].get(label, "-") for rule in against]
-            lines.append([f"{kind}, {regime}" if label == REFERENCE else "", label, *cells, str(len(seeds["own"]))])
-    columns = ("NLL, own scale", "NLL, norm of the adapters", "against mean, own", "against mean, norm", "seeds")
+            lines.append(
+                [
+                    f"{kind}, {regime}" if label == REFERENCE else "",
+                    label,
+                    *cells,
+                    str(len(seeds["own"])),
+                ]
+            )
+    columns = (
+        "NLL, own scale",
+        "NLL, norm of the adapters",
+        "against mean, own",
+        "against mean, norm",
+        "seeds",
+    )
     return table(["set, initialisation", "", *columns], lines)
 
 
@@ -257,7 +328,10 @@ def plane(results: Results) -> str:
     """NLL at the points of the (p, q) plane."""
     seeds = {where: results.seeds(*where, "norm", labels=tuple(PLANE)) for where in CELLS}
     lines = [
-        [", ".join(point), *(results.over_seeds(nll, found, *where, *point) for where, found in seeds.items())]
+        [
+            ", ".join(point),
+            *(results.over_seeds(nll, found, *where, *point) for where, found in seeds.items()),
+        ]
         for point in POINTS
     ]
     header = [f"{kind}, {regime} ({len(seeds[kind, regime])})" for kind, regime in CELLS]
@@ -267,16 +341,29 @@ def plane(results: Results) -> str:
 def tables(rows: Iterable[Row]) -> str:
     """Everything between the markers."""
     results = Results(rows)
-    parts = ["### What has been run", coverage(results), "### Overlap of the adapters", overlap(results)]
+    parts = [
+        "### What has been run",
+        coverage(results),
+        "### Overlap of the adapters",
+        overlap(results),
+    ]
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
     parts += ["### Less the mean, set by set", *(by_set(results, rule) for rule in _SCALES)]
     parts += ["### Number of adapters", sizes(results)]
-    parts += ["### Other methods", others(results), "### The (p, q) plane of consensus", plane(results)]
+    parts += [
+        "### Other methods",
+        others(results),
+        "### The (p, q) plane of consensus",
+        plane(results),
+    ]
     parts += ["### A method chosen without data", *chosen.without_data(results.rows)]
     parts += ["### One point of the plane for all", *chosen.one_for_all(results.rows)]
     parts += ["### p from the overlaps", *chosen.by_overlap(results.rows)]
-    parts += ["### A point of the plane, chosen without data or by a few questions", *chosen.in_the_plane(results.rows)]
+    parts += [
+        "### A point of the plane, chosen without data or by a few questions",
+        *chosen.in_the_plane(results.rows),
+    ]
     return "\n\n".join(parts)
 
 
@@ -298,17 +385,33 @@ def plot(rows: Iterable[Row], path: Path) -> None:
     results = Results(rows)
     cells = [c for c in CELLS if results.seeds(*c, "own")]
     size = (3.4 * len(cells), 3.6)
-    figure, axes = pyplot.subplots(1, len(cells), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(cells), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, where in zip(axes[0], cells, strict=True):
         reference = results.pick(*where, REFERENCE)
         axis.axvline(0, color="0.8")
         for (rule, title), colour, shift in zip(_SCALES.items(), _COLOURS, _SHIFTS, strict=True):
             for y, label in enumerate(METHODS):
                 found = results.pick(*where, label, rule)
-                x = [nll(found[seed]) - nll(reference[seed]) for seed in sorted(found.keys() & reference.keys())]
-                axis.plot(x, [y + shift] * len(x), "o", color=colour, alpha=0.6, label=None if y else title)
-        axis.set(title=", ".join(where), xlabel="NLL less that of the mean", yticks=range(len(METHODS)))
+                x = [
+                    nll(found[seed]) - nll(reference[seed])
+                    for seed in sorted(found.keys() & reference.keys())
+                ]
+                axis.plot(
+                    x,
+                    [y + shift] * len(x),
+                    "o",
+                    color=colour,
+                    alpha=0.6,
+                    label=None if y else title,
+                )
+        axis.set(
+            title=", ".join(where), xlabel="NLL less that of the mean", yticks=range(len(METHODS))
+        )
         axis.set_yticklabels(METHODS)
     axes[0][0].invert_yaxis()
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_SCALES))
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_SCALES)
+    )
     figure.savefig(path, metadata={"Date": None})

@@ -60,8 +60,17 @@ class Lab:
         self._row(cell, size, "base", "own", "r", lambda row: self._plain(row, None))
         for i in range(size):
             source = partial(self._adapter, cell, i, size)
-            self._row(cell, size, f"single {i}", "own", "r", lambda row, s=source: self._plain(row, s()))  # type: ignore[misc]
-        self._row(cell, size, "compare", "own", "r", lambda row: row.update(measure.overlaps(self._set(row, cell))))
+            self._row(
+                cell, size, f"single {i}", "own", "r", lambda row, s=source: self._plain(row, s())
+            )  # type: ignore[misc]
+        self._row(
+            cell,
+            size,
+            "compare",
+            "own",
+            "r",
+            lambda row: row.update(measure.overlaps(self._set(row, cell))),
+        )
         self._methods(cell, scale_rules=("own", "norm"), labels=self.settings.methods)
 
     def _joint(self, cell: Cell) -> None:
@@ -71,7 +80,14 @@ class Lab:
 
     def _sizes(self, cell: Cell) -> None:
         for size in (2, 6):
-            self._row(cell, size, "compare", "own", "r", lambda row: row.update(measure.overlaps(self._set(row, cell))))
+            self._row(
+                cell,
+                size,
+                "compare",
+                "own",
+                "r",
+                lambda row: row.update(measure.overlaps(self._set(row, cell))),
+            )
             self._methods(cell, scale_rules=("own", "norm"), labels=AT_SIZES, size=size)
 
     def _plane(self, cell: Cell) -> None:
@@ -79,7 +95,13 @@ class Lab:
         self._methods(cell, scale_rules=("own",), labels=PLANE_AT_OWN)
 
     def _methods(
-        self, cell: Cell, *, scale_rules: tuple[str, ...], labels: Iterable[str], rank: str = "R", size: int = 0
+        self,
+        cell: Cell,
+        *,
+        scale_rules: tuple[str, ...],
+        labels: Iterable[str],
+        rank: str = "R",
+        size: int = 0,
     ) -> None:
         for label in labels:
             for rule in scale_rules:
@@ -87,7 +109,13 @@ class Lab:
                 self._row(cell, size or self.settings.size, label, rule, rank, work)
 
     def _row(
-        self, cell: Cell, size: int, method: str, rule: str, rank: str, fill: Callable[[rows.Row], object]
+        self,
+        cell: Cell,
+        size: int,
+        method: str,
+        rule: str,
+        rank: str,
+        fill: Callable[[rows.Row], object],
     ) -> None:
         row: rows.Row = {
             "kind": cell.kind,
@@ -104,7 +132,10 @@ class Lab:
         start = time.process_time()
         fill(row)
         rows.append(self.results, row | {"seconds": round(time.process_time() - start, 1)})
-        print(f"{cell.kind}, {cell.regime}, seed {cell.seed}: {method}, {rule}, rank {rank}", flush=True)
+        print(
+            f"{cell.kind}, {cell.regime}, seed {cell.seed}: {method}, {rule}, rank {rank}",
+            flush=True,
+        )
 
     def _plain(self, row: rows.Row, source: Path | None) -> None:
         """The base model itself, or one adapter as it was trained."""
@@ -133,13 +164,17 @@ class Lab:
                 tried = {}
                 for length in GRID:
                     measure.scale(model, length / result.report.norm_ratio)
-                    tried[length] = measure.mean_nll(measure.figures(model, tokenizer, self._questions(row, 0)))
+                    tried[length] = measure.mean_nll(
+                        measure.figures(model, tokenizer, self._questions(row, 0))
+                    )
                 best = min(tried, key=lambda length: tried[length])
                 measure.scale(model, best / result.report.norm_ratio)
                 row |= {"length": best, "validation": tried}
             if row["method"] in PLANE:
                 row["few"] = {
-                    most: measure.mean_nll(measure.figures(model, tokenizer, self._questions(row, 0, most)))
+                    most: measure.mean_nll(
+                        measure.figures(model, tokenizer, self._questions(row, 0, most))
+                    )
                     for most in FEW
                 }
             row |= measure.figures(model, tokenizer, self._questions(row, 1))
@@ -154,7 +189,10 @@ class Lab:
     def _questions(self, row: rows.Row, part: int, most: int | None = None) -> measure.Questions:
         """Validation (0) or test (1) questions of the families of a row: the first ``most`` of each, or all."""
         tokenizer = self.model[1]
-        return {f: adapters.pairs(tokenizer, f, row["seed"], self.settings)[part][:most] for f in row["families"]}
+        return {
+            f: adapters.pairs(tokenizer, f, row["seed"], self.settings)[part][:most]
+            for f in row["families"]
+        }
 
 
 _lab: Lab
@@ -175,7 +213,9 @@ def _run(unit: Unit) -> None:
 def run(units: list[Unit], settings: Settings, cache: Path, results: Path, *, jobs: int) -> None:
     """All units in order, ``jobs`` at a time; the first failure ends the run."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (settings, cache, results)) as pool:
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), _start, (settings, cache, results)
+    ) as pool:
         futures = [pool.submit(_run, unit) for unit in units]
         try:
             for future in as_completed(futures):

@@ -36,7 +36,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 def differences(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, Difference]:
     """Every entry against the reference, seed by seed; less is better. All are one family for the correction."""
-    return paired({name: (mine, values[reference]) for name, mine in values.items() if name != reference})
+    return paired(
+        {name: (mine, values[reference]) for name, mine in values.items() if name != reference}
+    )
 
 
 def paired(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Difference]:

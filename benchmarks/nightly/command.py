@@ -34,7 +34,13 @@ def _run(trial: Trial) -> dict[str, Any]:
         try:
             outcome = trial.run(Path(folder), trial.cases)
         except Unmeasured as why:
-            return {"name": trial.name, "what": trial.what, "cases": 0, "lost": 0, "found": f"unmeasured: {why}"}
+            return {
+                "name": trial.name,
+                "what": trial.what,
+                "cases": 0,
+                "lost": 0,
+                "found": f"unmeasured: {why}",
+            }
     for line in outcome.lost:
         print(f"lost: {trial.name}: {line}")
     return {

@@ -34,9 +34,14 @@ def interrupts(folder: Path, cases: int) -> Outcome:
         _, errors = process.communicate()
         state, names = contents(out), os.listdir(out.parent)
         done = (process.returncode, errors, state) == (0, "", new)
-        interrupted = (process.returncode, errors) == (130, "interrupted\n") and state in (None, new)
+        interrupted = (process.returncode, errors) == (130, "interrupted\n") and state in (
+            None,
+            new,
+        )
         if not (done or interrupted):
-            lost.append(f"after {moment:.3f} s: left with {process.returncode}: {errors.strip()[-200:]}")
+            lost.append(
+                f"after {moment:.3f} s: left with {process.returncode}: {errors.strip()[-200:]}"
+            )
         elif names != ["out"] * (state is not None):
             lost.append(f"after {moment:.3f} s: left {names}")
         found["done" if done else "interrupted"] += 1
@@ -59,7 +64,9 @@ def _begin(sources: list[Path], out: Path) -> subprocess.Popen[str]:
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a run in the background ignores it
     )
     wait_for(ready)
     return process

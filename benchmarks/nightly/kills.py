@@ -42,7 +42,9 @@ def kills(folder: Path, cases: int) -> Outcome:
         elif process.exitcode not in (0, -signal.SIGKILL):
             lost.append(f"killed after {moment:.3f} s: left with {process.exitcode}")
         elif contents(out) != old or os.listdir(out.parent) != ["out"]:
-            lost.append(f"killed after {moment:.3f} s: the next merge left {os.listdir(out.parent)}")
+            lost.append(
+                f"killed after {moment:.3f} s: the next merge left {os.listdir(out.parent)}"
+            )
         found["new" if state == new else "old (while writing)" if left else "old (before)"] += 1
     return Outcome(lost, counted(found))
 

@@ -26,13 +26,21 @@ def pushes(folder: Path, cases: int) -> Outcome:
             patch.setenv("HF_TOKEN", TOKEN)
             hub.faults.append(Fault(PUSH_STEPS[step], status))
             said = _push(merged)
-            if not said or "\n" in said or TOKEN in said or _pushed(hub) or contents(merged) != before:
+            if (
+                not said
+                or "\n" in said
+                or TOKEN in said
+                or _pushed(hub)
+                or contents(merged) != before
+            ):
                 lost.append(f"{status} at {step}: {said or 'no error'}")
             hub.faults.clear()
             if said := _push(merged):
                 lost.append(f"after {status} at {step}: {said}")
             elif not _pushed(hub) or hub.leaks:
-                lost.append(f"after {status} at {step}: not what was pushed, or a token left the Hub")
+                lost.append(
+                    f"after {status} at {step}: not what was pushed, or a token left the Hub"
+                )
         found["refused, then pushed"] += 1
     return Outcome(lost, counted(found))
 
@@ -48,4 +56,6 @@ def _push(merged: Path) -> str:
 def _pushed(hub: Hub) -> bool:
     """Whether anything of ours is there."""
     repo = hub.repos.get("me/merged")
-    return repo is not None and any(set(files) != {".gitattributes"} for files in repo.commits.values())
+    return repo is not None and any(
+        set(files) != {".gitattributes"} for files in repo.commits.values()
+    )

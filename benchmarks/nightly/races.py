@@ -37,7 +37,9 @@ def races(folder: Path, cases: int) -> Outcome:
         elif contents(out) != whole[won[0]] or os.listdir(out.parent) != ["out"]:
             lost.append("the output is not that of the one that won, or something else is left")
         found["one won"] += len(won) == 1
-    return Outcome(lost, f"{counted(found)}, {_MERGES - 1} said so each time" if not lost else counted(found))
+    return Outcome(
+        lost, f"{counted(found)}, {_MERGES - 1} said so each time" if not lost else counted(found)
+    )
 
 
 def _merge(sources: list[Path], weights: tuple[float, float], out: Path) -> None:

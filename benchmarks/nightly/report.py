@@ -14,7 +14,12 @@ def read() -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    return table([{column: row[column] for column in ("what", "cases", "found", "lost")} for row in results["rows"]])
+    return table(
+        [
+            {column: row[column] for column in ("what", "cases", "found", "lost")}
+            for row in results["rows"]
+        ]
+    )
 
 
 def write() -> None:

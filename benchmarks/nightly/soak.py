@@ -40,7 +40,9 @@ def _merge(folder: Path, cases: int, told: Path) -> None:
     for case in range(cases):
         gm.merge(sources, method=_METHODS[case % len(_METHODS)], out=folder / "out", force=True)
         if case + 1 in (max(cases // 10, 1), cases):
-            lines.append(f"{_megabytes()} {len(os.listdir('/proc/self/fd'))} {len(os.listdir('/proc/self/task'))}")
+            lines.append(
+                f"{_megabytes()} {len(os.listdir('/proc/self/fd'))} {len(os.listdir('/proc/self/task'))}"
+            )
     told.write_text("\n".join(lines))
     sys.exit(0)
 

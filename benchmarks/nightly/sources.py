@@ -66,11 +66,17 @@ def changes(folder: Path, cases: int) -> Outcome:
     return Outcome(lost, counted(found))
 
 
-def _merge(home: Path, change: Callable[[Path, random.Random], None], after: float, seed: int) -> None:
+def _merge(
+    home: Path, change: Callable[[Path, random.Random], None], after: float, seed: int
+) -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    shapes = {f"layers.{i}.q": (40 + i, 30, 4) for i in range(24)}  # no two alike: each is read on its own
-    factors = {name: random_factors(generator, *shape, torch.float32) for name, shape in shapes.items()}
+    shapes = {
+        f"layers.{i}.q": (40 + i, 30, 4) for i in range(24)
+    }  # no two alike: each is read on its own
+    factors = {
+        name: random_factors(generator, *shape, torch.float32) for name, shape in shapes.items()
+    }
     sources = [write_adapter(home / name, factors) for name in "ab"]
     file = sources[1] / WEIGHTS
     file.with_name("other").write_bytes((sources[0] / WEIGHTS).read_bytes())

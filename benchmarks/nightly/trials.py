@@ -21,7 +21,9 @@ TRIALS = (
     Trial("disks", "a disk that fills", 50, disks),
     Trial("writes", "a system call of the writer fails", 50, writes),
     Trial("reads", "a system call that looks at a source or reads it fails", 50, reads),
-    Trial("changes", "a source is cut, deleted, replaced or written to during the merge", 50, changes),
+    Trial(
+        "changes", "a source is cut, deleted, replaced or written to during the merge", 50, changes
+    ),
     Trial("races", "four merges into one output at once", 25, races),
     Trial("pushes", "a push whose network fails at one of its steps", 28, pushes),
     Trial("soak", "merges in one process: memory within 5 %, descriptors flat", 1000, soak),
@@ -29,7 +31,9 @@ TRIALS = (
     Trial("headers", "a safetensors header of anything", 9_000, partial(fuzz, "header")),
     Trial("configs", "an adapter_config.json that says anything", 8_000, partial(fuzz, "config")),
     Trial("recipes", "a recipe that asks for anything", 1_300, partial(fuzz, "recipe")),
-    Trial("models", "a base model whose index and config say anything", 3_000, partial(fuzz, "model")),
+    Trial(
+        "models", "a base model whose index and config say anything", 3_000, partial(fuzz, "model")
+    ),
     Trial("bred", "hostile files of every kind, bred by the code that they reach", 10_000, bred),
     Trial("keys", "tensors of any name, shape and dtype", 92_000, partial(fuzz, "keys")),
 )

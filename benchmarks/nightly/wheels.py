@@ -16,7 +16,11 @@ _SOURCES = ("gam_merge", "kernels", "cli", "pyproject.toml", "README.md", "LICEN
 def wheels(folder: Path, cases: int) -> Outcome:
     """Each build from a copy of the sources in another place, with other times, rights, hash seed and time zone."""
     digests = [_build(folder / str(case), case) for case in range(cases)]
-    differ = [f"build {case} differs from the first" for case, found in enumerate(digests) if found != digests[0]]
+    differ = [
+        f"build {case} differs from the first"
+        for case, found in enumerate(digests)
+        if found != digests[0]
+    ]
     return Outcome(differ, f"{len(set(digests))} sha256")
 
 
@@ -30,7 +34,9 @@ def _build(home: Path, case: int) -> str:
         else:
             shutil.copy(source, target)
     for path in home.rglob("*"):
-        path.chmod((0o755 if path.is_dir() else 0o644) & ~(0o077 * (case % 2)))  # a umask: git keeps no more
+        path.chmod(
+            (0o755 if path.is_dir() else 0o644) & ~(0o077 * (case % 2))
+        )  # a umask: git keeps no more
         os.utime(path, (1e9 + case * 1e7,) * 2)
     command = [
         sys.executable,

@@ -22,14 +22,22 @@ def measure(condition: float) -> dict[str, Any]:
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         common = torch.randn(_M, _R, generator=generator), torch.randn(_N, _R, generator=generator)
-        pairs = [tuple(_graded(generator, side, condition) for side in common) for _ in range(_COUNT)]
+        pairs = [
+            tuple(_graded(generator, side, condition) for side in common) for _ in range(_COUNT)
+        ]
         deltas = [b.double() @ a.double().mT for b, a in pairs]
         for method, oracle in (("gam", dense.gam), ("mean", partial(dense.mean, rank=_R))):
             expected = oracle(deltas, [1 / _COUNT] * _COUNT)
-            states = [{f"{_KEY}.lora_A.weight": a.mT.contiguous(), f"{_KEY}.lora_B.weight": b} for b, a in pairs]
+            states = [
+                {f"{_KEY}.lora_A.weight": a.mT.contiguous(), f"{_KEY}.lora_B.weight": b}
+                for b, a in pairs
+            ]
             found = gm.merge_state_dicts(states, config, method=method).adapter.modules["w"].delta()
             errors[method] = max(errors[method], float((found - expected).norm() / expected.norm()))
-    return {"condition": f"{condition:.0e}", **{f"{method}, relative error": error for method, error in errors.items()}}
+    return {
+        "condition": f"{condition:.0e}",
+        **{f"{method}, relative error": error for method, error in errors.items()},
+    }
 
 
 def _graded(generator: torch.Generator, common: Tensor, condition: float) -> Tensor:

@@ -28,7 +28,10 @@ def module_row(size: int = 4096) -> dict[str, Any]:
     layer = model.base_model.model.w
     theirs = layer.lora_B["merged"].weight @ layer.lora_A["merged"].weight
     adapters = _adapters(model)
-    ours, result = min((_timed(lambda: gm.merge(adapters, method="mean")) for _ in range(5)), key=lambda pair: pair[0])
+    ours, result = min(
+        (_timed(lambda: gm.merge(adapters, method="mean")) for _ in range(5)),
+        key=lambda pair: pair[0],
+    )
     delta = result.adapter.modules["w"].delta(torch.float32)
     return {
         "case": f"one module {size} x {size}, N = {COUNT}, r = {RANK}",
@@ -46,8 +49,14 @@ def model_row(kind: str) -> dict[str, Any]:
     total = 0.0
     for shape, number in shapes.items():
         model, _ = _model(*shape)
-        total += number * _seconds(partial(_dense, model) if kind == "dense" else partial(_combine, model, kind))
-    return {"peer": "dense mean" if kind == "dense" else f"PEFT {kind}", "model": MODEL, "seconds": total}
+        total += number * _seconds(
+            partial(_dense, model) if kind == "dense" else partial(_combine, model, kind)
+        )
+    return {
+        "peer": "dense mean" if kind == "dense" else f"PEFT {kind}",
+        "model": MODEL,
+        "seconds": total,
+    }
 
 
 def _model(m: int, n: int) -> tuple[Any, list[torch.Tensor]]:
@@ -62,14 +71,19 @@ def _model(m: int, n: int) -> tuple[Any, list[torch.Tensor]]:
     for i in range(1, COUNT):
         model.add_adapter(str(i), config)
     layer = model.base_model.model.w
-    return model, [(layer.lora_B[str(i)].weight @ layer.lora_A[str(i)].weight).detach() for i in range(COUNT)]
+    return model, [
+        (layer.lora_B[str(i)].weight @ layer.lora_A[str(i)].weight).detach() for i in range(COUNT)
+    ]
 
 
 def _adapters(model: Any) -> list[gm.Adapter]:
     from gam_merge._common.tensors import MemoryTensor
 
     layer = model.base_model.model.w
-    pairs = [(layer.lora_A[str(i)].weight.detach(), layer.lora_B[str(i)].weight.detach()) for i in range(COUNT)]
+    pairs = [
+        (layer.lora_A[str(i)].weight.detach(), layer.lora_B[str(i)].weight.detach())
+        for i in range(COUNT)
+    ]
     modules = [{"w": gm.LoraModule("w", MemoryTensor(a), MemoryTensor(b), 1.0)} for a, b in pairs]
     return [gm.Adapter(f"adapter-{i}", module, "base") for i, module in enumerate(modules)]
 
@@ -77,14 +91,20 @@ def _adapters(model: Any) -> list[gm.Adapter]:
 def _combine(model: Any, kind: str) -> None:
     rank = {"svd_rank": RANK} if kind == "svd" else {}
     weights = [1.0 / COUNT] * COUNT
-    model.add_weighted_adapter([str(i) for i in range(COUNT)], weights, "merged", combination_type=kind, **rank)
+    model.add_weighted_adapter(
+        [str(i) for i in range(COUNT)], weights, "merged", combination_type=kind, **rank
+    )
 
 
 def _dense(model: Any) -> torch.Tensor:
     layer = model.base_model.model.w
     mean = torch.zeros_like(layer.weight)
     for i in range(COUNT):
-        mean.addmm_(layer.lora_B[str(i)].weight.detach(), layer.lora_A[str(i)].weight.detach(), alpha=1 / COUNT)
+        mean.addmm_(
+            layer.lora_B[str(i)].weight.detach(),
+            layer.lora_A[str(i)].weight.detach(),
+            alpha=1 / COUNT,
+        )
     return mean
 
 

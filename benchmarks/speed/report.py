@@ -29,7 +29,10 @@ def tables(results: dict[str, Any]) -> str:
         f"Measured on {on['cores']} cores of {on['cpu']}, {on['threads']} threads, torch {on['torch']}; "
         f"median of {results['repeats']}."
     )
-    ours = [{"shapes": _TITLES[row["model"]], **{k: v for k, v in row.items() if k != "model"}} for row in rows]
+    ours = [
+        {"shapes": _TITLES[row["model"]], **{k: v for k, v in row.items() if k != "model"}}
+        for row in rows
+    ]
     return "\n\n".join([where, table(ours), table(bars(results)), table(_peers(results))])
 
 
@@ -45,12 +48,22 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
     measured = [
         ("3 x Qwen3-8B, r = 64, over the floor", large["over the floor"], 3.0),
         ("3 x Qwen3-8B, r = 16, over the floor", small["over the floor"], 3.0),
-        ("N = 16 over N = 4", row("smollm2-135m", 16, 16)["seconds"] / row("smollm2-135m", 4, 16)["seconds"], 4.6),
+        (
+            "N = 16 over N = 4",
+            row("smollm2-135m", 16, 16)["seconds"] / row("smollm2-135m", 4, 16)["seconds"],
+            4.6,
+        ),
         ("72 layers over 36", row("qwen3-8b-72", 3, 16)["seconds"] / small["seconds"], 2.1),
-        ("memory above imports, 3 x Qwen3-8B, r = 64 (MB)", large["memory above imports (MB)"], 600.0),
+        (
+            "memory above imports, 3 x Qwen3-8B, r = 64 (MB)",
+            large["memory above imports (MB)"],
+            600.0,
+        ),
         (f"error in float32, condition {worst['condition']}", worst["gam, relative error"], 1e-5),
     ]
-    least = [("PEFT svd over our mean, one module of 4096 x 4096", results["module"]["ratio"], 500.0)]
+    least = [
+        ("PEFT svd over our mean, one module of 4096 x 4096", results["module"]["ratio"], 500.0)
+    ]
     return [{"what": what, "measured": value, "at most": bar} for what, value, bar in measured] + [
         {"what": what, "measured": value, "at least": bar} for what, value, bar in least
     ]
@@ -60,10 +73,17 @@ def _peers(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Peers on the shapes of a whole model, over our mean of as many adapters."""
     mine = [r for r in results["rows"] if (r["model"], r["N"], r["r"]) == ("qwen3-8b", 4, 16)]
     mean = next(r["seconds"] for r in mine if r["method"] == "mean")
-    named = [{"peer": f"gam-merge {r['method']}, with read and write", "seconds": r["seconds"]} for r in mine]
+    named = [
+        {"peer": f"gam-merge {r['method']}, with read and write", "seconds": r["seconds"]}
+        for r in mine
+    ]
     others = [{"peer": r["peer"], "seconds": r["seconds"]} for r in results["peers"]]
     return [
-        {"4 x Qwen3-8B shapes, r = 16": r["peer"], "seconds": r["seconds"], "over our mean": r["seconds"] / mean}
+        {
+            "4 x Qwen3-8B shapes, r = 16": r["peer"],
+            "seconds": r["seconds"],
+            "over our mean": r["seconds"] / mean,
+        }
         for r in (*named, *others)
     ]
 
@@ -86,7 +106,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
     labels = [f"{_TITLES[r['model']]}, N = {r['N']}, r = {r['r']}, {r['method']}" for r in rows]
     figure, axis = pyplot.subplots(figsize=(7, 0.35 * len(rows) + 1.2))
     axis.barh(labels, [r["seconds"] for r in rows], height=0.7, label="gam-merge")
-    axis.barh(labels, [r["floor (s)"] for r in rows], height=0.35, label="floor: read, write, least arithmetic")
+    axis.barh(
+        labels,
+        [r["floor (s)"] for r in rows],
+        height=0.35,
+        label="floor: read, write, least arithmetic",
+    )
     axis.set(xscale="log", xlabel="seconds")
     axis.invert_yaxis()
     axis.legend()

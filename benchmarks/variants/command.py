@@ -28,7 +28,14 @@ def _measure(folder: Path, mergekit: Path | None) -> None:
     rows = []
     for name, each in measured.items():
         by_peft = {f"PEFT {kind}": each.error(partial(each.by_peft, kind)) for kind in PEFT_TYPES}
-        rows.append({"adapters": name, **by_peft, "mergekit": theirs[name], "gam-merge": each.error(each.by_us)})
+        rows.append(
+            {
+                "adapters": name,
+                **by_peft,
+                "mergekit": theirs[name],
+                "gam-merge": each.error(each.by_us),
+            }
+        )
     versions = {name: version(name) for name in ("gam-merge", "peft", "transformers", "torch")}
     print(table(rows))
     print(save("variants", rows, versions={**versions, **({"mergekit": peer} if peer else {})}))

@@ -58,7 +58,9 @@ class Measured:
         plain, out = copy.deepcopy(model(self.row.kind)).float(), self.folder / combination
         adapted = PeftModel.from_pretrained(plain, self.paths[0])
         adapted.load_adapter(self.paths[1], "b")
-        options = {"combination_type": combination} if isinstance(self.row.configs[0], LoraConfig) else {}
+        options = (
+            {"combination_type": combination} if isinstance(self.row.configs[0], LoraConfig) else {}
+        )
         options |= {"svd_rank": self.row.rank} if options and combination == "svd" else {}
         adapted.add_weighted_adapter(["default", "b"], list(WEIGHTS), "merged", **options)
         adapted.save_pretrained(out, selected_adapters=["merged"])
@@ -67,7 +69,9 @@ class Measured:
     def by_mergekit(self) -> Tensor:
         """The model that it wrote."""
         plain, out = model(self.row.kind), self.folder / "mergekit"
-        config = type(plain.config).from_pretrained(out, experts_implementation="eager")  # the one that has float64
+        config = type(plain.config).from_pretrained(
+            out, experts_implementation="eager"
+        )  # the one that has float64
         return forward(type(plain).from_pretrained(out, config=config).double().eval())
 
 
@@ -82,15 +86,23 @@ def _right(row: Row, paths: Sequence[Path]) -> torch.nn.Module:
     return right
 
 
-def by_mergekit(python: Path | None, rows: Mapping[str, Measured], folder: Path) -> tuple[str, dict[str, Cell]]:
+def by_mergekit(
+    python: Path | None, rows: Mapping[str, Measured], folder: Path
+) -> tuple[str, dict[str, Cell]]:
     """Its version, and what it makes of the rows, by name. It runs in an environment of its own."""
-    jobs = {name: _job(row, folder) for name, row in rows.items() if hasattr(model(row.row.kind), "save_pretrained")}
+    jobs = {
+        name: _job(row, folder)
+        for name, row in rows.items()
+        if hasattr(model(row.row.kind), "save_pretrained")
+    }
     none = dict.fromkeys(rows, "unmeasured: it merges models of transformers")
     if python is None:
         return "", dict.fromkeys(rows, "unmeasured: --mergekit names no environment that has it")
     asked, answered = folder / "jobs.json", folder / "answers.json"
     asked.write_text(json.dumps(jobs))
-    subprocess.run([str(python), str(_PEER), str(asked), str(answered)], check=True, capture_output=True)
+    subprocess.run(
+        [str(python), str(_PEER), str(asked), str(answered)], check=True, capture_output=True
+    )
     answers = json.loads(answered.read_text())
     failed = {name: text.replace(f"{folder}/", "") for name, text in answers["failed"].items()}
     found = {name: failed.get(name) or rows[name].error(rows[name].by_mergekit) for name in jobs}
@@ -103,4 +115,9 @@ def _job(measured: Measured, folder: Path) -> dict[str, object]:
     if not whole.exists():
         copy.deepcopy(model(measured.row.kind)).float().save_pretrained(whole)
     paths = list(map(str, measured.paths))
-    return {"base": str(whole), "adapters": paths, "weights": WEIGHTS, "out": str(measured.folder / "mergekit")}
+    return {
+        "base": str(whole),
+        "adapters": paths,
+        "weights": WEIGHTS,
+        "out": str(measured.folder / "mergekit"),
+    }

@@ -29,7 +29,9 @@ def merge(base: str, adapters: list[str], weights: list[float], out: str) -> Non
         {"model": f"{base}+{adapter}", "parameters": {"weight": weight}}
         for adapter, weight in zip(adapters, weights, strict=True)
     ]
-    config = MergeConfiguration.model_validate({"merge_method": "linear", "models": models, "dtype": "float32"})
+    config = MergeConfiguration.model_validate(
+        {"merge_method": "linear", "models": models, "dtype": "float32"}
+    )
     options = MergeOptions(
         lora_merge_cache=f"{out}-cache",
         lora_merge_dtype="float32",

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, VeraConfig
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    VeraConfig,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from variants import VARIANTS, save_any
@@ -25,7 +34,9 @@ class Row:
     kind: str
     configs: Sequence[PeftConfig]
     rank: int = 8
-    rewrite: Callable[[Path], None] | None = None  # the files of the first, as another trainer would have saved them
+    rewrite: Callable[[Path], None] | None = (
+        None  # the files of the first, as another trainer would have saved them
+    )
     trained_head: int | None = None  # the adapter that alone has lm_head in modules_to_save
 
     @property
@@ -34,12 +45,23 @@ class Row:
 
     def save(self, folder: Path) -> list[Path]:
         """The adapters, on disk."""
-        return [save_any(folder / f"{i}", self.kind, i, config) for i, config in enumerate(self.configs)]
+        return [
+            save_any(folder / f"{i}", self.kind, i, config) for i, config in enumerate(self.configs)
+        ]
 
 
-def _lora(name: str, kind: str, first: Mapping[str, Any], second: Mapping[str, Any] | None = None, **row: Any) -> Row:
+def _lora(
+    name: str,
+    kind: str,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any] | None = None,
+    **row: Any,
+) -> Row:
     common = {"r": 4, "lora_alpha": 6, "init_lora_weights": False}
-    configs = [LoraConfig(**{**common, **config}) for config in (first, first if second is None else second)]
+    configs = [
+        LoraConfig(**{**common, **config})
+        for config in (first, first if second is None else second)
+    ]
     return Row(name, kind, configs, **row)
 
 
@@ -73,8 +95,18 @@ def _as_pickle(path: Path) -> None:
 
 ROWS: tuple[Row, ...] = (
     _variant("Linear", "linear"),
-    _lora("Linear, unlike ranks and alphas", "llama", {**_QV, "r": 5}, {**_QV, "r": 3, "lora_alpha": 8}),
-    _lora("target_modules a list in one, a regex in the other", "llama", _Q, {"target_modules": r".*\.0\..*q_proj"}),
+    _lora(
+        "Linear, unlike ranks and alphas",
+        "llama",
+        {**_QV, "r": 5},
+        {**_QV, "r": 3, "lora_alpha": 8},
+    ),
+    _lora(
+        "target_modules a list in one, a regex in the other",
+        "llama",
+        _Q,
+        {"target_modules": r".*\.0\..*q_proj"},
+    ),
     _lora("layers_to_transform, unlike layers", "llama", {**_Q, "layers_to_transform": [0]}, _Q),
     _variant("Conv1D of GPT-2 (fan_in_fan_out)", "conv1d_of_gpt2"),
     _lora("Conv1d", "conv", {"target_modules": ["line"], "r": 2}, rank=4),
@@ -104,7 +136,9 @@ ROWS: tuple[Row, ...] = (
     _lora("DoRA and plain LoRA", "llama", {**_QV, "use_dora": True}, _QV),
     _variant("DoRA on embedding and lm_head", "dora_embeddings"),
     _variant("DoRA on Conv1D of GPT-2", "dora_conv1d_of_gpt2"),
-    _lora("DoRA on Conv2d", "conv", {"target_modules": ["plain"], "r": 2, "use_dora": True}, rank=4),
+    _lora(
+        "DoRA on Conv2d", "conv", {"target_modules": ["plain"], "r": 2, "use_dora": True}, rank=4
+    ),
     _variant("init gaussian", "init_gaussian"),
     _variant("init orthogonal", "init_orthogonal"),
     _lora("init PiSSA", "llama", {**_Q, "init_lora_weights": "pissa"}),
@@ -116,6 +150,16 @@ ROWS: tuple[Row, ...] = (
     _other("VeRA", VeraConfig),
     _other("OFT", OFTConfig, r=2, oft_block_size=0),
     _lora("adapter_model.bin", "llama", _QV, rewrite=_as_pickle),
-    _lora("keys without base_model.model.", "llama", _QV, rewrite=_rename(lambda key: key.removeprefix(_PREFIX))),
-    _lora("keys with .default.", "llama", _QV, rewrite=_rename(lambda key: key.replace(".weight", ".default.weight"))),
+    _lora(
+        "keys without base_model.model.",
+        "llama",
+        _QV,
+        rewrite=_rename(lambda key: key.removeprefix(_PREFIX)),
+    ),
+    _lora(
+        "keys with .default.",
+        "llama",
+        _QV,
+        rewrite=_rename(lambda key: key.replace(".weight", ".default.weight")),
+    ),
 )

@@ -20,8 +20,12 @@ def main() -> None:
     130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot encode
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a run in the background ignores it
+            reconfigure(
+                errors="backslashreplace"
+            )  # a file name may hold what the terminal cannot encode
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # a run in the background ignores it
         signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -29,7 +33,9 @@ def main() -> None:
 
             app(prog_name="gam-merge")
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the outcome is settled, and Python takes a while to leave
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # the outcome is settled, and Python takes a while to leave
     except KeyboardInterrupt:
         _leave_interrupted()
     except SystemExit as leaving:

@@ -25,7 +25,21 @@ from gam_cli._resize import resize
 from gam_cli._search import search
 from gam_cli._verify import verify
 
-_VERBS = (merge, inspect, compare, methods, fuse, extract, resize, checkpoints, recipe, search, batch, verify, push)
+_VERBS = (
+    merge,
+    inspect,
+    compare,
+    methods,
+    fuse,
+    extract,
+    resize,
+    checkpoints,
+    recipe,
+    search,
+    batch,
+    verify,
+    push,
+)
 _DEFAULT = "merge"
 
 
@@ -33,7 +47,9 @@ class VerbGroup(TyperGroup):
     """A group of verbs in which ``gam-merge A B`` means ``gam-merge merge A B``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        options = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        options = {
+            name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)
+        }
         if args and args[0] not in self.commands and args[0].partition("=")[0] not in options:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -84,7 +100,10 @@ app = typer.Typer(
 @app.callback()
 def _global_options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained."""

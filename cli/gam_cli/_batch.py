@@ -24,9 +24,18 @@ def batch(
 
     if quiet:
         present.silence_downloads()
-    with present.progress_bar("merging", "recipes", quiet=quiet) as progress, ThreadPoolExecutor(jobs) as pool:
+    with (
+        present.progress_bar("merging", "recipes", quiet=quiet) as progress,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
         items = gm.batch(
-            recipes, out, overrides=set_ or (), device=device, force=force, executor=pool, progress=progress
+            recipes,
+            out,
+            overrides=set_ or (),
+            device=device,
+            force=force,
+            executor=pool,
+            progress=progress,
         )
     data = [
         {

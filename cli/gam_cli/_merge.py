@@ -62,16 +62,28 @@ def merge(
         present.silence_downloads()
     running: dict[str, Any] = {"out": out, "force": force, "device": device}
     if recipe is not None:
-        plan: Callable[..., gm.MergePlan] = partial(gm.plan_recipe, recipe, overrides=set_ or (), **running)
-        run: Callable[..., gm.MergeResult] = partial(gm.merge_recipe, recipe, overrides=set_ or (), **running)
+        plan: Callable[..., gm.MergePlan] = partial(
+            gm.plan_recipe, recipe, overrides=set_ or (), **running
+        )
+        run: Callable[..., gm.MergeResult] = partial(
+            gm.merge_recipe, recipe, overrides=set_ or (), **running
+        )
     else:
         settings = {**_settings(ctx.params), **running}
-        plan, run = partial(gm.plan, sources or (), **settings), partial(gm.merge, sources or (), **settings)
+        plan, run = (
+            partial(gm.plan, sources or (), **settings),
+            partial(gm.merge, sources or (), **settings),
+        )
     if dry_run:
         planned = plan()
         expected = planned.estimate()
         data = {**planned.to_dict(), "estimate": expected.to_dict()}
-        present.show(data, tables.of_plan(planned, verbose=verbose, expected=expected), as_json=as_json, quiet=quiet)
+        present.show(
+            data,
+            tables.of_plan(planned, verbose=verbose, expected=expected),
+            as_json=as_json,
+            quiet=quiet,
+        )
         return
     with present.progress_bar("merging", "modules", quiet=quiet) as progress:
         result = run(progress=progress)
@@ -82,13 +94,17 @@ def merge(
     if not as_json:
         present.show(None, lines, as_json=False, quiet=quiet)
     url = result.push_to_hub(push_to_hub, **{name: ctx.params[name] for name in _OF_PUSH})
-    present.show({**result.report.to_dict(), "url": url}, [f"pushed to {url}"], as_json=as_json, quiet=quiet)
+    present.show(
+        {**result.report.to_dict(), "url": url}, [f"pushed to {url}"], as_json=as_json, quiet=quiet
+    )
 
 
 def _check_usage(ctx: typer.Context) -> None:
     """Options that do not go together."""
     given = {
-        name for name in ctx.params if (s := ctx.get_parameter_source(name)) is not None and s.name == "COMMANDLINE"
+        name
+        for name in ctx.params
+        if (s := ctx.get_parameter_source(name)) is not None and s.name == "COMMANDLINE"
     }
     flags = {param.name: param.opts[0] for param in ctx.command.params}
     if ctx.params["recipe"] is None:
@@ -100,9 +116,15 @@ def _check_usage(ctx: typer.Context) -> None:
         ctx.fail("Adapters and '--recipe' do not go together: the recipe names its sources.")
     elif both := [flags[name] for name in _IN_RECIPES if name in given]:
         ctx.fail(f"'{both[0]}' and '--recipe' do not go together; change the recipe with '--set'.")
-    if ctx.params["push_to_hub"] is None and (alone := [flags[name] for name in _OF_PUSH if name in given]):
+    if ctx.params["push_to_hub"] is None and (
+        alone := [flags[name] for name in _OF_PUSH if name in given]
+    ):
         ctx.fail(f"'{alone[0]}' is of the upload; name a repository with '--push-to-hub'.")
-    if ctx.params["out"] is None and ctx.params["push_to_hub"] is None and not ctx.params["dry_run"]:
+    if (
+        ctx.params["out"] is None
+        and ctx.params["push_to_hub"] is None
+        and not ctx.params["dry_run"]
+    ):
         ctx.fail("Missing option '--out' / '-o', the directory to write; '--dry-run' does without.")
 
 

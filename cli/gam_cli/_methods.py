@@ -10,7 +10,9 @@ from gam_cli import _options as options
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A method, or a composition such as ties@knots or pico+tsvm+svc."),
+        typer.Argument(
+            metavar="NAME", help="A method, or a composition such as ties@knots or pico+tsvm+svc."
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

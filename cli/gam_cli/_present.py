@@ -21,7 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")  # rules below the headers and between sections
+_BOX = box.Box(
+    "    \n    \n ── \n    \n ── \n    \n    \n    \n"
+)  # rules below the headers and between sections
 _SHORTEST_NAME = 16  # cells that a name keeps in a crowded table
 
 
@@ -66,7 +68,9 @@ def numbered(position: int, source: str) -> Name:
 
 def table(*headers: str) -> Table:
     """An empty table of the house style: names in the first column, which alone gives way, numbers in the others."""
-    result = Table(box=_BOX, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, border_style="dim")
+    result = Table(
+        box=_BOX, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, border_style="dim"
+    )
     result.add_column(headers[0])
     for header in headers[1:]:
         result.add_column(header, justify="right", no_wrap=True)
@@ -131,12 +135,20 @@ def print_error(error: Exception) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(
+    label: str, unit: str, *, quiet: bool = False
+) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr from the first call to the last, then gone; nothing unless stderr is a terminal.
 
     Yields the callback (done, in all). While it is not called the terminal is left to others, such as downloads.
     """
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
     bar = Progress(*columns, console=console(stderr=True), transient=True)
     shown = sys.stderr.isatty() and not quiet
     task = bar.add_task("", total=None)

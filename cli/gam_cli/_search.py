@@ -39,5 +39,9 @@ def search(
             device=device,
             progress=progress,
         )
-    data = {"best": asdict(found.best), "recipe": str(found.recipe), "trials": [asdict(t) for t in found.trials]}
+    data = {
+        "best": asdict(found.best),
+        "recipe": str(found.recipe),
+        "trials": [asdict(t) for t in found.trials],
+    }
     present.show(data, tables.of_search(found, goal), as_json=as_json, quiet=quiet)

@@ -18,7 +18,16 @@ from gam_merge._common.names import shortened
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII = ".:-=+*#@"
-_COLORS = ("color(24)", "color(31)", "color(37)", "color(71)", "color(143)", "color(178)", "color(208)", "color(196)")
+_COLORS = (
+    "color(24)",
+    "color(31)",
+    "color(37)",
+    "color(71)",
+    "color(143)",
+    "color(178)",
+    "color(208)",
+    "color(196)",
+)
 _MOST_CELLS = 48  # what 80 columns have room for beside a name
 
 

@@ -29,17 +29,23 @@ _BUCKETS = 20  # shown unless all are asked for
 _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-talk")
 
 
-def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = None) -> Iterator[RenderableType]:
+def of_plan(
+    planned: MergePlan, *, verbose: bool, expected: Estimate | None = None
+) -> Iterator[RenderableType]:
     """What the merge would read, compute and write."""
     plan, job = planned.plan, planned.job
     dtype = dtype_name(plan.dtype)
     yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
     yield ""
     rows = table("adapter", "weight", "modules", "rank", "dtype")
-    for i, (adapter, weight) in enumerate(zip(plan.adapters, job.mean_weights(plan.names), strict=True)):
+    for i, (adapter, weight) in enumerate(
+        zip(plan.adapters, job.mean_weights(plan.names), strict=True)
+    ):
         ranks = [module.rank for module in adapter.modules.values()]
         held = dtype_name(adapter.dtype)
-        rows.add_row(numbered(i, adapter.source), number(weight), str(len(ranks)), span(ranks), held)
+        rows.add_row(
+            numbered(i, adapter.source), number(weight), str(len(ranks)), span(ranks), held
+        )
     yield rows
     yield ""
     buckets = table("bucket, by its first module", "modules", "out", "in", "adapters", "rank")
@@ -61,7 +67,9 @@ def of_plan(planned: MergePlan, *, verbose: bool, expected: Estimate | None = No
     yield from map(warning, planned.notes)
 
 
-def of_merge(result: MergeResult, seconds: float, *, verbose: bool, explain: bool) -> Iterator[RenderableType]:
+def of_merge(
+    result: MergeResult, seconds: float, *, verbose: bool, explain: bool
+) -> Iterator[RenderableType]:
     """What the merge read, what became of it, and where it is."""
     report = result.report
     total = len(report.modules)
@@ -112,7 +120,9 @@ def _adapters(report: MergeReport) -> Table:
             percent(report.survival[i]),
         )
     rows.add_section()
-    rows.add_row("merged", "", str(len(report.modules)), str(report.rank), number(report.merged_norm), "")
+    rows.add_row(
+        "merged", "", str(len(report.modules)), str(report.rank), number(report.merged_norm), ""
+    )
     return rows
 
 

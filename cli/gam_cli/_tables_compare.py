@@ -21,7 +21,9 @@ _PAIRS = 21  # shown: all of seven adapters
 def of_comparison(found: Comparison, by: By) -> Iterator[RenderableType]:
     """The verdict and the advice first, then the figures that they rest on."""
     total = len(found.modules)
-    yield Text.assemble((f"{count(len(found.sources), 'adapter')}, {count(total, 'module')}", "bold"))
+    yield Text.assemble(
+        (f"{count(len(found.sources), 'adapter')}, {count(total, 'module')}", "bold")
+    )
     yield from _words(found)
     yield ""
     yield _adapters(found)
@@ -29,7 +31,10 @@ def of_comparison(found: Comparison, by: By) -> Iterator[RenderableType]:
     yield from _pairs(found)
     yield ""
     yield _parts(found, by)
-    for title, figure in (("overlap U x chance", "times_chance_u"), ("overlap V x chance", "times_chance_v")):
+    for title, figure in (
+        ("overlap U x chance", "times_chance_u"),
+        ("overlap V x chance", "times_chance_v"),
+    ):
         strip = list(strips(title, found.grid(figure)))
         yield from ["", *strip] if strip else []
     for text, names in found.notes.items():
@@ -41,7 +46,9 @@ def _words(found: Comparison) -> Iterator[RenderableType]:
     params = "".join(f" -p {name}={json_line(value)}" for name, value in advice.params.items())
     grid = Table.grid(padding=(0, 2))
     grid.add_row("verdict", found.verdict)
-    grid.add_row("advice", Text.assemble((f"--method {advice.method}{params}", "bold"), f" ({advice.kind})"))
+    grid.add_row(
+        "advice", Text.assemble((f"--method {advice.method}{params}", "bold"), f" ({advice.kind})")
+    )
     grid.add_row("why", f"{advice.reason} ({advice.evidence})")
     yield grid
 
@@ -64,7 +71,9 @@ def _pairs(found: Comparison) -> Iterator[RenderableType]:
     pairs = sorted(combinations(range(len(found.sources)), 2), key=lambda pair: -overlaps[pair])
     for i, j in sorted(pairs[:_PAIRS]):
         pair = found.total.pair(i, j)
-        rows.add_row(f"{i}, {j}", *_overlaps(pair), _known(pair.common_energy), _known(pair.sign_agreement))
+        rows.add_row(
+            f"{i}, {j}", *_overlaps(pair), _known(pair.common_energy), _known(pair.sign_agreement)
+        )
     yield rows
     if len(pairs) > _PAIRS:
         yield f"the {_PAIRS} of {len(pairs)} pairs that overlap most (--json has them all)"

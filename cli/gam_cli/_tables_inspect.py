@@ -6,7 +6,17 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gam_cli._present import Name, count, json_line, number, percent, printable, span, table, warning
+from gam_cli._present import (
+    Name,
+    count,
+    json_line,
+    number,
+    percent,
+    printable,
+    span,
+    table,
+    warning,
+)
 from gam_cli._strips import strips
 from gam_merge import Inspection, Part
 from gam_merge._common.names import By
@@ -41,9 +51,14 @@ def _damage(found: Inspection) -> Iterator[RenderableType]:
         yield warning(f"a merge refuses it: {problem}")
     if len(found.problems) > _TOLD:
         yield warning(f"and {len(found.problems) - _TOLD} more such problems (--json has them all)")
-    for names, what in ((found.zero, "zero, and change nothing"), (found.broken, "NaN, Inf or too large to merge")):
+    for names, what in (
+        (found.zero, "zero, and change nothing"),
+        (found.broken, "NaN, Inf or too large to merge"),
+    ):
         if names:
-            yield warning(f"{count(len(names), 'module')} of {len(found.modules)} {what} (first {names[0]})")
+            yield warning(
+                f"{count(len(names), 'module')} of {len(found.modules)} {what} (first {names[0]})"
+            )
 
 
 def _parts(found: Inspection, by: By) -> Table:

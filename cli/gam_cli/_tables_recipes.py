@@ -25,7 +25,9 @@ def of_search(result: SearchResult, goal: str) -> Iterator[RenderableType]:
     yield f"best {best}, the recipe itself {first}, in {count(len(scored), 'trial')}"
     if failed:
         yield f"{count(failed, 'trial')} failed; the journal says why"
-    yield f"wrote {printable(str(result.recipe))}" + (f" and {printable(str(result.plot))}" if result.plot else "")
+    yield f"wrote {printable(str(result.recipe))}" + (
+        f" and {printable(str(result.plot))}" if result.plot else ""
+    )
 
 
 def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
@@ -36,8 +38,15 @@ def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
             rows.add_row(Name(str(item.recipe)), "failed", "", "", "", "", f"{item.seconds:.1f}")
             continue
         report = item.report
-        sizes = (str(len(report.sources)), str(len(report.modules)), str(report.rank), percent(report.norm_ratio))
-        rows.add_row(Name(str(item.recipe)), printable(report.method), *sizes, f"{item.seconds:.1f}")
+        sizes = (
+            str(len(report.sources)),
+            str(len(report.modules)),
+            str(report.rank),
+            percent(report.norm_ratio),
+        )
+        rows.add_row(
+            Name(str(item.recipe)), printable(report.method), *sizes, f"{item.seconds:.1f}"
+        )
     yield rows
     yield ""
     for item in items:

@@ -42,15 +42,23 @@ def measure(model, tokenizer):
 
 def write_table(figures):
     """Replace what stands between the two markers of README.md by the table of the figures."""
-    rows = ["| held-out loss, exact match | " + " | ".join(SEEDS) + " |", "|---" * (1 + len(SEEDS)) + "|"]
+    rows = [
+        "| held-out loss, exact match | " + " | ".join(SEEDS) + " |",
+        "|---" * (1 + len(SEEDS)) + "|",
+    ]
     for name, row in figures["evaluation"].items():
         cells = [f"{row[task]['loss']:.2f}, {100 * row[task]['exact']:.0f} %" for task in SEEDS]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    runs = [f"{name} {run['steps']} steps in {run['seconds']} s" for name, run in figures["training"].items()]
+    runs = [
+        f"{name} {run['steps']} steps in {run['seconds']} s"
+        for name, run in figures["training"].items()
+    ]
     table = "\n".join(rows) + "\n\nTraining: " + ", ".join(runs) + "."
     readme = HERE / "README.md"
     start, end = "<!-- figures -->", "<!-- /figures -->"
-    text = re.sub(f"(?s)(?<={start}).*(?={end})", lambda _: f"\n\n{table}\n\n", readme.read_text("utf-8"))
+    text = re.sub(
+        f"(?s)(?<={start}).*(?={end})", lambda _: f"\n\n{table}\n\n", readme.read_text("utf-8")
+    )
     readme.write_text(text, "utf-8")
 
 
@@ -69,12 +77,19 @@ def main():
         log = partial(print, f"{name}:", flush=True)
         stream = cycle(data(name, tokenizer)[0])
         train(base, tokenizer, stream, HERE / name, steps=args.steps, seed=SEEDS[name], log=log)
-        figures["training"][name] = {"steps": args.steps, "seconds": round(time.perf_counter() - start)}
-        model = PeftModel.from_pretrained(base, HERE / name)  # from disk: the figures are those of the file
+        figures["training"][name] = {
+            "steps": args.steps,
+            "seconds": round(time.perf_counter() - start),
+        }
+        model = PeftModel.from_pretrained(
+            base, HERE / name
+        )  # from disk: the figures are those of the file
         figures["evaluation"][name] = measure(model.eval(), tokenizer)
         model.unload()
     order = ["base", *SEEDS]
-    figures = {part: {name: rows[name] for name in order if name in rows} for part, rows in figures.items()}
+    figures = {
+        part: {name: rows[name] for name in order if name in rows} for part, rows in figures.items()
+    }
     path.write_text(json.dumps(figures, indent=2) + "\n")
     write_table(figures)
     print(f"wrote {path.name} and the table in README.md")

@@ -22,7 +22,11 @@ def final(text):
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
     text = boxed[-1] if boxed else text
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return numbers[-1].replace(",", "").removesuffix(".0") if numbers else text.strip().split("\n")[-1].strip().lower()
+    return (
+        numbers[-1].replace(",", "").removesuffix(".0")
+        if numbers
+        else text.strip().split("\n")[-1].strip().lower()
+    )
 
 
 def exact_match(model, tokenizer, asked, args):
@@ -41,9 +45,14 @@ def exact_match(model, tokenizer, asked, args):
         batch.pop("token_type_ids", None)
         with torch.no_grad():
             out = model.generate(
-                **batch, do_sample=False, max_new_tokens=args.max_new_tokens, pad_token_id=tokenizer.pad_token_id
+                **batch,
+                do_sample=False,
+                max_new_tokens=args.max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
             )
-        answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = tokenizer.batch_decode(
+            out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         right += sum(final(a) == final(row["answer"]) for a, row in zip(answers, rows, strict=True))
     return {"exact match": right / len(asked), "questions": len(asked)}
 
@@ -54,7 +63,9 @@ def harness(model, tokenizer, args):
         import lm_eval
     except ImportError:
         raise SystemExit("--harness needs lm-evaluation-harness: pip install lm-eval") from None
-    wrapped = lm_eval.models.huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch)
+    wrapped = lm_eval.models.huggingface.HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=args.batch
+    )
     return lm_eval.simple_evaluate(wrapped, tasks=args.harness.split(","))["results"]
 
 
@@ -83,7 +94,9 @@ def main():
     asked = questions(args.questions)[: args.limit] if args.questions else []
     for adapter in missing:
         here = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
-        found = exact_match(here, tokenizer, asked, args) if asked else harness(here, tokenizer, args)
+        found = (
+            exact_match(here, tokenizer, asked, args) if asked else harness(here, tokenizer, args)
+        )
         figures[adapter.name if adapter else "student"] = found
         write_whole(args.out, json.dumps(figures, indent=2) + "\n")
         if adapter:

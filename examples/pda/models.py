@@ -20,7 +20,9 @@ def need(*names):
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name} needs {error.name}: pip install 'gam-merge[train]'") from None
+        raise SystemExit(
+            f"{Path(sys.argv[0]).name} needs {error.name}: pip install 'gam-merge[train]'"
+        ) from None
 
 
 def write_whole(path, text):
@@ -46,7 +48,9 @@ def load(name):
     else:
         model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    weaken(model, **{key: float(value) for key, value in parse_qsl(query, strict_parsing=bool(query))})
+    weaken(
+        model, **{key: float(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
+    )
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
@@ -83,11 +87,12 @@ def tiny(seed):
     bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytewise.decoder = tokenizers.decoders.ByteLevel()
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bytewise, eos_token="<end>", pad_token="<end>", clean_up_tokenization_spaces=False
+        tokenizer_object=bytewise,
+        eos_token="<end>",
+        pad_token="<end>",
+        clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.content }}{{ ' ' if m.role != 'assistant' else eos_token }}{% endfor %}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ ' ' if m.role != 'assistant' else eos_token }}{% endfor %}"
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=len(vocabulary),

@@ -53,7 +53,9 @@ def respond(name, conversations, path, args):
 def with_vllm(name, conversations, args):
     import vllm
 
-    sampling = vllm.SamplingParams(temperature=args.temperature, max_tokens=args.max_new_tokens, seed=args.seed)
+    sampling = vllm.SamplingParams(
+        temperature=args.temperature, max_tokens=args.max_new_tokens, seed=args.seed
+    )
     model = vllm.LLM(name, seed=args.seed)
     for start in range(0, len(conversations), 512):
         for result in model.chat(conversations[start : start + 512], sampling, use_tqdm=False):
@@ -63,7 +65,11 @@ def with_vllm(name, conversations, args):
 def with_transformers(name, conversations, args):
     (torch,) = need("torch")
     model, tokenizer = load(name)
-    how = {"do_sample": True, "temperature": args.temperature} if args.temperature else {"do_sample": False}
+    how = (
+        {"do_sample": True, "temperature": args.temperature}
+        if args.temperature
+        else {"do_sample": False}
+    )
     for start in range(0, len(conversations), args.batch):
         torch.manual_seed(args.seed + start)
         batch = tokenizer.apply_chat_template(
@@ -76,9 +82,14 @@ def with_transformers(name, conversations, args):
         batch.pop("token_type_ids", None)
         with torch.no_grad():
             out = model.generate(
-                **batch, **how, max_new_tokens=args.max_new_tokens, pad_token_id=tokenizer.pad_token_id
+                **batch,
+                **how,
+                max_new_tokens=args.max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
             )
-        yield from tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        yield from tokenizer.batch_decode(
+            out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
 
 
 def join(conversations, weak, weaker, form):
@@ -97,7 +108,9 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--system", default="")
     parser.add_argument("--template", default="{question}")
-    parser.add_argument("--format", default="", help="a regular expression that the chosen answer must contain")
+    parser.add_argument(
+        "--format", default="", help="a regular expression that the chosen answer must contain"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=1024)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--batch", type=int, default=16)
@@ -114,7 +127,9 @@ def main():
         parts.append([json.loads(line) for line in path.read_text("utf-8").splitlines()])
     found = list(join(conversations, *parts, args.format))
     if not found:
-        raise SystemExit("no pair is left: the answers are equal, or no chosen answer has the format")
+        raise SystemExit(
+            "no pair is left: the answers are equal, or no chosen answer has the format"
+        )
     write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in found))
     print(f"{len(found)} of {len(asked)} pairs in {args.out}")
 

@@ -11,9 +11,15 @@ from pathlib import Path
 from models import write_whole
 
 STORIES = (
-    ("{name} has {a} apples and buys {b} more. How many apples does {name} have?", lambda a, b: a + b),
+    (
+        "{name} has {a} apples and buys {b} more. How many apples does {name} have?",
+        lambda a, b: a + b,
+    ),
     ("{name} has {a} coins and gives {b} away. How many coins are left?", lambda a, b: a - b),
-    ("{name} fills {b} boxes with {a} pens each. How many pens are in the boxes?", lambda a, b: a * b),
+    (
+        "{name} fills {b} boxes with {a} pens each. How many pens are in the boxes?",
+        lambda a, b: a * b,
+    ),
 )
 NAMES = ("Ada", "Emmy", "Carl", "Leo", "Mary", "Sofia")
 

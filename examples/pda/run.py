@@ -45,17 +45,41 @@ def steps(config, work):
         generate = {**ask, **config.get("generate", {})}
         yield data, script("pairs", questions=sources["questions"], out=data, **pair, **generate)
         deltas.append(work / name)
-        init = {"init_seed": i} if config.get("init") == "separate" else {}  # else all start from the same factors
-        given = {"student": config["student"], "pairs": data, "out": deltas[-1], **(config.get("train") or {}), **init}
+        init = (
+            {"init_seed": i} if config.get("init") == "separate" else {}
+        )  # else all start from the same factors
+        given = {
+            "student": config["student"],
+            "pairs": data,
+            "out": deltas[-1],
+            **(config.get("train") or {}),
+            **init,
+        }
         yield deltas[-1], script("train_delta", **given)
     merged = work / "merged"
-    merge = [sys.executable, "-m", "gam_merge", *map(str, deltas), "-o", str(merged), *options(config.get("merge"))]
+    merge = [
+        sys.executable,
+        "-m",
+        "gam_merge",
+        *map(str, deltas),
+        "-o",
+        str(merged),
+        *options(config.get("merge")),
+    ]
     yield merged, merge
     evaluate = {**ask, **config.get("evaluate", {})}
-    given = {"model": config["student"], "questions": sources["test"], "out": work / "figures.json", **evaluate}
+    given = {
+        "model": config["student"],
+        "questions": sources["test"],
+        "out": work / "figures.json",
+        **evaluate,
+    }
     if "harness" in evaluate:
         del given["questions"]
-    yield None, script("evaluate", "--adapters", *deltas, merged, **given)  # it knows itself what is missing
+    yield (
+        None,
+        script("evaluate", "--adapters", *deltas, merged, **given),
+    )  # it knows itself what is missing
 
 
 def main():

@@ -41,7 +41,9 @@ def trainer(model, tokenizer, args, work):
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
         from trl.experimental.orpo import ORPOConfig as Config
         from trl.experimental.orpo import ORPOTrainer as Trainer
-    data = datasets.load_dataset("json", data_files=str(args.pairs), split="train", cache_dir=str(work / "data"))
+    data = datasets.load_dataset(
+        "json", data_files=str(args.pairs), split="train", cache_dir=str(work / "data")
+    )
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     config = Config(
         output_dir=str(work),
@@ -62,7 +64,9 @@ def trainer(model, tokenizer, args, work):
         logging_steps=1,
         report_to="none",
     )
-    return Trainer(model=adapted(model, args), args=config, train_dataset=data, processing_class=tokenizer)
+    return Trainer(
+        model=adapted(model, args), args=config, train_dataset=data, processing_class=tokenizer
+    )
 
 
 def options():
@@ -83,7 +87,9 @@ def options():
     parser.add_argument("--max-length", type=int, default=8192)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--save-steps", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of dropout")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the order of the data and of dropout"
+    )
     parser.add_argument("--init-seed", type=int, default=0, help="of the initial factors")
     return parser
 
@@ -100,7 +106,9 @@ def main():
     run.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if run.is_world_process_zero():
         run.model.peft_config["default"].base_model_name_or_path = args.student
-        run.model.save_pretrained(work / "adapter", selected_adapters=["default"], save_embedding_layers=False)
+        run.model.save_pretrained(
+            work / "adapter", selected_adapters=["default"], save_embedding_layers=False
+        )
         (work / "adapter").rename(args.out)  # whole or not at all
         shutil.rmtree(work)
 

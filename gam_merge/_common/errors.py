@@ -21,7 +21,11 @@ _BEGINNING, _END = 2000, 1000  # characters of a message: what it is about, and 
 def _bounded(message: str) -> str:
     """The message, without its middle if that is long: a name from a file may have a million characters."""
     hidden = len(message) - _BEGINNING - _END
-    return message if hidden <= 0 else f"{message[:_BEGINNING]} ({hidden} characters) {message[-_END:]}"
+    return (
+        message
+        if hidden <= 0
+        else f"{message[:_BEGINNING]} ({hidden} characters) {message[-_END:]}"
+    )
 
 
 def printable(text: str) -> str:

@@ -38,7 +38,9 @@ def _read(path: Path, *, piped: bool = False) -> bytes:
         while piece := file.read(1 << 16):  # a pipe does not know its size, and memory may be short
             content += piece
             if len(content) > _MAX_BYTES:
-                raise GamMergeError(f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs")
+                raise GamMergeError(
+                    f"{path}: has more than {_MAX_BYTES} bytes, which no such file needs"
+                )
     return bytes(content)
 
 
@@ -54,7 +56,9 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     try:
         raw = _read(path)
         if marks(raw) > MAX_MARKS:
-            raise GamMergeError(f"{path}: has more than {MAX_MARKS} values and names, which no such file needs")
+            raise GamMergeError(
+                f"{path}: has more than {MAX_MARKS} values and names, which no such file needs"
+            )
         content = json.loads(raw)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
@@ -105,7 +109,9 @@ class FileVersion:
 def check_unchanged(path: Path, version: FileVersion) -> None:
     """Raises GamMergeError if the file is not the one that it was."""
     if FileVersion.of(path) != version:
-        raise GamMergeError(f"{path}: changed since it was opened; run again when nothing writes to it")
+        raise GamMergeError(
+            f"{path}: changed since it was opened; run again when nothing writes to it"
+        )
 
 
 def sha256(path: Path, version: FileVersion | None = None) -> str:

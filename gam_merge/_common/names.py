@@ -33,7 +33,10 @@ def type_of(name: str) -> str:
 
 def group(names: Sequence[str], by: By) -> dict[str, list[int]]:
     """Positions of the names by layer, type or module, in natural order: layer 10 comes after layer 9."""
-    labels = [layer_of(name) if by == "layer" else type_of(name) if by == "type" else name for name in names]
+    labels = [
+        layer_of(name) if by == "layer" else type_of(name) if by == "type" else name
+        for name in names
+    ]
     order = sorted(range(len(names)), key=lambda i: natural(labels[i]))
     return {label: list(members) for label, members in groupby(order, key=labels.__getitem__)}
 
@@ -60,7 +63,9 @@ def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """A sort key by which numbers within names count as numbers."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
+    return tuple(
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    )
 
 
 def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:
@@ -69,6 +74,9 @@ def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:
     short: dict[str, str] = {}
     for label, own in parts.items():
         others = [other for name, other in parts.items() if name != label]
-        size = next((k for k in range(1, len(own)) if all(other[-k:] != own[-k:] for other in others)), len(own))
+        size = next(
+            (k for k in range(1, len(own)) if all(other[-k:] != own[-k:] for other in others)),
+            len(own),
+        )
         short[label] = separator.join(own[-size:])
     return short

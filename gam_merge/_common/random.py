@@ -8,4 +8,6 @@ import torch
 def generator(seed: int, *names: str) -> torch.Generator:
     """A stream of its own for each seed and names."""
     key = "\0".join((str(seed), *names)).encode()
-    return torch.Generator().manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1)
+    return torch.Generator().manual_seed(
+        int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1
+    )

@@ -62,10 +62,14 @@ class FileTensor:
                 while len(view):
                     count = file.readinto(view)
                     if not count:
-                        raise GamMergeError(f"{self.path}: ends within tensor {self.key}; fetch the file again")
+                        raise GamMergeError(
+                            f"{self.path}: ends within tensor {self.key}; fetch the file again"
+                        )
                     view = view[count:]
         except OSError as error:
-            raise GamMergeError(f"{self.path}: cannot read tensor {self.key}: {error.strerror}") from error
+            raise GamMergeError(
+                f"{self.path}: cannot read tensor {self.key}: {error.strerror}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -143,5 +147,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.zeros(1, dtype=torch.float64, device=chosen).item()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise GamMergeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise GamMergeError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
     return chosen

@@ -35,7 +35,9 @@ class Document:
 def parse(text: str, where: str) -> list[Document]:
     """The documents of a text. Raises GamMergeError with the line of what is wrong; ``where`` names the text."""
     if len(text) > _MAX_CHARACTERS:
-        raise GamMergeError(f"{where}: has {len(text)} characters; a recipe has at most {_MAX_CHARACTERS}")
+        raise GamMergeError(
+            f"{where}: has {len(text)} characters; a recipe has at most {_MAX_CHARACTERS}"
+        )
     try:
         return list(_documents(text))
     except yaml.MarkedYAMLError as error:
@@ -44,7 +46,11 @@ def parse(text: str, where: str) -> list[Document]:
         raise GamMergeError(f"{where}:{line} {error.problem or error.context}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise GamMergeError(f"{where}: is not YAML: {str(error).splitlines()[0]}") from None
-    except (RecursionError, ValueError, OverflowError) as error:  # nested too deeply; a date or number out of range
+    except (
+        RecursionError,
+        ValueError,
+        OverflowError,
+    ) as error:  # nested too deeply; a date or number out of range
         raise GamMergeError(f"{where}: cannot be read as YAML: {error}") from None
 
 
@@ -52,7 +58,12 @@ def dump(documents: Sequence[Mapping[str, Any]]) -> str:
     """The text of some documents, keys in their order. ``parse`` gives the same data back, floats bit by bit."""
     several = len(documents) > 1
     return yaml.dump_all(
-        documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, explicit_start=several
+        documents,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+        explicit_start=several,
     )
 
 
@@ -76,12 +87,16 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
         event: Any = self.peek_event()
         what = None
-        if isinstance(event, yaml.AliasEvent):  # a few lines of aliases unfold to more than fits into memory
+        if isinstance(
+            event, yaml.AliasEvent
+        ):  # a few lines of aliases unfold to more than fits into memory
             what = "aliases (*name)"
         elif event.tag not in (None, "!"):
             what = "tags (!name)"
         if what is not None:
-            raise yaml.composer.ComposerError(None, None, f"{what} are not allowed here", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, f"{what} are not allowed here", event.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
@@ -95,7 +110,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in seen:
                 problem = (
-                    f"key {key.value!r} is there twice" if isinstance(key, yaml.ScalarNode) else "a key is no word"
+                    f"key {key.value!r} is there twice"
+                    if isinstance(key, yaml.ScalarNode)
+                    else "a key is no word"
                 )
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
@@ -109,7 +126,9 @@ class _Dumper(yaml.SafeDumper):
 # YAML 1.1 takes 1e-5 for a word; YAML 1.2, JSON and people take it for a number.
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
     )
 
 

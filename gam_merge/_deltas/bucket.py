@@ -35,15 +35,27 @@ class Bucket:
     shape: tuple[int, int]  # (m, n)
     adapters: tuple[int, ...]
     deltas: tuple[Delta, ...]
-    anchor: int = 0  # position in the merge of the adapter that the user wants the others aligned to
-    labels: tuple[str, ...] = ()  # of the adapters, whatever their order: what random methods are seeded with
+    anchor: int = (
+        0  # position in the merge of the adapter that the user wants the others aligned to
+    )
+    labels: tuple[
+        str, ...
+    ] = ()  # of the adapters, whatever their order: what random methods are seeded with
     factors: tuple[Factors, ...] = ()  # as read, for methods that ask for them
-    spans: tuple[Span, Span] | None = None  # what the U_i and the V_i span together, for methods that ask for it
-    indices: tuple[int, ...] = ()  # which matrix of its module each is, where modules are stacks; else empty
+    spans: tuple[Span, Span] | None = (
+        None  # what the U_i and the V_i span together, for methods that ask for it
+    )
+    indices: tuple[
+        int, ...
+    ] = ()  # which matrix of its module each is, where modules are stacks; else empty
     output_rank: int = 0  # columns that the result may have
     rows: RowScaling | None = None  # how DoRA scales the rows of the base weights
-    grams: tuple[Tensor, Tensor] | None = None  # the stacked ones, where one product for all was the cheapest way
-    fell_back: bool = False  # products of full size are formed in float64, since float32 does not serve
+    grams: tuple[Tensor, Tensor] | None = (
+        None  # the stacked ones, where one product for all was the cheapest way
+    )
+    fell_back: bool = (
+        False  # products of full size are formed in float64, since float32 does not serve
+    )
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -62,7 +74,10 @@ class Bucket:
         """Index into ``deltas`` of the one to align to: the anchor if none has a higher rank, else the first of the
         highest. Aligning to a smaller rank would cut the others down without a word."""
         highest = max(self.ranks)
-        if self.anchor in self.adapters and self.ranks[position := self.adapters.index(self.anchor)] == highest:
+        if (
+            self.anchor in self.adapters
+            and self.ranks[position := self.adapters.index(self.anchor)] == highest
+        ):
             return position
         return self.ranks.index(highest)
 
@@ -82,7 +97,9 @@ class Bucket:
         """Gram matrices of [b_1 ... b_N] and of [a_1 ... a_N]: (L, R, R) float64. Cost grows with N^2."""
         if self.grams is not None:
             return self.grams
-        return stacked_gram([x.exact_b for x in self.deltas]), stacked_gram([x.exact_a for x in self.deltas])
+        return stacked_gram([x.exact_b for x in self.deltas]), stacked_gram(
+            [x.exact_a for x in self.deltas]
+        )
 
     @property
     def known_grams(self) -> tuple[Tensor, Tensor] | None:
@@ -92,7 +109,10 @@ class Bucket:
     @cached_property
     def basis_grams(self) -> tuple[Tensor, Tensor]:
         """Gram matrices of [U_1 ... U_N] and of [V_1 ... V_N]: (L, sum k, sum k) float64."""
-        u, v = block_diagonal([x.u for x in self.deltas]), block_diagonal([x.v for x in self.deltas])
+        u, v = (
+            block_diagonal([x.u for x in self.deltas]),
+            block_diagonal([x.v for x in self.deltas]),
+        )
         b, a = self.stacked_grams
         return u.mT @ b @ u, v.mT @ a @ v
 
@@ -133,10 +153,14 @@ class Merged:
     left: Tensor
     right: Tensor
     warnings: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # text -> (L,) bool
-    s: Tensor | None = None  # (L, k) falling, if column j of either side is the j-th singular pair, each sqrt(s_j) long
+    s: Tensor | None = (
+        None  # (L, k) falling, if column j of either side is the j-th singular pair, each sqrt(s_j) long
+    )
     b: Tensor | None = None
     a: Tensor | None = None
-    kept: Tensor | None = None  # (L,) share of energy that is left, where the method itself had to cut
+    kept: Tensor | None = (
+        None  # (L,) share of energy that is left, where the method itself had to cut
+    )
 
     def sides(self, bucket: Bucket) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The tall factors, in pieces whose columns add up to R."""
@@ -159,10 +183,14 @@ class Merged:
 
     def scaled(self, c: Tensor | float) -> "Merged":
         """The result times c, a number or (L,)."""
-        c = torch.as_tensor(c, dtype=self.left.dtype, device=self.left.device).reshape(-1, 1)  # (L or 1, 1)
+        c = torch.as_tensor(c, dtype=self.left.dtype, device=self.left.device).reshape(
+            -1, 1
+        )  # (L or 1, 1)
         half = c.abs().sqrt().unsqueeze(-1)
         s = None if self.s is None else self.s * c.abs()
-        return replace(self, left=self.left * half * c.sign().unsqueeze(-1), right=self.right * half, s=s)
+        return replace(
+            self, left=self.left * half * c.sign().unsqueeze(-1), right=self.right * half, s=s
+        )
 
 
 def diagonal_blocks(g: Tensor, sizes: Sequence[int]) -> list[Tensor]:

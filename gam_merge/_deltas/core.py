@@ -65,18 +65,25 @@ class Core:
     def right_basis(self) -> Tensor:
         """Q_v itself: (L, n, J) float64."""
         parts = self.v.split([x.a64.shape[-1] for x in self.bucket.deltas], -2)
-        return sum((x.a64 @ part for x, part in zip(self.bucket.deltas, parts, strict=True)), torch.zeros(()).double())
+        return sum(
+            (x.a64 @ part for x, part in zip(self.bucket.deltas, parts, strict=True)),
+            torch.zeros(()).double(),
+        )
 
     def orient(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Singular vectors in core space, each with the sign that makes the entries of Q_u u or Q_v v add up to more
         than zero: (L, K, k), (L, J, k). For rules that see signs, whatever the machine made of them."""
         b = torch.cat([x.b64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)  # (L, 1, R)
         a = torch.cat([x.a64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)
-        return u * torch.where(b @ self.u @ u < 0, -1.0, 1.0), v * torch.where(a @ self.v @ v < 0, -1.0, 1.0)
+        return u * torch.where(b @ self.u @ u < 0, -1.0, 1.0), v * torch.where(
+            a @ self.v @ v < 0, -1.0, 1.0
+        )
 
     def scaled(self, c: Tensor) -> "Core":
         """Delta i times c_i: (L, N)."""
-        return replace(self, cores=tuple(core * c[:, i, None, None] for i, core in enumerate(self.cores)))
+        return replace(
+            self, cores=tuple(core * c[:, i, None, None] for i, core in enumerate(self.cores))
+        )
 
     def mapped(self, s: Tensor) -> "Core":
         """Every delta with a regular s (L, K, K) from the left."""
@@ -97,7 +104,9 @@ class Core:
             rank = torch.full(core.shape[:1], core.shape[-1], device=core.device)
             deltas.append(Delta(left, right, left, right, eye, eye, core, rank, rank > 0))
         shape = self.u.shape[-1], self.v.shape[-1]
-        return replace(self.bucket, shape=shape, deltas=tuple(deltas), factors=(), spans=None, grams=None)
+        return replace(
+            self.bucket, shape=shape, deltas=tuple(deltas), factors=(), spans=None, grams=None
+        )
 
     def lift(self, merged: InCore) -> Merged:
         """A merged core in coefficients of the stacked factors, as balanced singular pairs."""
@@ -113,9 +122,15 @@ def by_span(bucket: Bucket) -> Iterator[Bucket]:
         return
     eps = torch.finfo(bucket.deltas[0].b.dtype).eps
     g_u, g_v = bucket.basis_grams
-    left = span(g_u, partial(_stack, [(x.b64, x.u) for x in bucket.deltas]), rows=bucket.shape[0], eps=eps)
-    right = span(g_v, partial(_stack, [(x.a64, x.v) for x in bucket.deltas]), rows=bucket.shape[1], eps=eps)
-    keys = torch.stack([left.rank, right.rank, (left.wide | right.wide).long()], -1).tolist()  # (L, 3)
+    left = span(
+        g_u, partial(_stack, [(x.b64, x.u) for x in bucket.deltas]), rows=bucket.shape[0], eps=eps
+    )
+    right = span(
+        g_v, partial(_stack, [(x.a64, x.v) for x in bucket.deltas]), rows=bucket.shape[1], eps=eps
+    )
+    keys = torch.stack(
+        [left.rank, right.rank, (left.wide | right.wide).long()], -1
+    ).tolist()  # (L, 3)
     groups: dict[tuple[int, ...], list[int]] = {}
     for j, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(j)
@@ -133,7 +148,14 @@ def core_of(bucket: Bucket) -> Core:
     u = [x.u @ part for x, part in zip(bucket.deltas, left.coef.split(ranks, -2), strict=True)]
     v = [x.v @ part for x, part in zip(bucket.deltas, right.coef.split(ranks, -2), strict=True)]
     lefts, rights = left.coords.split(ranks, -1), right.coords.split(ranks, -1)
-    return Core(bucket, torch.cat(u, -2), torch.cat(v, -2), lefts, tuple(x.core for x in bucket.deltas), rights)
+    return Core(
+        bucket,
+        torch.cat(u, -2),
+        torch.cat(v, -2),
+        lefts,
+        tuple(x.core for x in bucket.deltas),
+        rights,
+    )
 
 
 def significant(s: Tensor, size: int) -> Tensor:

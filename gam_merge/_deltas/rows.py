@@ -33,12 +33,17 @@ class RowScaling:
         norms = [weight.row_norms([(left, right)])[0] for weight, left, right in pairs]
         return self.gain.cpu() * torch.stack(norms)
 
-    def flattened(self, names: Sequence[str], b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    def flattened(
+        self, names: Sequence[str], b: Tensor, a: Tensor, rank: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The plain deltas of low rank nearest to what the merge does to W, diag(c) (W + b a) - W.
 
         b: (L, m, k), a: (L, n, k) -> b (L, m, rank), a (L, n, rank), share of energy that they keep (L,).
         """
-        found = [self._flatten(*parts, rank) for parts in zip(names, self.weights, self.gain, b, a, strict=True)]
+        found = [
+            self._flatten(*parts, rank)
+            for parts in zip(names, self.weights, self.gain, b, a, strict=True)
+        ]
         left, right, kept = zip(*found, strict=True)
         return torch.stack(left), torch.stack(right), torch.stack(kept)
 

@@ -54,7 +54,9 @@ class ModuleComparison:
     shape: tuple[int, int]  # (out, in)
     ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter has none here
     spectra: tuple[tuple[float, ...], ...]  # singular values of each delta
-    cosines_u: Mapping[Pair, tuple[float, ...]]  # of the principal angles between column spaces, descending
+    cosines_u: Mapping[
+        Pair, tuple[float, ...]
+    ]  # of the principal angles between column spaces, descending
     cosines_v: Mapping[Pair, tuple[float, ...]]  # between row spaces
     notes: tuple[str, ...] = ()  # what was doubtful about the alignment of gam
 
@@ -139,7 +141,11 @@ class Comparison:
             "layers": {name: _scalars(part) for name, part in self.by("layer").items()},
             "types": {name: _scalars(part) for name, part in self.by("type").items()},
             "modules": [
-                {**module.to_dict(), "norms": _plain(self.measures[j].norms), **_scalars(self.measures[j])}
+                {
+                    **module.to_dict(),
+                    "norms": _plain(self.measures[j].norms),
+                    **_scalars(self.measures[j]),
+                }
                 for j, module in enumerate(self.modules)
             ],
         }
@@ -163,5 +169,7 @@ def _plain(values: Array) -> Any:
 def _quartiles(cosines: Mapping[Pair, tuple[float, ...]]) -> list[float] | None:
     if not cosines:
         return None
-    angles = np.degrees(np.arccos(np.concatenate([np.asarray(values) for values in cosines.values()])))
+    angles = np.degrees(
+        np.arccos(np.concatenate([np.asarray(values) for values in cosines.values()]))
+    )
     return np.quantile(angles, [0, 0.25, 0.5, 0.75, 1]).tolist()

@@ -20,7 +20,9 @@ def save_plot(found: "Comparison | Inspection", path: str | PathLike[str]) -> Pa
     out = Path(path)
     kind = out.suffix.lower().removeprefix(".")
     if kind not in _KINDS:
-        raise GamMergeError(f"{out}: a figure is one of {', '.join(_KINDS)}, by the suffix of its name")
+        raise GamMergeError(
+            f"{out}: a figure is one of {', '.join(_KINDS)}, by the suffix of its name"
+        )
     if not found.modules:
         raise GamMergeError(f"{out}: no figure without LoRA modules")
     try:

@@ -62,15 +62,23 @@ def png(draw: Draw, size: tuple[float, float]) -> bytes:
 def sheet(found: Comparison | Inspection) -> Figure:
     """All figures together."""
     if isinstance(found, Comparison):
-        return compose(comparison_panels(found), [["u"] * 3, ["v"] * 3, ["spectra", "angles", "gram"]], (12, 9))
-    return compose(inspection_panels(found), [["norm"] * 2, ["rank"] * 2, ["spectra", "energy"]], (12, 9))
+        return compose(
+            comparison_panels(found), [["u"] * 3, ["v"] * 3, ["spectra", "angles", "gram"]], (12, 9)
+        )
+    return compose(
+        inspection_panels(found), [["norm"] * 2, ["rank"] * 2, ["spectra", "energy"]], (12, 9)
+    )
 
 
 def comparison_panels(found: Comparison) -> dict[str, Draw]:
     """The figures of a comparison by name."""
     return {
-        "u": lambda axes: _heat(axes, found.grid("times_chance_u"), "overlap of column spaces, x chance"),
-        "v": lambda axes: _heat(axes, found.grid("times_chance_v"), "overlap of row spaces, x chance"),
+        "u": lambda axes: _heat(
+            axes, found.grid("times_chance_u"), "overlap of column spaces, x chance"
+        ),
+        "v": lambda axes: _heat(
+            axes, found.grid("times_chance_v"), "overlap of row spaces, x chance"
+        ),
         "spectra": lambda axes: _spectra(axes, _spectra_of_adapters(found)),
         "angles": lambda axes: _angles(axes, found),
         "gram": lambda axes: _gram(axes, found),
@@ -79,17 +87,24 @@ def comparison_panels(found: Comparison) -> dict[str, Draw]:
 
 def inspection_panels(found: Inspection) -> dict[str, Draw]:
     """The figures of an inspection by name."""
-    types = {label: [module.spectrum for module in part.modules] for label, part in found.by("type").items()}
+    types = {
+        label: [module.spectrum for module in part.modules]
+        for label, part in found.by("type").items()
+    }
     names = shortened(types)
     return {
         "norm": lambda axes: _heat(axes, found.grid("norm"), "norm of the delta"),
         "rank": lambda axes: _heat(axes, found.grid("effective_rank"), "effective rank"),
-        "spectra": lambda axes: _spectra(axes, {names[label]: spectra for label, spectra in types.items()}),
+        "spectra": lambda axes: _spectra(
+            axes, {names[label]: spectra for label, spectra in types.items()}
+        ),
         "energy": lambda axes: _energy(axes, found),
     }
 
 
-def compose(panels: Mapping[str, Draw], mosaic: Sequence[Sequence[str]], size: tuple[float, float]) -> Figure:
+def compose(
+    panels: Mapping[str, Draw], mosaic: Sequence[Sequence[str]], size: tuple[float, float]
+) -> Figure:
     """Panels side by side, as the mosaic says."""
     with _styled():
         figure = Figure(figsize=size, layout="constrained")
@@ -131,7 +146,9 @@ def _heat(axes: Axes, grid: Grid, title: str) -> None:
     bar.solids.set_edgecolor("face")
     bar.outline.set_visible(False)
     step = -(-len(grid.layers) // _TICKS)
-    axes.set_xticks(np.arange(0, len(grid.layers), step) + 0.5, [short(layers[x]) for x in grid.layers[::step]])
+    axes.set_xticks(
+        np.arange(0, len(grid.layers), step) + 0.5, [short(layers[x]) for x in grid.layers[::step]]
+    )
     axes.set_yticks(np.arange(len(grid.types)) + 0.5, [short(names[x]) for x in grid.types])
     axes.invert_yaxis()
     axes.tick_params(length=0)
@@ -143,7 +160,11 @@ def _spectra(axes: Axes, spectra: Mapping[str, Sequence[Sequence[float]]]) -> No
     """Singular values of deltas of norm one, the mean over modules."""
     for i, (label, modules) in enumerate(spectra.items()):
         width = max((len(values) for values in modules), default=0)
-        rows = [np.pad(values, (0, width - len(values))) / np.linalg.norm(values) for values in modules if len(values)]
+        rows = [
+            np.pad(values, (0, width - len(values))) / np.linalg.norm(values)
+            for values in modules
+            if len(values)
+        ]
         if rows:
             line(axes, i, np.arange(1, width + 1), np.mean(rows, 0), label)
     axes.set_yscale("log")
@@ -156,20 +177,41 @@ def _spectra(axes: Axes, spectra: Mapping[str, Sequence[Sequence[float]]]) -> No
 
 def _spectra_of_adapters(found: Comparison) -> dict[str, list[Sequence[float]]]:
     labels = _labels(found)
-    return {label: [module.spectra[i] for module in found.modules] for i, label in enumerate(labels)}
+    return {
+        label: [module.spectra[i] for module in found.modules] for i, label in enumerate(labels)
+    }
 
 
 def _angles(axes: Axes, found: Comparison) -> None:
     """How many principal angles are at most so large, over all modules and pairs."""
     shares = np.linspace(0, 1, 201)
     sides = (
-        ("column spaces", [c for m in found.modules for c in m.cosines_u.values()], found.total.chance_u),
-        ("row spaces", [c for m in found.modules for c in m.cosines_v.values()], found.total.chance_v),
+        (
+            "column spaces",
+            [c for m in found.modules for c in m.cosines_u.values()],
+            found.total.chance_u,
+        ),
+        (
+            "row spaces",
+            [c for m in found.modules for c in m.cosines_v.values()],
+            found.total.chance_v,
+        ),
     )
     for i, (label, cosines, chance) in enumerate(sides):
         if cosines:
-            line(axes, i, np.quantile(np.degrees(np.arccos(np.concatenate(cosines))), shares), shares, label)
-            axes.axvline(float(np.degrees(np.arccos(np.sqrt(chance)))), color=_COLORS[i], linewidth=0.8, alpha=0.6)
+            line(
+                axes,
+                i,
+                np.quantile(np.degrees(np.arccos(np.concatenate(cosines))), shares),
+                shares,
+                label,
+            )
+            axes.axvline(
+                float(np.degrees(np.arccos(np.sqrt(chance)))),
+                color=_COLORS[i],
+                linewidth=0.8,
+                alpha=0.6,
+            )
     axes.set_xlim(0, 90)
     finish(axes, "principal angles", "degrees (thin line: chance)", "share of angles below")
 
@@ -182,9 +224,20 @@ def _gram(axes: Axes, found: Comparison) -> None:
         for i, j in np.argwhere(np.isfinite(cosines)):
             dark = abs(cosines[i, j]) > 0.5
             ink = "white" if dark else "#202020"
-            axes.text(j + 0.5, i + 0.5, f"{cosines[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            axes.text(
+                j + 0.5,
+                i + 0.5,
+                f"{cosines[i, j]:.2f}",
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=8,
+            )
     ticks = np.arange(len(norms)) + 0.5
-    axes.set_yticks(ticks, [f"{label}\n|.| = {norm:.3g}" for label, norm in zip(_labels(found), norms, strict=True)])
+    axes.set_yticks(
+        ticks,
+        [f"{label}\n|.| = {norm:.3g}" for label, norm in zip(_labels(found), norms, strict=True)],
+    )
     axes.set_xticks(ticks, [str(i) for i in range(len(norms))])
     axes.tick_params(length=0)
     axes.invert_yaxis()

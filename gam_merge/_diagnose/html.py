@@ -44,14 +44,18 @@ def _svg(name: str, draw: Any) -> str:
 
 def _render(template: str, **values: Any) -> str:
     loader = PackageLoader("gam_merge", "_diagnose/templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     environment.filters |= {
         "figure3": lambda x: _known(x, "{:.3f}"),
         "figure1": lambda x: _known(x, "{:.1f}"),
         "digits4": lambda x: _known(x, "{:#.4g}"),
         "percent": lambda x: _known(100 * x, "{:.1f} %"),
         "sentence": lambda text: text[:1].upper() + text[1:],
-        "tojson_plain": lambda value: json.dumps(value, ensure_ascii=False),  # escaped like any other text
+        "tojson_plain": lambda value: json.dumps(
+            value, ensure_ascii=False
+        ),  # escaped like any other text
     }
     return environment.get_template(template).render(version=VERSION, **values)
 

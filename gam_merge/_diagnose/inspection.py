@@ -11,7 +11,16 @@ from typing import Any
 from gam_merge._common.names import By, Grid, grid, group
 from gam_merge._diagnose.documents import save_html, save_plot
 
-_TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks for which the energy of the largest singular values is told
+_TOP = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+    128,
+)  # ranks for which the energy of the largest singular values is told
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,9 @@ class Inspection:
     settings: Mapping[str, Any]
     problems: tuple[str, ...]
     modules: tuple[ModuleInspection, ...]
-    extras: Mapping[str, int] = field(default_factory=dict[str, int])  # tensors that are no factors, by kind
+    extras: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # tensors that are no factors, by kind
 
     @cached_property
     def total(self) -> Part:
@@ -109,12 +120,17 @@ class Inspection:
     def by(self, part: By) -> dict[str, Part]:
         """By layer, type or module, in natural order."""
         groups = group([module.name for module in self.modules], part)
-        return {label: Part(tuple(self.modules[j] for j in members)) for label, members in groups.items()}
+        return {
+            label: Part(tuple(self.modules[j] for j in members))
+            for label, members in groups.items()
+        }
 
     def grid(self, figure: str) -> Grid:
         """One of the figures of ``Part`` that is a number, such as "norm", by layer and type."""
         names = [module.name for module in self.modules]
-        return grid(names, lambda members: getattr(Part(tuple(self.modules[j] for j in members)), figure))
+        return grid(
+            names, lambda members: getattr(Part(tuple(self.modules[j] for j in members)), figure)
+        )
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -51,8 +51,14 @@ class Measures:
 
     def pair(self, i: int, j: int) -> "Measures":
         """Of two of the adapters alone: (..., 2, 2), without the merges, which are of all adapters."""
-        both = {f.name: getattr(self, f.name)[..., [[i], [j]], [i, j]] for f in fields(self) if f.name not in _MERGES}
-        return replace(self, **both, **{name: np.full_like(getattr(self, name), np.nan) for name in _MERGES})
+        both = {
+            f.name: getattr(self, f.name)[..., [[i], [j]], [i, j]]
+            for f in fields(self)
+            if f.name not in _MERGES
+        }
+        return replace(
+            self, **both, **{name: np.full_like(getattr(self, name), np.nan) for name in _MERGES}
+        )
 
     @property
     def norms(self) -> Array:
@@ -134,7 +140,9 @@ class Measures:
     def cosine(self) -> Array:
         """Mean cosine of two deltas, of those that are not zero."""
         cosines = self.cosines
-        return _ratio(_pairs(np.nan_to_num(cosines)), _pairs(np.isfinite(cosines).astype(np.float64)))
+        return _ratio(
+            _pairs(np.nan_to_num(cosines)), _pairs(np.isfinite(cosines).astype(np.float64))
+        )
 
     @property
     def common_energy(self) -> Array:

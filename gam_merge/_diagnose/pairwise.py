@@ -43,7 +43,13 @@ def pairwise(bucket: Bucket) -> tuple[dict[str, Tensor], Angles]:
     products = ranks[:, None] * ranks
     m, n = bucket.shape
     held = energy.unsqueeze(-1).expand_as(gram)  # (L, p, p), the energy of i in column j
-    sums = {"gram": gram, "common": common, "squares_u": squares_u, "squares_v": squares_v, "held": held}
+    sums = {
+        "gram": gram,
+        "common": common,
+        "squares_u": squares_u,
+        "squares_v": squares_v,
+        "held": held,
+    }
     sums |= {"angles": least, "expected_u": products / m, "expected_v": products / n}
     sums["expected_common"] = held * ranks.square() / (m * n)
     return {name: value.expand_as(gram) for name, value in sums.items()}, angles
@@ -60,7 +66,10 @@ def signs(bucket: Bucket, rows: Tensor) -> dict[str, Tensor]:
         sign.append((left @ x.a64.mT).sign().flatten(1))  # (L, s n)
     stacked = torch.stack(sign, 1)  # (L, p, s n)
     known = stacked.abs()
-    sampled, balance = known @ known.mT, stacked @ stacked.mT  # (L, p, p): both not zero; equal less unequal
+    sampled, balance = (
+        known @ known.mT,
+        stacked @ stacked.mT,
+    )  # (L, p, p): both not zero; equal less unequal
     return {"sampled": sampled, "same_sign": (sampled + balance) / 2}
 
 

@@ -23,7 +23,9 @@ def _survival(axes: Axes, report: Mapping[str, Any]) -> None:
         shares = []
         for members in layers.values():
             energy = sum(modules[j]["norms"][i] ** 2 for j in members)
-            shares.append(100 * sum(modules[j]["inners"][i] for j in members) / energy if energy else np.nan)
+            shares.append(
+                100 * sum(modules[j]["inners"][i] for j in members) / energy if energy else np.nan
+            )
         line(axes, i, range(len(shares)), shares, f"{i} {names[source]}")
     labels = list(shortened(layers).values())
     step = -(-len(labels) // 16)

@@ -95,7 +95,9 @@ _UNEQUAL = 3.0  # largest by smallest norm
 
 def recommend(total: Measures) -> Recommendation:
     """By the first rule that fits."""
-    shared = np.nan_to_num(total.above_chance_u)  # nothing in common if there is no module that two adapters have
+    shared = np.nan_to_num(
+        total.above_chance_u
+    )  # nothing in common if there is no module that two adapters have
     rule = next(rule for rule in RULES if shared <= rule.most or rule is RULES[-1])
     return Recommendation(rule.kind, rule.best.method, rule.best.params, rule.reason)
 

@@ -52,7 +52,9 @@ def plan_extras(
     for extra in planned:
         owner = extra.name.rpartition(".")[0].removesuffix(".token_adapter")
         if extra.kind not in ("bias", "lora_bias", "base_weight") and owner in modules:
-            raise GamMergeError(f"{owner} has LoRA factors in one adapter and {extra.name} ({extra.kind}) in another")
+            raise GamMergeError(
+                f"{owner} has LoRA factors in one adapter and {extra.name} ({extra.kind}) in another"
+            )
     if any(extra.kind == "lora_bias" for extra in planned):
         planned += _zero_biases({extra.name: extra for extra in planned}, modules)
     return tuple(sorted(planned, key=lambda extra: extra.name))
@@ -76,16 +78,22 @@ def _plan_extra(adapters: Sequence[Adapter], name: str, dtype: torch.dtype | Non
 
 def _check_tokens(adapters: Sequence[Adapter]) -> None:
     """Rows of trained tokens can be averaged only if they stand for the same tokens."""
-    with_tokens = [a for a in adapters if any(extra.kind == "trainable_tokens" for extra in a.extras.values())]
+    with_tokens = [
+        a for a in adapters if any(extra.kind == "trainable_tokens" for extra in a.extras.values())
+    ]
     for adapter in with_tokens[1:]:
-        if adapter.config.get("trainable_token_indices") != with_tokens[0].config.get("trainable_token_indices"):
+        if adapter.config.get("trainable_token_indices") != with_tokens[0].config.get(
+            "trainable_token_indices"
+        ):
             raise GamMergeError(
                 f"{with_tokens[0].source} and {adapter.source} train different tokens (trainable_token_indices); "
                 "leave one of them out"
             )
 
 
-def _zero_biases(planned: Mapping[str, PlannedExtra], modules: Mapping[str, LoraModule]) -> Iterator[PlannedExtra]:
+def _zero_biases(
+    planned: Mapping[str, PlannedExtra], modules: Mapping[str, LoraModule]
+) -> Iterator[PlannedExtra]:
     """A config with lora_bias promises one for every module: zero where no adapter has it."""
     dtype = next(extra.dtype for extra in planned.values() if extra.kind == "lora_bias")
     for name, module in sorted(modules.items()):
@@ -106,21 +114,29 @@ def merge_extra(extra: PlannedExtra, weights: Sequence[float], sources: Sequence
     out = torch.zeros(extra.shape, dtype=extra.dtype)
     for pieces in zip(*(blocks(member.tensor) for member in extra.members), strict=True):
         total = torch.zeros((), dtype=torch.float64)
-        for i, (member, w, (_, piece)) in enumerate(zip(extra.members, weights, pieces, strict=True)):
+        for i, (member, w, (_, piece)) in enumerate(
+            zip(extra.members, weights, pieces, strict=True)
+        ):
             if not piece.isfinite().all():
-                raise GamMergeError(f"{sources[extra.adapters[i]]}: tensor {extra.name} has NaN or Inf; leave it out")
+                raise GamMergeError(
+                    f"{sources[extra.adapters[i]]}: tensor {extra.name} has NaN or Inf; leave it out"
+                )
             total = total + w * member.scale * piece.double()
         out.view(-1)[pieces[0][0]] = total.to(extra.dtype)
     if not out.isfinite().all():
         dtype = dtype_name(extra.dtype)
-        raise GamMergeError(f"tensor {extra.name} of the merge does not fit into {dtype}; write bfloat16 or float32")
+        raise GamMergeError(
+            f"tensor {extra.name} of the merge does not fit into {dtype}; write bfloat16 or float32"
+        )
     return out
 
 
 def check_equal(extra: PlannedExtra, sources: Sequence[str]) -> None:
     """Raises GamMergeError unless all members hold the same values."""
     for i, other in zip(extra.adapters[1:], extra.members[1:], strict=True):
-        for (_, x), (_, y) in zip(blocks(extra.members[0].tensor), blocks(other.tensor), strict=True):
+        for (_, x), (_, y) in zip(
+            blocks(extra.members[0].tensor), blocks(other.tensor), strict=True
+        ):
             if not torch.equal(x, y):
                 raise GamMergeError(
                     f"tensor {extra.name} of the base differs between {sources[extra.adapters[0]]} and {sources[i]}; "
@@ -133,7 +149,9 @@ def extra_notes(extras: Sequence[PlannedExtra], adapters: int) -> Iterator[str]:
     if left_out := [extra.name for extra in extras if extra.kind == "base_weight"]:
         yield f"left out, as it belongs to the base model: {', '.join(left_out)}"
     for kind in sorted({extra.kind for extra in extras} - {"base_weight", "lora_bias"}):
-        partial = [extra for extra in extras if extra.kind == kind and len(extra.adapters) < adapters]
+        partial = [
+            extra for extra in extras if extra.kind == kind and len(extra.adapters) < adapters
+        ]
         if partial:
             some = f"{partial[0].name} (in {len(partial[0].adapters)} of {adapters})"
             more = f" and {len(partial) - 1} more" if len(partial) > 1 else ""

@@ -79,10 +79,14 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Of all tensors of the output."""
-        factors = sum(len(b.names) * b.layout.stack * b.output_rank * sum(b.shape) for b in self.buckets)
+        factors = sum(
+            len(b.names) * b.layout.stack * b.output_rank * sum(b.shape) for b in self.buckets
+        )
         if self.magnitude_dtype is not None:
             factors += sum(len(b.names) * b.shape[0] for b in self.buckets)
-        return factors * self.dtype.itemsize + sum(prod(e.shape) * e.dtype.itemsize for e in self.written_extras)
+        return factors * self.dtype.itemsize + sum(
+            prod(e.shape) * e.dtype.itemsize for e in self.written_extras
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -95,7 +99,9 @@ class Plan:
             )
         if self.rank > VLLM_RANKS[-1]:
             most = VLLM_RANKS[-1]
-            notes.append(f"rank {self.rank} is more than the {most} that servers of LoRA take; cut it with --rank")
+            notes.append(
+                f"rank {self.rank} is more than the {most} that servers of LoRA take; cut it with --rank"
+            )
         return tuple(notes)
 
     @property
@@ -124,16 +130,26 @@ def make_plan(
     groups: dict[object, tuple[tuple[int, ...], list[str]]] = {}
     for name in sorted({name for adapter in adapters for name in adapter.modules}):
         weights = settings.weights_of(name) if settings else (1.0,) * len(adapters)
-        holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.modules and weights[i])
+        holders = tuple(
+            i for i, adapter in enumerate(adapters) if name in adapter.modules and weights[i]
+        )
         if not holders:
             continue
         members = [adapters[i].modules[name] for i in holders]
         _check_same(name, [adapters[i] for i in holders], members)
         params = repr(settings.params_of(name)) if settings else ""
-        key = (members[0].layout, members[0].shape, holders, tuple(m.matrix_rank for m in members), params)
+        key = (
+            members[0].layout,
+            members[0].shape,
+            holders,
+            tuple(m.matrix_rank for m in members),
+            params,
+        )
         groups.setdefault(key, (holders, []))[1].append(name)
     if not groups:
-        raise GamMergeError("every module has weight zero in every adapter; there is nothing to merge")
+        raise GamMergeError(
+            "every module has weight zero in every adapter; there is nothing to merge"
+        )
     buckets = [_bucket(adapters, holders, names) for holders, names in groups.values()]
     rank = _output_rank(buckets, rank, max_rank, native)
     buckets = [replace(bucket, output_rank=rank // bucket.layout.groups) for bucket in buckets]
@@ -147,28 +163,39 @@ def make_plan(
         rank=rank,
         dtype=dtype or source_dtype,
         compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
-        extras=plan_extras(adapters, {m[0].name: m[0] for bucket in buckets for m in bucket.members}, dtype),
+        extras=plan_extras(
+            adapters, {m[0].name: m[0] for bucket in buckets for m in bucket.members}, dtype
+        ),
     )
 
 
-def _bucket(adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]) -> PlannedBucket:
+def _bucket(
+    adapters: Sequence[Adapter], holders: tuple[int, ...], names: list[str]
+) -> PlannedBucket:
     members = tuple(tuple(adapters[i].modules[name] for i in holders) for name in names)
     first, ranks = members[0][0], tuple(m.matrix_rank for m in members[0])
     return PlannedBucket(tuple(names), first.layout, first.shape, holders, ranks, members)
 
 
 def _output_rank(
-    buckets: Sequence[PlannedBucket], rank: int | None, max_rank: int | None, native: Literal["largest", "sum"]
+    buckets: Sequence[PlannedBucket],
+    rank: int | None,
+    max_rank: int | None,
+    native: Literal["largest", "sum"],
 ) -> int:
     """The rank asked for, else the native one up to a limit; a rank that the groups of all convolutions share."""
     step = lcm(*(bucket.layout.groups for bucket in buckets))
     for asked in (rank, max_rank):
         if asked is not None and asked % step:
-            raise GamMergeError(f"rank {asked} is not shared by {step} groups of a convolution; give a multiple of it")
+            raise GamMergeError(
+                f"rank {asked} is not shared by {step} groups of a convolution; give a multiple of it"
+            )
     if rank is not None:
         limit = max(_MAX_RANK, *(side for bucket in buckets for side in bucket.shape))
         if rank > limit:
-            raise GamMergeError(f"rank {rank} is more than any module has rows or columns; give at most {limit}")
+            raise GamMergeError(
+                f"rank {rank} is more than any module has rows or columns; give at most {limit}"
+            )
         return rank
     most = -(-max(_native_rank(bucket, native) for bucket in buckets) // step) * step
     return most if max_rank is None else min(most, max_rank)

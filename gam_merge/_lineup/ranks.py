@@ -48,13 +48,25 @@ def with_ranks(plan: Plan, needed: Mapping[str, int], *, per_module: bool) -> Pl
         ranks = _equal_where_wrapped(ranks)
     buckets = []
     for bucket in plan.buckets:
-        order = sorted(range(len(bucket.names)), key=lambda j: (ranks[bucket.names[j]], bucket.names[j]))
+        order = sorted(
+            range(len(bucket.names)), key=lambda j: (ranks[bucket.names[j]], bucket.names[j])
+        )
         for rank, group in groupby(order, key=lambda j: ranks[bucket.names[j]]):
             index = list(group)
-            names, members = tuple(bucket.names[j] for j in index), tuple(bucket.members[j] for j in index)
-            bases, k = tuple(bucket.bases[j] for j in index if bucket.bases), rank // bucket.layout.groups
-            buckets.append(replace(bucket, names=names, members=members, bases=bases, output_rank=k))
-    return replace(plan, buckets=tuple(sorted(buckets, key=lambda b: b.names)), rank=max(ranks.values()))
+            names, members = (
+                tuple(bucket.names[j] for j in index),
+                tuple(bucket.members[j] for j in index),
+            )
+            bases, k = (
+                tuple(bucket.bases[j] for j in index if bucket.bases),
+                rank // bucket.layout.groups,
+            )
+            buckets.append(
+                replace(bucket, names=names, members=members, bases=bases, output_rank=k)
+            )
+    return replace(
+        plan, buckets=tuple(sorted(buckets, key=lambda b: b.names)), rank=max(ranks.values())
+    )
 
 
 def _equal_where_wrapped(ranks: Mapping[str, int]) -> dict[str, int]:

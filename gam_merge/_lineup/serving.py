@@ -25,9 +25,13 @@ def check_target(plan: Plan, target: str | None) -> tuple[str, ...]:
     if target not in _TARGETS:
         raise GamMergeError(f"target {target!r} is not known; there are: {', '.join(_TARGETS)}")
     if plan.magnitude_dtype is not None:
-        raise GamMergeError(f"{target} takes no DoRA; --flatten-dora (flatten_dora=True) writes plain LoRA")
+        raise GamMergeError(
+            f"{target} takes no DoRA; --flatten-dora (flatten_dora=True) writes plain LoRA"
+        )
     for extra in plan.written_extras:
-        raise _not_taken(target, "whole embedding" if extra.kind == "embedding" else extra.kind, extra.name)
+        raise _not_taken(
+            target, "whole embedding" if extra.kind == "embedding" else extra.kind, extra.name
+        )
     for name, layout in plan.layouts.items():
         if isinstance(layout, ConvLayout):
             raise _not_taken(target, "LoRA on convolutions", name)
@@ -44,11 +48,19 @@ def _check_vllm(plan: Plan) -> Iterator[str]:
     for name, layout in plan.layouts.items():
         if isinstance(layout, ExpertsLayout) and layout.count > 1:
             if layout.parameters != _PAIR_OF_EXPERTS:
-                raise _not_taken("vllm", f"{' and '.join(layout.parameters)} without the other of experts", owner(name))
+                raise _not_taken(
+                    "vllm",
+                    f"{' and '.join(layout.parameters)} without the other of experts",
+                    owner(name),
+                )
             if plan.ranks[name] != plan.rank:
-                raise GamMergeError(f"vllm takes experts ({name}) at one rank alone; leave --per-module-rank out")
+                raise GamMergeError(
+                    f"vllm takes experts ({name}) at one rank alone; leave --per-module-rank out"
+                )
     if plan.rank > VLLM_RANKS[-1]:
-        raise GamMergeError(f"vllm takes ranks up to {VLLM_RANKS[-1]}, not {plan.rank}; cut it with --rank (rank=)")
+        raise GamMergeError(
+            f"vllm takes ranks up to {VLLM_RANKS[-1]}, not {plan.rank}; cut it with --rank (rank=)"
+        )
     yield f"serve it with --max-lora-rank {max_lora_rank(plan.rank)}"
     if ends := _ends(plan):
         yield f"vllm takes LoRA on {' and '.join(ends)} for some models alone, and says so when it loads it"
@@ -61,20 +73,29 @@ def _check_llama_cpp(plan: Plan) -> Iterator[str]:
         if owner(name) != name:
             raise _not_taken("llama.cpp", "LoRA on what PEFT wraps in one another", name)
         if plan.ranks[name] != plan.rank:
-            raise GamMergeError(f"llama.cpp scales modules of lower rank ({name}) wrongly; leave --per-module-rank out")
+            raise GamMergeError(
+                f"llama.cpp scales modules of lower rank ({name}) wrongly; leave --per-module-rank out"
+            )
     if any(adapter.config.get("fan_in_fan_out") for adapter in plan.adapters):
         raise _not_taken("llama.cpp", "LoRA on Conv1D", "fan_in_fan_out")
     if "lm_head" in _ends(plan):
         yield "llama.cpp takes LoRA on lm_head unless the model ties it to its embedding"
 
 
-_TARGETS: Mapping[str, Callable[[Plan], Iterator[str]]] = {"vllm": _check_vllm, "llama.cpp": _check_llama_cpp}
+_TARGETS: Mapping[str, Callable[[Plan], Iterator[str]]] = {
+    "vllm": _check_vllm,
+    "llama.cpp": _check_llama_cpp,
+}
 
 
 def _ends(plan: Plan) -> list[str]:
     """The embeddings and the head, as far as they are adapted: their last names."""
     names = {name.rpartition(".")[2]: layout for name, layout in plan.layouts.items()}
-    return sorted(name for name, layout in names.items() if isinstance(layout, EmbeddingLayout) or name == "lm_head")
+    return sorted(
+        name
+        for name, layout in names.items()
+        if isinstance(layout, EmbeddingLayout) or name == "lm_head"
+    )
 
 
 def max_lora_rank(rank: int) -> int:

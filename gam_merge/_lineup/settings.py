@@ -57,11 +57,15 @@ class Settings:
         """0 in the first layer, 1 in the last."""
         match = _LAYER.match(module)
         if match is None:
-            raise GamMergeError(f"{what} changes over depth, but module {module} has no layer number; give it a filter")
+            raise GamMergeError(
+                f"{what} changes over depth, but module {module} has no layer number; give it a filter"
+            )
         return int(match["number"]) / max(1, self.layers[match["stack"]])
 
 
-def make_settings(weights: Sequence[Setting], params: Mapping[str, Setting], modules: Iterable[str]) -> Settings:
+def make_settings(
+    weights: Sequence[Setting], params: Mapping[str, Setting], modules: Iterable[str]
+) -> Settings:
     """Settings for these modules. Raises GamMergeError if one is malformed or a filter fits no module."""
     names = list(modules)
     for weight in weights:
@@ -71,7 +75,9 @@ def make_settings(weights: Sequence[Setting], params: Mapping[str, Setting], mod
     for what, setting in (*(("weight", weight) for weight in weights), *params.items()):
         for pattern in _patterns(setting):
             if not any(fits(pattern, name) for name in names):
-                raise GamMergeError(f"{what}: filter {pattern!r} fits no module, for instance not {names[0]}")
+                raise GamMergeError(
+                    f"{what}: filter {pattern!r} fits no module, for instance not {names[0]}"
+                )
     layers: dict[str, int] = {}
     for match in filter(None, map(_LAYER.match, names)):
         layers[match["stack"]] = max(int(match["number"]), layers.get(match["stack"], 0))
@@ -86,19 +92,27 @@ def fits(pattern: str, module: str) -> bool:
 def check_setting(what: str, setting: Setting, *, number: bool = False) -> None:
     """Raises GamMergeError if a setting is malformed; with ``number`` also if its values are no finite numbers."""
     if isinstance(setting, Mapping):
-        raise GamMergeError(f"{what} is {dict(setting)!r}; put filters into a list: [{{filter: pattern, value: ...}}]")
+        raise GamMergeError(
+            f"{what} is {dict(setting)!r}; put filters into a list: [{{filter: pattern, value: ...}}]"
+        )
     if not isinstance(setting, list | tuple):
         if number and not _is_number(setting):
             raise GamMergeError(f"{what} is {setting!r}, not a finite number")
     elif setting and all(isinstance(entry, Mapping) for entry in setting):
         for entry in setting:
             if set(entry) != {"filter", "value"} or not isinstance(entry["filter"], str):
-                raise GamMergeError(f"{what} has {dict(entry)!r} where it should have {{filter: pattern, value: ...}}")
+                raise GamMergeError(
+                    f"{what} has {dict(entry)!r} where it should have {{filter: pattern, value: ...}}"
+                )
             check_setting(what, entry["value"], number=number)
     elif len(setting) > _MAX_DEPTH:
-        raise GamMergeError(f"{what} is a list of {len(setting)} numbers over depth; no model has so many layers")
+        raise GamMergeError(
+            f"{what} is a list of {len(setting)} numbers over depth; no model has so many layers"
+        )
     elif not setting or not all(map(_is_number, setting)):
-        raise GamMergeError(f"{what} is {setting!r}, neither a list of numbers nor one of {{filter: ..., value: ...}}")
+        raise GamMergeError(
+            f"{what} is {setting!r}, neither a list of numbers nor one of {{filter: ..., value: ...}}"
+        )
 
 
 def values(setting: Setting) -> Iterator[Any]:
@@ -115,4 +129,8 @@ def _patterns(setting: Setting) -> Iterator[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )

@@ -31,7 +31,14 @@ RULES = (
     *(gam, frechet, consensus),
     *(linear.mean, linear.total, linear.cat, linear.svd_k),
     *(iso_c, iso_cts, tsvm, dc_merge, ct_merging, wudi, actmat, star, cart),
-    *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher, model_stock, geometric_median),
+    *(
+        slerp.slerp,
+        slerp.nuslerp,
+        spherical.multislerp,
+        spherical.karcher,
+        model_stock,
+        geometric_median,
+    ),
     *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
 )
 SPACES = (core, knots, ctm, factor, delta)

@@ -15,9 +15,14 @@ from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import InCore
 from gam_merge._methods._schema import Range
 
-Scope = Annotated[Literal["module", "global"], "rank entries within each module, or over all modules of an adapter"]
+Scope = Annotated[
+    Literal["module", "global"],
+    "rank entries within each module, or over all modules of an adapter",
+]
 Density = Annotated[float, Range(0, 1), "share of the entries that is kept"]
-Seed = Annotated[int, Range(0), "of the random choice, together with the names of adapter and module"]
+Seed = Annotated[
+    int, Range(0), "of the random choice, together with the names of adapter and module"
+]
 
 
 class Entries(NamedTuple):
@@ -52,7 +57,9 @@ class Part:
         return Part(name, lambda: iter((x,)), x.shape[-2] * x.shape[-1], weights=weights)
 
     @staticmethod
-    def in_blocks(name: str, shape: tuple[int, int], count: int, rows: Callable[[slice], Tensor]) -> "Part":
+    def in_blocks(
+        name: str, shape: tuple[int, int], count: int, rows: Callable[[slice], Tensor]
+    ) -> "Part":
         """Matrices of one module that are too large: ``rows`` makes some rows of all ``count`` of them (1, N, p, q)."""
         step = max(1, BLOCK // (shape[1] * count))
 
@@ -70,7 +77,9 @@ class View:
     lift: Callable[[Sequence[Blocks]], InCore | Merged]
 
 
-def merge_part(part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram") -> Blocks:
+def merge_part(
+    part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram"
+) -> Blocks:
     """The rule on every block of a part."""
     known: dict[tuple[float, int], Tensor] = {}
 
@@ -89,9 +98,13 @@ def merge_part(part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, his
         def uniform(seed: int) -> Tensor:
             if seed not in streams:
                 streams[seed] = [
-                    generator(seed, label, name, part.name) for name in bucket.matrices for label in bucket.labels
+                    generator(seed, label, name, part.name)
+                    for name in bucket.matrices
+                    for label in bucket.labels
                 ]
-            drawn = [torch.rand(x.shape[-2:], generator=g, dtype=torch.float64) for g in streams[seed]]
+            drawn = [
+                torch.rand(x.shape[-2:], generator=g, dtype=torch.float64) for g in streams[seed]
+            ]
             return torch.stack(drawn).reshape(x.shape).to(x.device)
 
         for x in part.blocks():
@@ -149,7 +162,9 @@ def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
     its bin: counts (N, bins)."""
     places = [_bin(row, count) for row in counts]
     first = next(part.blocks())
-    inside = [first.new_empty(int(row[index])) for row, (index, _) in zip(counts, places, strict=True)]
+    inside = [
+        first.new_empty(int(row[index])) for row, (index, _) in zip(counts, places, strict=True)
+    ]
     free = list(inside)  # what is not filled yet
     for x in part.blocks():
         for i, (index, _) in enumerate(places):
@@ -157,7 +172,12 @@ def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
             found = size[_bins(size) == index]
             free[i][: len(found)] = found
             free[i] = free[i][len(found) :]
-    return torch.stack([x.kthvalue(len(x) - place + 1).values for x, (_, place) in zip(inside, places, strict=True)])
+    return torch.stack(
+        [
+            x.kthvalue(len(x) - place + 1).values
+            for x, (_, place) in zip(inside, places, strict=True)
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -171,11 +191,18 @@ class Histogram:
     def of(view: View, bucket: Bucket) -> "Histogram":
         counts = {part.name: _count(part) for part in view.parts}
         return Histogram(
-            {(name, i): row for name in counts for i, row in zip(bucket.adapters, counts[name], strict=True)}
+            {
+                (name, i): row
+                for name in counts
+                for i, row in zip(bucket.adapters, counts[name], strict=True)
+            }
         )
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        shared = {key: self.counts[key] + other.counts[key] for key in self.counts.keys() & other.counts.keys()}
+        shared = {
+            key: self.counts[key] + other.counts[key]
+            for key in self.counts.keys() & other.counts.keys()
+        }
         return Histogram(self.counts | other.counts | shared)
 
     def threshold(self, part: Part, bucket: Bucket, share: float, least: int) -> Tensor:
@@ -185,4 +212,6 @@ class Histogram:
             counts = self.counts[part.name, i]
             count = max(int(share * int(counts.sum())), least)
             sizes.append(_lower_edge(_bin(counts, count)[0]) if count else torch.inf)
-        return torch.tensor(sizes, dtype=torch.float64, device=bucket.norms.device).expand(len(bucket.names), -1)
+        return torch.tensor(sizes, dtype=torch.float64, device=bucket.norms.device).expand(
+            len(bucket.names), -1
+        )

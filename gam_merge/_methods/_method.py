@@ -39,7 +39,11 @@ class Method:
     def params(self) -> tuple[Param, ...]:
         """Everything that a user may set: of the rule, of the space, of the plug-ins by ``plugin.name``, of all."""
         own = [*self.rule.params, *(self.space.params if self.space else ())]
-        around = [replace(p, name=f"{plugin.name}.{p.name}") for plugin in self.plugins for p in plugin.params]
+        around = [
+            replace(p, name=f"{plugin.name}.{p.name}")
+            for plugin in self.plugins
+            for p in plugin.params
+        ]
         return (*own, *(_SCOPE if self.rule.kind == "coefficients" else ()), *around, *_COMMON)
 
     @property
@@ -64,7 +68,9 @@ class Method:
     @property
     def reads_factors(self) -> bool:
         """Whether it needs the factors as they were read."""
-        return bool(self.space and self.space.reads_factors) or any(p.reads_factors for p in self.plugins)
+        return bool(self.space and self.space.reads_factors) or any(
+            p.reads_factors for p in self.plugins
+        )
 
     @property
     def breaks(self) -> dict[str, str]:
@@ -99,14 +105,20 @@ class Method:
     def check_count(self, count: int) -> None:
         """Raises GamMergeError if it does not take so many adapters."""
         if self.rule.adapters not in (None, count):
-            raise GamMergeError(f"{self.name} takes {self.rule.adapters} adapters, not {count}; mean takes any number")
+            raise GamMergeError(
+                f"{self.name} takes {self.rule.adapters} adapters, not {count}; mean takes any number"
+            )
 
     def parts(self, bucket: Bucket) -> Iterator[Bucket]:
         """The bucket in pieces that ``merge`` takes."""
         parts = by_span(bucket) if self._in_core else iter((bucket,))
         if self.space is None or not self.space.single:
             return parts
-        return (part.select(torch.tensor([j]), wide=False) for part in parts for j in range(len(part.names)))
+        return (
+            part.select(torch.tensor([j]), wide=False)
+            for part in parts
+            for j in range(len(part.names))
+        )
 
     def survey(self, params: Mapping[str, Any]) -> Callable[[Bucket, Tensor], Any] | None:
         """A first pass over all buckets, where the method needs one: gives summaries that add up with ``+``."""
@@ -118,7 +130,9 @@ class Method:
             return GramSummary.of
         return partial(self._histogram, params)
 
-    def merge(self, bucket: Bucket, weights: Tensor, *, summary: Any = None, **params: Any) -> Merged:
+    def merge(
+        self, bucket: Bucket, weights: Tensor, *, summary: Any = None, **params: Any
+    ) -> Merged:
         """The merged bucket, before the cut to the output rank. weights: (L, N); params: as ``validate`` gave them."""
         merged = self._run(bucket, weights, summary, params)
         c: Tensor | float = params["scale"]
@@ -128,7 +142,9 @@ class Method:
             c = c * torch.where(length > 0, (share * bucket.norms).sum(-1) / length, 1.0)
         return merged.scaled(c)
 
-    def _run(self, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]) -> Merged:
+    def _run(
+        self, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]
+    ) -> Merged:
         if not self._in_core:
             if self.space:
                 return self._in_space(bucket, bucket, weights, summary, params)
@@ -140,12 +156,16 @@ class Method:
         core = core_of(bucket)
         if self.space and self.space.gives == "merged":
             return self._in_space(core, bucket, weights, summary, params)
-        run: Callable[[Core, Tensor], InCore] = partial(self._run_in_core, summary=summary, params=params)
+        run: Callable[[Core, Tensor], InCore] = partial(
+            self._run_in_core, summary=summary, params=params
+        )
         for plugin in sorted(self.plugins, key=lambda p: p.side == "post"):
             run = partial(plugin.function, rule=run, **_own(params, plugin, f"{plugin.name}."))
         return core.lift(run(core, weights))
 
-    def _run_in_core(self, core: Core, weights: Tensor, summary: Any, params: Mapping[str, Any]) -> InCore:
+    def _run_in_core(
+        self, core: Core, weights: Tensor, summary: Any, params: Mapping[str, Any]
+    ) -> InCore:
         own = _own(params, self.rule)
         if self.space:
             return self._in_space(core, core.bucket, weights, summary, params)
@@ -164,7 +184,12 @@ class Method:
         return InCore(left @ right.mT, merged.warnings)
 
     def _in_space(
-        self, what: Core | Bucket, bucket: Bucket, weights: Tensor, summary: Any, params: Mapping[str, Any]
+        self,
+        what: Core | Bucket,
+        bucket: Bucket,
+        weights: Tensor,
+        summary: Any,
+        params: Mapping[str, Any],
     ) -> Any:
         assert self.space is not None
         assert self.rule.entries is not None
@@ -182,7 +207,11 @@ class Method:
         return Histogram.of(self.space.function(what, weights, **_own(params, self.space)), bucket)
 
     def _coefficients(
-        self, bucket: Bucket, weights: Tensor, summary: GramSummary | None, params: Mapping[str, Any]
+        self,
+        bucket: Bucket,
+        weights: Tensor,
+        summary: GramSummary | None,
+        params: Mapping[str, Any],
     ) -> Coefficients:
         run = partial(self.rule.function, **_own(params, self.rule))
         if summary is None:
@@ -193,17 +222,24 @@ class Method:
 def _common(
     *,
     scale: Annotated[float, Range(0), "multiplies the result"] = 1.0,
-    rescale: Annotated[Literal["none", "norm"], "norm: bring each module to the mean norm of the deltas"] = "none",
+    rescale: Annotated[
+        Literal["none", "norm"], "norm: bring each module to the mean norm of the deltas"
+    ] = "none",
 ) -> None: ...
 
 
 def _scope(
-    *, scope: Annotated[Literal["module", "global"], "one set of coefficients a module, or one for all"] = "module"
+    *,
+    scope: Annotated[
+        Literal["module", "global"], "one set of coefficients a module, or one for all"
+    ] = "module",
 ) -> None: ...
 
 
 _COMMON, _SCOPE = schema(_common), schema(_scope)
 
 
-def _own(params: Mapping[str, Any], card: Rule | Space | Plugin, prefix: str = "") -> dict[str, Any]:
+def _own(
+    params: Mapping[str, Any], card: Rule | Space | Plugin, prefix: str = ""
+) -> dict[str, Any]:
     return {param.name: params[prefix + param.name] for param in card.params}

@@ -38,15 +38,21 @@ def get_method(name: str) -> Method:
     found = [_word(name, *word.partition("@")[::2]) for word in words]
     rules = [i for i, (card, _) in enumerate(found) if isinstance(card, Rule)]
     if len(rules) != 1:
-        raise GamMergeError(f"method {name!r} has {len(rules)} rules; write [pre+...]rule[@space][+post...]")
+        raise GamMergeError(
+            f"method {name!r} has {len(rules)} rules; write [pre+...]rule[@space][+post...]"
+        )
     rule, space = found[rules[0]]
     plugins = tuple(card for card, _ in found if isinstance(card, Plugin))
     for i, (card, _) in enumerate(found):
         side = "pre" if i < rules[0] else "post"
         if isinstance(card, Plugin) and card.side != side:
-            raise GamMergeError(f"method {name!r}: {card.name} does not belong {_SIDES[side]} the rule")
+            raise GamMergeError(
+                f"method {name!r}: {card.name} does not belong {_SIDES[side]} the rule"
+            )
     if space is not None and plugins and not (space.takes == space.gives == "core"):
-        raise GamMergeError(f"method {name!r}: {plugins[0].name} works in core space, which @{space.name} leaves")
+        raise GamMergeError(
+            f"method {name!r}: {plugins[0].name} works in core space, which @{space.name} leaves"
+        )
     assert isinstance(rule, Rule)
     if plugins and not rule.composes:
         raise GamMergeError(f"method {name!r}: {rule.name} stands alone, without {plugins[0].name}")
@@ -57,8 +63,12 @@ def _word(method: str, name: str, where: str) -> tuple[Rule | Plugin, Space | No
     """The card of a word ``name[@where]`` of a method's name, and its space."""
     card = _card(name)
     if not isinstance(card, Rule | Plugin):
-        close = "".join(f", did you mean {match}?" for match in get_close_matches(name, [*_OURS, *_ALIASES], 1))
-        raise GamMergeError(f"no method is called {name!r}{close}; gam-merge methods lists them (gm.methods())")
+        close = "".join(
+            f", did you mean {match}?" for match in get_close_matches(name, [*_OURS, *_ALIASES], 1)
+        )
+        raise GamMergeError(
+            f"no method is called {name!r}{close}; gam-merge methods lists them (gm.methods())"
+        )
     if not (isinstance(card, Rule) and card.entries is not None):
         if where:
             raise GamMergeError(f"method {method!r}: {name} takes no space")
@@ -67,7 +77,9 @@ def _word(method: str, name: str, where: str) -> tuple[Rule | Plugin, Space | No
         return card, None
     space = _card(where or _SPACE)
     if not isinstance(space, Space):
-        raise GamMergeError(f"method {method!r}: the spaces are: {', '.join(s.name for s in spaces())}")
+        raise GamMergeError(
+            f"method {method!r}: the spaces are: {', '.join(s.name for s in spaces())}"
+        )
     return card, space
 
 
@@ -85,7 +97,9 @@ def _cards() -> list[Card]:
 def _load(point: EntryPoint) -> Card:
     whose = f"method {point.name} of the installed package {point.dist.name if point.dist else point.value}"
     if point.name in _OURS:
-        raise GamMergeError(f"{whose} has the name of one of ours; uninstall the package, or rename it there")
+        raise GamMergeError(
+            f"{whose} has the name of one of ours; uninstall the package, or rename it there"
+        )
     try:
         card = point.load()
     except Exception as error:

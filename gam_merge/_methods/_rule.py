@@ -34,7 +34,9 @@ class Card:
     reference: str = ""
     use: str = ""  # when to use it
     avoid: str = ""  # and when not
-    breaks: Mapping[str, str] = field(default_factory=dict[str, str])  # property[@space] -> why it does not hold
+    breaks: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # property[@space] -> why it does not hold
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
@@ -42,8 +44,14 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        fields = {name: getattr(self, name) for name in ("name", "summary", "reference", "use", "avoid")}
-        return {**fields, "breaks": dict(self.breaks), "params": [param.to_dict() for param in self.params]}
+        fields = {
+            name: getattr(self, name) for name in ("name", "summary", "reference", "use", "avoid")
+        }
+        return {
+            **fields,
+            "breaks": dict(self.breaks),
+            "params": [param.to_dict() for param in self.params],
+        }
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,12 @@ class Rule(Card):
     normalize: bool = True
     adapters: int | None = None  # how many it takes, if not any number
     composes: bool = True  # plug-ins may stand around it: it gives the same in core space
-    entries: Callable[..., Tensor] | None = None  # the rule on entries, so that it can be named with a space
-    survey: Callable[..., Any] | None = None  # (bucket, weights, **params) -> summary, added up over all buckets
+    entries: Callable[..., Tensor] | None = (
+        None  # the rule on entries, so that it can be named with a space
+    )
+    survey: Callable[..., Any] | None = (
+        None  # (bucket, weights, **params) -> summary, added up over all buckets
+    )
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,8 @@ def space(name: str, **card: Any) -> Callable[[Callable[..., Any]], Space]:
     return lambda function: Space(name, function, **card)
 
 
-def plugin(side: Literal["pre", "post"], name: str, **card: Any) -> Callable[[Callable[..., Any]], Plugin]:
+def plugin(
+    side: Literal["pre", "post"], name: str, **card: Any
+) -> Callable[[Callable[..., Any]], Plugin]:
     """Declare the decorated function as a plug-in that comes before or after a rule."""
     return lambda function: Plugin(name, function, side=side, **card)

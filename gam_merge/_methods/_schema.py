@@ -41,7 +41,9 @@ class Param:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.range is None:
-            return {"bool": "true or false", "int": "a whole number", "float": "a number"}[self.type]
+            return {"bool": "true or false", "int": "a whole number", "float": "a number"}[
+                self.type
+            ]
         kind = "a whole number" if self.type == "int" else "a number"
         return f"{kind} of at least {self.range.low:g}" + (
             f" and at most {h:g}" if (h := self.range.high) < inf else ""
@@ -74,7 +76,9 @@ class Param:
             raise ValueError
         number = float(value)
         low, high = (self.range.low, self.range.high) if self.range else (-inf, inf)
-        if not (isfinite(number) and low <= number <= high) or (self.type == "int" and number != int(number)):
+        if not (isfinite(number) and low <= number <= high) or (
+            self.type == "int" and number != int(number)
+        ):
             raise ValueError
         return int(number) if self.type == "int" else number
 
@@ -83,7 +87,9 @@ def schema(function: Callable[..., Any], *, prefix: str = "") -> tuple[Param, ..
     """The keyword-only parameters of a function, each ``name: Annotated[type, Range(...), "doc"] = default``."""
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
-    found = [_param(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    found = [
+        _param(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
+    ]
     return tuple(replace(param, name=prefix + param.name) for param in found)
 
 
@@ -112,5 +118,7 @@ def validate(method: str, params: Sequence[Param], given: Mapping[str, Any]) -> 
         try:
             values[name] = known[name].parse(value)
         except (ValueError, TypeError, KeyError, OverflowError):
-            raise GamMergeError(f"{name} = {value!r} of method {method} is not {known[name].allowed}") from None
+            raise GamMergeError(
+                f"{name} = {value!r} of method {method} is not {known[name].allowed}"
+            ) from None
     return values

@@ -28,10 +28,14 @@ def breadcrumbs(
     weights: Tensor,
     *,
     density: Density = 0.9,
-    gamma: Annotated[float, Range(0, 1), "share of the entries, the largest ones, that is dropped"] = 0.01,
+    gamma: Annotated[
+        float, Range(0, 1), "share of the entries, the largest ones, that is dropped"
+    ] = 0.01,
     scope: Scope = "module",
 ) -> Tensor:
     gamma = min(gamma, 1 - density)
     size = entries.x.abs()
-    kept = (size < entries.threshold(gamma, scope, 0)) & (size >= entries.threshold(gamma + density, scope, 1))
+    kept = (size < entries.threshold(gamma, scope, 0)) & (
+        size >= entries.threshold(gamma + density, scope, 1)
+    )
     return weighted_sum(weights, entries.x * kept)

@@ -27,7 +27,9 @@ def cart(
     core: Core,
     weights: Tensor,
     *,
-    fraction: Annotated[float, Range(0, 1), "of the dimensions, that each difference keeps; at least one"] = 0.04,
+    fraction: Annotated[
+        float, Range(0, 1), "of the dimensions, that each difference keeps; at least one"
+    ] = 0.04,
     c: Annotated[float, Range(0), "strength of the differences"] = 0.1,
 ) -> InCore:
     mean = weighted_sum(weights, core.m)  # (L, K, J)

@@ -37,8 +37,12 @@ def consensus(
     core: Core,
     weights: Tensor,
     *,
-    p: Annotated[float, Range(-2, 2), "exponent of the share of adapters that have a direction"] = -0.25,
-    q: Annotated[float, Range(0, 1), "exponent of the singular values: 1 leaves them, 0 makes them equal"] = 1.0,
+    p: Annotated[
+        float, Range(-2, 2), "exponent of the share of adapters that have a direction"
+    ] = -0.25,
+    q: Annotated[
+        float, Range(0, 1), "exponent of the singular values: 1 leaves them, 0 makes them equal"
+    ] = 1.0,
     p_u: Exponent = None,
     p_v: Exponent = None,
     floor: Annotated[bool, "count eigenvalues below 1/N as 1/N"] = True,

@@ -26,7 +26,10 @@ from gam_merge._methods._schema import Range
     use="for many specialists, at its own rank",
     avoid="for equal adapters: which directions are the common ones is then arbitrary",
     normalize=False,
-    breaks={"identity": "spectra of what is not common are flattened", "equal": "as for a single adapter, N-fold"},
+    breaks={
+        "identity": "spectra of what is not common are flattened",
+        "equal": "as for a single adapter, N-fold",
+    },
 )
 def ct_merging(
     core: Core,
@@ -38,7 +41,10 @@ def ct_merging(
     size, count = max(core.bucket.shape), weights.shape[-1]
     common = min(common, *core.m.shape[-2:])
     m = weights[..., None, None] * core.m  # (L, N, K, J)
-    u, v = _leading(core.lefts, weights, common), _leading(core.rights, weights, common)  # (L, K, c), (L, J, c)
+    u, v = (
+        _leading(core.lefts, weights, common),
+        _leading(core.rights, weights, common),
+    )  # (L, K, c), (L, J, c)
     p, s, qt = torch.linalg.svd(u.mT @ weighted_sum(weights, core.m) @ v)
     us, spectra, vs = [u @ p], [s], [v @ qt.mT]
     rest = m - u.unsqueeze(1) @ (u.mT.unsqueeze(1) @ m)
@@ -47,7 +53,9 @@ def ct_merging(
         left, values, right = torch.linalg.svd(rest[:, i], full_matrices=False)
         k = min(own, core.bucket.ranks[i])
         real = significant(values, size)[:, :k] & (values[:, :k] > 1e-12 * core.norms[:, i, None])
-        strength = (values[:, :k] * real).square().sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)
+        strength = (values[:, :k] * real).square().sum(-1, keepdim=True) / real.sum(
+            -1, keepdim=True
+        ).clamp(min=1)
         us.append(left[..., :k] * real.unsqueeze(-2))
         vs.append(right.mT[..., :k] * real.unsqueeze(-2))
         spectra.append(strength.sqrt() * real)

@@ -11,7 +11,10 @@ from gam_merge._methods._entries import Density, Entries, Seed
 from gam_merge._methods._rule import rule
 from gam_merge._methods.ties import Election, elect
 
-_WHY = {"identity": "entries of a single adapter are dropped at random", "equal": "each adapter is dropped on its own"}
+_WHY = {
+    "identity": "entries of a single adapter are dropped at random",
+    "equal": "each adapter is dropped on its own",
+}
 
 
 @rule(
@@ -38,11 +41,20 @@ def dare(entries: Entries, weights: Tensor, *, density: Density = 0.9, seed: See
     breaks=_WHY,
 )
 def dare_ties(
-    entries: Entries, weights: Tensor, *, density: Density = 0.9, sign: Election = "weighted", seed: Seed = 0
+    entries: Entries,
+    weights: Tensor,
+    *,
+    density: Density = 0.9,
+    sign: Election = "weighted",
+    seed: Seed = 0,
 ) -> Tensor:
     return elect(_dropped(entries, density, seed), weights, sign)
 
 
 def _dropped(entries: Entries, density: float, seed: int) -> Tensor:
     """(L, N, p, q), all zero at density 0."""
-    return entries.x * (entries.uniform(seed) < density) / max(density, torch.finfo(torch.float64).tiny)
+    return (
+        entries.x
+        * (entries.uniform(seed) < density)
+        / max(density, torch.finfo(torch.float64).tiny)
+    )

@@ -33,13 +33,22 @@ def dc_merge(
     core: Core,
     weights: Tensor,
     *,
-    spectrum: Annotated[Literal["average", "linear"], "all singular values equal, or falling on a line"] = "average",
-    ratio: Annotated[float, Range(1), "of the largest to the smallest value on that line, at most"] = 5.0,
-    keep: Annotated[float | None, Range(0, 1), "share of entries that an adapter keeps; its rank if not given"] = None,
+    spectrum: Annotated[
+        Literal["average", "linear"], "all singular values equal, or falling on a line"
+    ] = "average",
+    ratio: Annotated[
+        float, Range(1), "of the largest to the smallest value on that line, at most"
+    ] = 5.0,
+    keep: Annotated[
+        float | None, Range(0, 1), "share of entries that an adapter keeps; its rank if not given"
+    ] = None,
 ) -> InCore:
     size = max(core.bucket.shape)
     ps, spectra, qs = zip(*core.svds, strict=True)  # (L, K, k_i), (L, k_i), (L, J, k_i)
-    u, v = isometry(torch.cat(ps, -1), size), isometry(torch.cat(qs, -1), size)  # (L, K, R), (L, J, R)
+    u, v = (
+        isometry(torch.cat(ps, -1), size),
+        isometry(torch.cat(qs, -1), size),
+    )  # (L, K, R), (L, J, R)
     seen = []
     for p, s, q in zip(ps, spectra, qs, strict=True):
         c = (u.mT @ p * _smooth(s, spectrum, ratio).unsqueeze(-2)) @ (q.mT @ v)  # (L, R, R)
@@ -59,5 +68,9 @@ def _smooth(s: Tensor, spectrum: str, ratio: float) -> Tensor:
     if spectrum == "average":
         return s.mean(-1, keepdim=True).expand_as(s)
     top = (s[:, :1] / s[:, -1:]).clamp(max=ratio)  # (L, 1)
-    line = top + (1 - top) * torch.linspace(0, 1, k, dtype=s.dtype, device=s.device) if k > 1 else torch.ones_like(s)
+    line = (
+        top + (1 - top) * torch.linspace(0, 1, k, dtype=s.dtype, device=s.device)
+        if k > 1
+        else torch.ones_like(s)
+    )
     return s.sum(-1, keepdim=True) * line / line.sum(-1, keepdim=True)

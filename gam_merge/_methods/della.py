@@ -15,8 +15,13 @@ from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 from gam_merge._methods.ties import Election, elect
 
-Spread = Annotated[float, Range(0, 1), "how far the probability of the largest and smallest entry is from density"]
-_WHY = {"identity": "entries of a single adapter are dropped at random", "equal": "each adapter is dropped on its own"}
+Spread = Annotated[
+    float, Range(0, 1), "how far the probability of the largest and smallest entry is from density"
+]
+_WHY = {
+    "identity": "entries of a single adapter are dropped at random",
+    "equal": "each adapter is dropped on its own",
+}
 
 
 @rule(
@@ -51,7 +56,12 @@ def della(
     breaks=_WHY,
 )
 def della_linear(
-    entries: Entries, weights: Tensor, *, density: Density = 0.7, epsilon: Spread = 0.15, seed: Seed = 0
+    entries: Entries,
+    weights: Tensor,
+    *,
+    density: Density = 0.7,
+    epsilon: Spread = 0.15,
+    seed: Seed = 0,
 ) -> Tensor:
     return weighted_sum(weights, _dropped(entries, density, epsilon, seed))
 
@@ -61,6 +71,8 @@ def _dropped(entries: Entries, density: float, epsilon: float, seed: int) -> Ten
     x = entries.x
     order = x.abs().argsort(dim=-1, stable=True)
     places = torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
-    place = torch.empty_like(x).scatter_(-1, order, places)  # 0 for the smallest of its row, 1 for the largest
+    place = torch.empty_like(x).scatter_(
+        -1, order, places
+    )  # 0 for the smallest of its row, 1 for the largest
     stays = (density - epsilon + 2 * epsilon * place).clamp(0.0, 1.0)
     return torch.where(entries.uniform(seed) < stays, x / stays, 0.0)

@@ -37,13 +37,17 @@ _CONVERGED = 1e-12
         "deficient": "nor has one of lower rank",
     },
 )
-def frechet(core: Core, weights: Tensor, *, iterations: Annotated[int, Range(1), "at most"] = 500) -> InCore:
+def frechet(
+    core: Core, weights: Tensor, *, iterations: Annotated[int, Range(1), "at most"] = 500
+) -> InCore:
     ranks = core.bucket.ranks
     if len(set(ranks)) > 1:
         raise GamMergeError(
             f"module {core.bucket.names[0]} has deltas of numerical rank {ranks}: frechet needs equal ones; use gam"
         )
-    us, spectra, vs = (torch.stack(side, 1) for side in zip(*core.svds, strict=True))  # (L, N, K, k), (L, N, k), ...
+    us, spectra, vs = (
+        torch.stack(side, 1) for side in zip(*core.svds, strict=True)
+    )  # (L, N, K, k), (L, N, k), ...
     u, v = us[:, core.bucket.reference], vs[:, core.bucket.reference]  # (L, K, k), (L, J, k)
     moving = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for _ in range(iterations):

@@ -48,8 +48,12 @@ def gam(
     bucket: Bucket,
     weights: Tensor,
     *,
-    anchor: Annotated[Literal["adapter", "mean"], "align to one adapter, or to the running mean of all"] = "adapter",
-    orthonormalize: Annotated[Literal["none", "polar"], "polar: make the mean bases orthonormal"] = "none",
+    anchor: Annotated[
+        Literal["adapter", "mean"], "align to one adapter, or to the running mean of all"
+    ] = "adapter",
+    orthonormalize: Annotated[
+        Literal["none", "polar"], "polar: make the mean bases orthonormal"
+    ] = "none",
     iterations: Annotated[int, Range(1), "at most, of anchor=mean"] = 200,
 ) -> Merged:
     aligned = _to_adapter(bucket) if anchor == "adapter" else _to_mean(bucket, weights, iterations)
@@ -62,7 +66,9 @@ def gam(
         core = core + w * aligned.u[i].mT @ delta.core @ aligned.v[i]  # (L, k, k)
     left, right = torch.cat(lefts, -2), torch.cat(rights, -2)  # (L, R, k)
     if orthonormalize == "polar":
-        left, right = (_orthonormal(x, g) for x, g in zip((left, right), bucket.stacked_grams, strict=True))
+        left, right = (
+            _orthonormal(x, g) for x, g in zip((left, right), bucket.stacked_grams, strict=True)
+        )
     p, s, qt = torch.linalg.svd(core)
     balance = s.sqrt().unsqueeze(-2)  # (L, 1, k): the core goes half to each side
     return Merged(left @ (p * balance), right @ (qt.mT * balance), aligned.warnings)
@@ -85,9 +91,7 @@ def _to_adapter(bucket: Bucket) -> _Aligned:
         vs.append(v)
     warnings = {"a subspace is orthogonal to the anchor's: the alignment is arbitrary": doubtful}
     if len(bucket.deltas) > 1 and bucket.adapters[reference] != bucket.anchor:
-        text = (
-            f"aligned to adapter {bucket.adapters[reference]}: the anchor's delta has a lower rank here, or is missing"
-        )
+        text = f"aligned to adapter {bucket.adapters[reference]}: the anchor's delta has a lower rank here, or is missing"
         warnings[text] = torch.ones_like(doubtful)
     return _Aligned(us, vs, warnings)
 
@@ -109,14 +113,18 @@ def _procrustes_mean(
     of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
     """
     k, sizes = max(ranks), list(ranks)
-    w = torch.repeat_interleave(weights, torch.tensor(sizes, device=weights.device), -1)  # (L, sum k)
+    w = torch.repeat_interleave(
+        weights, torch.tensor(sizes, device=weights.device), -1
+    )  # (L, sum k)
     root = w.sqrt().unsqueeze(-1)
     values, z = torch.linalg.eigh(root * g * root.mT)
     mean = root * z[..., -k:] * values[:, None, -k:].rsqrt()  # (L, sum k, k)
     moving = torch.ones(len(g), dtype=torch.bool, device=g.device)
     for _ in range(iterations):
         steps = [procrustes(cross) for cross in (g @ mean).split(sizes, -2)]
-        new = torch.where(moving[:, None, None], w.unsqueeze(-1) * torch.cat([r for r, _ in steps], -2), mean)
+        new = torch.where(
+            moving[:, None, None], w.unsqueeze(-1) * torch.cat([r for r, _ in steps], -2), mean
+        )
         moving &= ~((new - mean).norm(dim=(-2, -1)) <= _CONVERGED * new.norm(dim=(-2, -1)))
         mean = new
         if not moving.any():
@@ -126,7 +134,8 @@ def _procrustes_mean(
     smallest = torch.stack([cosines[:, -1] for _, cosines in steps]).amin(0)
     return [r for r, _ in steps], {
         "the running mean did not converge": moving,
-        "the adapters share too little: their mean is arbitrary": (gap < _SINGULAR) | (smallest < _SINGULAR),
+        "the adapters share too little: their mean is arbitrary": (gap < _SINGULAR)
+        | (smallest < _SINGULAR),
     }
 
 
@@ -134,4 +143,6 @@ def _orthonormal(x: Tensor, g: Tensor) -> Tensor:
     """Coefficients of the orthonormal basis nearest to that of x: (L, R, k), g (L, R, R) the Gram of the factors."""
     values, vectors = torch.linalg.eigh(x.mT @ g @ x)
     floor = torch.finfo(values.dtype).eps * values[:, -1:]
-    return x @ (vectors * torch.where(values > floor, values.rsqrt(), 0.0).unsqueeze(-2)) @ vectors.mT
+    return (
+        x @ (vectors * torch.where(values > floor, values.rsqrt(), 0.0).unsqueeze(-2)) @ vectors.mT
+    )

@@ -42,7 +42,9 @@ def iso_cts(
     common = _leading(m.sum(1), dimensions - count * own, size)
     rest = m - common[0].unsqueeze(1) @ (common[0].mT.unsqueeze(1) @ m)
     parts = [common, *(_leading(x, own, size) for x in rest.unbind(1))]
-    u, s, v = (torch.cat(side, -1) for side in zip(*parts, strict=True))  # (L, K, d), (L, d), (L, J, d)
+    u, s, v = (
+        torch.cat(side, -1) for side in zip(*parts, strict=True)
+    )  # (L, K, d), (L, d), (L, J, d)
     mean = s.sum(-1) / (s > 0).sum(-1).clamp(min=1)
     return InCore(mean[:, None, None] * isometry(u, size) @ isometry(v, size).mT)
 

@@ -20,7 +20,9 @@ from gam_merge._methods._rule import rule
 def combination(bucket: Bucket, c: Tensor) -> Merged:
     """sum c_i delta_i, as a product of the stacked bases: c (L, N) -> rank the sum of ranks."""
     lefts = [c[:, i, None, None] * delta.u @ delta.core for i, delta in enumerate(bucket.deltas)]
-    return Merged(block_diagonal(lefts), block_diagonal([delta.v for delta in bucket.deltas]))  # (L, R, sum of k)
+    return Merged(
+        block_diagonal(lefts), block_diagonal([delta.v for delta in bucket.deltas])
+    )  # (L, R, sum of k)
 
 
 def entrywise(entries: Entries, weights: Tensor) -> Tensor:
@@ -53,7 +55,12 @@ total = replace(
     normalize=False,
     breaks={"equal": "N equal deltas add up to N times one of them"},
 )
-cat = replace(total, name="cat", summary=f"{total.summary}; the name that PEFT gives it", reference="PEFT `cat`")
+cat = replace(
+    total,
+    name="cat",
+    summary=f"{total.summary}; the name that PEFT gives it",
+    reference="PEFT `cat`",
+)
 svd_k = replace(
     total,
     name="svd_k",

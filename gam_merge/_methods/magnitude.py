@@ -23,6 +23,8 @@ from gam_merge._methods._rule import rule
         "equal": "N equal deltas add up to N times one of them",
     },
 )
-def magnitude(entries: Entries, weights: Tensor, *, density: Density = 0.5, scope: Scope = "module") -> Tensor:
+def magnitude(
+    entries: Entries, weights: Tensor, *, density: Density = 0.5, scope: Scope = "module"
+) -> Tensor:
     kept = entries.x.abs() >= entries.threshold(density, scope, 1)
     return weighted_sum(weights, entries.x * kept)

@@ -22,6 +22,12 @@ def model_stock(gram: Tensor, weights: Tensor) -> Coefficients:
     norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # (L, N)
     cosines = gram / (norms.unsqueeze(-1) * norms.unsqueeze(-2))
     pairs = max(1, count * (count - 1))
-    cosine = ((cosines.sum((-2, -1)) - count) / pairs).clamp(0.0, 1.0) if count > 1 else torch.ones_like(norms[:, 0])
+    cosine = (
+        ((cosines.sum((-2, -1)) - count) / pairs).clamp(0.0, 1.0)
+        if count > 1
+        else torch.ones_like(norms[:, 0])
+    )
     t = count * cosine / (1 + (count - 1) * cosine)  # (L,)
-    return Coefficients(t.unsqueeze(-1) * weights, {"the deltas are nearly orthogonal: little is left": t < 0.1})
+    return Coefficients(
+        t.unsqueeze(-1) * weights, {"the deltas are nearly orthogonal: little is left": t < 0.1}
+    )

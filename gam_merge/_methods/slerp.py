@@ -59,7 +59,9 @@ def nuslerp(
     if len(bucket.deltas) == 1:
         return combination(bucket, weights)
     if each == "module":
-        return combination(bucket, slerp.function(inner_products(bucket), weights, parallel=parallel).c)
+        return combination(
+            bucket, slerp.function(inner_products(bucket), weights, parallel=parallel).c
+        )
     x, y = bucket.deltas
     _, cross = bucket.cross(0, 1) if each == "row" else bucket.cross(0, 1)[::-1]  # (L, k_1, k_2)
     if each == "row":  # delta = left right^T with orthonormal right: the rows of left tell all
@@ -68,10 +70,17 @@ def nuslerp(
         (left, right), (left_2, right_2) = ((d.a64 @ d.v @ d.core.mT, d.b64 @ d.u) for d in (x, y))
     inner = ((left @ cross) * left_2).sum(-1)  # (L, m)
     product = left.norm(dim=-1) * left_2.norm(dim=-1)
-    cosine = torch.where(product > 0, inner / product.clamp(min=torch.finfo(product.dtype).tiny), 1.0)
+    cosine = torch.where(
+        product > 0, inner / product.clamp(min=torch.finfo(product.dtype).tiny), 1.0
+    )
     c = _interpolation(cosine, weights.unsqueeze(-2), parallel)  # (L, m, 2)
-    scaled, other = torch.cat([left * c[..., :1], left_2 * c[..., 1:]], -1), torch.cat([right, right_2], -1)
-    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device).expand(len(scaled), -1, -1)
+    scaled, other = (
+        torch.cat([left * c[..., :1], left_2 * c[..., 1:]], -1),
+        torch.cat([right, right_2], -1),
+    )
+    eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device).expand(
+        len(scaled), -1, -1
+    )
     merged = Merged(eye, eye, b=scaled, a=other)
     return merged if each == "row" else replace(merged, b=other, a=scaled)
 

@@ -56,7 +56,9 @@ def karcher(
         moving = moving & (step > tolerance)
         if not moving.any():
             break
-    return _at_mean_norm(p, norms, weights, {_OPPOSED: length < _TINY, "the mean did not converge": moving})
+    return _at_mean_norm(
+        p, norms, weights, {_OPPOSED: length < _TINY, "the mean did not converge": moving}
+    )
 
 
 def _normalized(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +90,8 @@ def _step(p: Tensor, cosines: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return p / _length(p, cosines).clamp(min=_TINY).unsqueeze(-1), length
 
 
-def _at_mean_norm(p: Tensor, norms: Tensor, weights: Tensor, warnings: dict[str, Tensor]) -> Coefficients:
+def _at_mean_norm(
+    p: Tensor, norms: Tensor, weights: Tensor, warnings: dict[str, Tensor]
+) -> Coefficients:
     mean = (weights * norms).sum(-1, keepdim=True)
     return Coefficients(mean * p / norms, warnings)

@@ -21,7 +21,10 @@ from gam_merge._methods._schema import Range
     reference="arXiv 2502.10339 (NAACL 2025)",
     use="where small singular values are noise",
     avoid="at small ranks, where each direction counts",
-    breaks={"identity": "the spectrum of a single adapter is cut too", "equal": "as for a single adapter"},
+    breaks={
+        "identity": "the spectrum of a single adapter is cut too",
+        "equal": "as for a single adapter",
+    },
 )
 def star(
     core: Core,
@@ -35,5 +38,9 @@ def star(
         counts = s.cumsum(-1) - s < eta * whole  # those that start below the share
         counts[:, 0] = True
         kept = s * counts
-        x += weights[:, i, None, None] * (p * (kept * whole / kept.sum(-1, keepdim=True)).unsqueeze(-2)) @ q.mT
+        x += (
+            weights[:, i, None, None]
+            * (p * (kept * whole / kept.sum(-1, keepdim=True)).unsqueeze(-2))
+            @ q.mT
+        )
     return InCore(x)

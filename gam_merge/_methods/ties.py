@@ -27,7 +27,10 @@ Election = Annotated[
     reference="arXiv 2306.01708 (NeurIPS 2023)",
     use="for adapters of several tasks, in the space @knots or @ctm; tune `density` and `scale`",
     avoid="for language models without tuning: plain task arithmetic is more reliable there",
-    breaks={"identity": "small entries of a single adapter are trimmed too", "equal": "as for a single adapter"},
+    breaks={
+        "identity": "small entries of a single adapter are trimmed too",
+        "equal": "as for a single adapter",
+    },
 )
 def ties(
     entries: Entries,

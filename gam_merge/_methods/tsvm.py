@@ -25,5 +25,11 @@ from gam_merge._methods._rule import rule
 )
 def tsvm(core: Core, weights: Tensor) -> InCore:
     size = max(core.bucket.shape)
-    spectra = block_diagonal([weights[:, i, None, None] * x for i, x in enumerate(core.cores)])  # (L, sum k, sum k)
-    return InCore(isometry(torch.cat(core.lefts, -1), size) @ spectra @ isometry(torch.cat(core.rights, -1), size).mT)
+    spectra = block_diagonal(
+        [weights[:, i, None, None] * x for i, x in enumerate(core.cores)]
+    )  # (L, sum k, sum k)
+    return InCore(
+        isometry(torch.cat(core.lefts, -1), size)
+        @ spectra
+        @ isometry(torch.cat(core.rights, -1), size).mT
+    )

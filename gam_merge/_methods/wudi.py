@@ -37,8 +37,12 @@ def wudi(
     core: Core,
     weights: Tensor,
     *,
-    filter: Annotated[Literal["ridge", "flow"], "what is done about ill-conditioned directions"] = "ridge",
-    ridge: Annotated[float, Range(0), "share of the largest eigenvalue that is added to all"] = 0.01,
+    filter: Annotated[
+        Literal["ridge", "flow"], "what is done about ill-conditioned directions"
+    ] = "ridge",
+    ridge: Annotated[
+        float, Range(0), "share of the largest eigenvalue that is added to all"
+    ] = 0.01,
     time: Annotated[float, Range(0), "of the flow; 300 for the paper's steps"] = 300.0,
 ) -> InCore:
     target, values, q = _normal_equations(core, weights.abs() / core.norms.square())

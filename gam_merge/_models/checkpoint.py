@@ -17,7 +17,18 @@ _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 _CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 INDEX = ".safetensors.index.json"  # how the name ends of the file that says which tensor is in which other
 # What is no part of a copy: weights in any format, and what describes the model as it was.
-_LEFT_BEHIND = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".md"}
+_LEFT_BEHIND = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".md",
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,18 @@ class Checkpoint(Model):
 
     path: Path
     shards: Mapping[str, Mapping[str, FileTensor]]
-    index: str | None = None  # the name of the file that says which tensor is where, if there are several
+    index: str | None = (
+        None  # the name of the file that says which tensor is where, if there are several
+    )
 
     def companions(self) -> list[Path]:
         """The files beside the weights that a copy of the model needs: config, tokenizer, code, licence."""
-        files = sorted(path for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
-        return [p for p in files if p.suffix not in _LEFT_BEHIND and not p.name.endswith(".index.json")]
+        files = sorted(
+            path for path in self.path.iterdir() if path.is_file() and not path.name.startswith(".")
+        )
+        return [
+            p for p in files if p.suffix not in _LEFT_BEHIND and not p.name.endswith(".index.json")
+        ]
 
 
 def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> Checkpoint:
@@ -54,7 +71,9 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
     Raises GamMergeError if it holds no whole set of safetensors."""
     path = Path(source)
     if not is_there(path) or not path.is_dir():
-        raise GamMergeError(f"{path}: no such directory; name the one that holds the model's safetensors files")
+        raise GamMergeError(
+            f"{path}: no such directory; name the one that holds the model's safetensors files"
+        )
     indices, files = sorted(path.glob(f"*{INDEX}")), sorted(path.glob("*.safetensors"))
     config = read_config(path / "config.json") if (path / "config.json").is_file() else {}
     if only is not None:
@@ -63,7 +82,9 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
         return _checkpoint(path, path, _indexed(path, indices[0]), config, indices[0].name)
     if len(files) != 1 or indices:
         found = ", ".join(file.name for file in indices or files) or "none"
-        raise GamMergeError(f"{path}: needs one safetensors file, or several and one index, and has: {found}")
+        raise GamMergeError(
+            f"{path}: needs one safetensors file, or several and one index, and has: {found}"
+        )
     return _checkpoint(path, path, {files[0].name: read_shard(files[0])}, config)
 
 
@@ -97,26 +118,38 @@ def read_index(index: Path) -> dict[str, str]:
     """Which tensor is in which file beside the index. Raises GamMergeError."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_shard, places.values())):
-        raise GamMergeError(f"{index}: does not say which tensor is in which safetensors file of this directory")
+        raise GamMergeError(
+            f"{index}: does not say which tensor is in which safetensors file of this directory"
+        )
     return places
 
 
 def _is_shard(name: Any) -> bool:
     """Whether it names a file that a copy of the model may have: in its directory, in no companion's place."""
-    return isinstance(name, str) and name.isprintable() and name == Path(name).name and name.endswith(".safetensors")
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name == Path(name).name
+        and name.endswith(".safetensors")
+    )
 
 
 def read_shard(file: Path, places: Mapping[str, str] = {}) -> Mapping[str, FileTensor]:
     """The tensors of a file. Raises GamMergeError if it lacks one that ``places`` has there."""
     tensors = read_header(file, any_dtype=True)[0]
     for key in (key for key, place in places.items() if place == file.name and key not in tensors):
-        raise GamMergeError(f"{file}: lacks tensor {key}, which the index beside it looks for there")
+        raise GamMergeError(
+            f"{file}: lacks tensor {key}, which the index beside it looks for there"
+        )
     return tensors
 
 
 def is_conv1d(model: Model, module: str) -> bool:
     """Whether the weight of a module is kept as (in, out), so far as the config tells."""
-    return model.config.get("model_type") in _CONV1D_MODELS and module.rpartition(".")[2] in _CONV1D_NAMES
+    return (
+        model.config.get("model_type") in _CONV1D_MODELS
+        and module.rpartition(".")[2] in _CONV1D_NAMES
+    )
 
 
 def common_prefix(model: Model, parameters: Iterable[Sequence[str]]) -> tuple[int, str]:
@@ -131,15 +164,28 @@ def common_prefix(model: Model, parameters: Iterable[Sequence[str]]) -> tuple[in
     layer = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
     for drop in range(layer):
         tails = [rename(name, drop, "") for name in wanted[0]]
-        starts = sorted({key.removesuffix(tail) for tail in tails for key in keys if f".{key}".endswith(f".{tail}")})
-        fitting = [start for start in starts if all(any(rename(n, drop, start) in keys for n in ns) for ns in wanted)]
+        starts = sorted(
+            {
+                key.removesuffix(tail)
+                for tail in tails
+                for key in keys
+                if f".{key}".endswith(f".{tail}")
+            }
+        )
+        fitting = [
+            start
+            for start in starts
+            if all(any(rename(n, drop, start) in keys for n in ns) for ns in wanted)
+        ]
         if len(fitting) > 1:
             places = ", ".join(start + tails[0] for start in fitting)
             raise GamMergeError(f"{model.place}: {wanted[0][0]} may be any of {places}")
         if fitting:
             return drop, fitting[0]
     missing = next((names[0] for names in wanted if not keys & set(names)), wanted[0][0])
-    raise GamMergeError(f"{model.place}: has no tensor {missing}; the adapter is of another base model")
+    raise GamMergeError(
+        f"{model.place}: has no tensor {missing}; the adapter is of another base model"
+    )
 
 
 def rename(parameter: str, drop: int, start: str) -> str:

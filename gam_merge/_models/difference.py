@@ -48,7 +48,9 @@ def _pieces(tuned: FileTensor, base: FileTensor) -> Iterator[tuple[slice, Tensor
         piece = x.to(dtype) - y.to(dtype)
         if not isfinite(_norm(piece)):
             where = tuned if not x.isfinite().all() else base
-            raise GamMergeError(f"{where.path}: {where.key} has NaN or Inf; nothing can be extracted from it")
+            raise GamMergeError(
+                f"{where.path}: {where.key} has NaN or Inf; nothing can be extracted from it"
+            )
         yield part, piece
 
 
@@ -63,7 +65,9 @@ def factorize(
     largest = min(rank, m, n)
     width = largest if energy is None else min(_FIRST_RANK, largest)
     while True:
-        u, s, v, total = leading_svd(lambda: x.split(rows), (m, n), width, generator=random, oversampling=width + 16)
+        u, s, v, total = leading_svd(
+            lambda: x.split(rows), (m, n), width, generator=random, oversampling=width + 16
+        )
         if total == 0:
             return None
         missing = 1 - s.square().cumsum(0) / total  # (k,) share of energy if cut after each
@@ -73,7 +77,10 @@ def factorize(
         width = min(2 * width, largest)
     k = min(k, width)
     root = s[:k].sqrt().to(x.dtype)
-    b, a = (u[:, :k] * root).to(dtype), (v[:, :k] * root).mT.contiguous().to(dtype)  # (m, k), (k, n)
+    b, a = (
+        (u[:, :k] * root).to(dtype),
+        (v[:, :k] * root).mT.contiguous().to(dtype),
+    )  # (m, k), (k, n)
     if not (b.isfinite().all() and a.isfinite().all()):
         raise GamMergeError(
             f"a factor does not fit into {str(dtype).removeprefix('torch.')}; write bfloat16 or float32"

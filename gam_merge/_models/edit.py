@@ -53,7 +53,9 @@ class AddDelta:
         name, shape, magnitude = self.module.name, self.module.shape, self.module.magnitude
         if magnitude is not None:
             (matrix,) = self._matrices(weight)
-            return FusedModule(name, shape, *_add_and_scale(matrix, b[0], a[0], read(magnitude).to(b).flatten()))
+            return FusedModule(
+                name, shape, *_add_and_scale(matrix, b[0], a[0], read(magnitude).to(b).flatten())
+            )
         norms = [_add(*matrix) for matrix in zip(self._matrices(weight), b, a, strict=True)]
         delta = product_norm(b.double(), a.double().mT)  # (S,)
         return FusedModule(name, shape, float(delta.norm()), hypot(*norms))
@@ -80,7 +82,9 @@ def _add_and_scale(weight: Tensor, b: Tensor, a: Tensor, magnitude: Tensor) -> t
     """Add b a to a matrix and scale its rows to ``magnitude``: the norm of the change, and its norm before."""
     rows = max(1, _BLOCK // weight.shape[1])
     changes, norms = list[float](), list[float]()
-    for block, left, lengths in zip(weight.split(rows), b.split(rows), magnitude.split(rows), strict=True):
+    for block, left, lengths in zip(
+        weight.split(rows), b.split(rows), magnitude.split(rows), strict=True
+    ):
         before = block.to(b.dtype)
         moved = torch.addmm(before, left, a)
         moved *= (lengths / torch.linalg.vector_norm(moved, dim=1)).unsqueeze(1)

@@ -11,7 +11,10 @@ from gam_merge._models.checkpoint import INDEX, Model, read_config, read_index, 
 from gam_merge._read.hub import download, explained, first
 from gam_merge._read.hub_id import HubId
 
-_STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the files of a model
+_STEMS = (
+    "model",
+    "diffusion_pytorch_model",
+)  # what transformers and diffusers call the files of a model
 
 
 class _Shards(Mapping[str, FileTensor]):
@@ -48,7 +51,9 @@ class _HubModel(Model):
         if not isinstance(self.tensors, _Shards):
             return ()
         fetched, there = len(self.tensors.fetched), len(set(self.tensors.places.values()))
-        return (f"{self.place}: {fetched} of {there} files of its weights, kept in the cache of huggingface_hub",)
+        return (
+            f"{self.place}: {fetched} of {there} files of its weights, kept in the cache of huggingface_hub",
+        )
 
 
 def open_hub_model(hub: HubId) -> Model:
@@ -60,11 +65,17 @@ def open_hub_model(hub: HubId) -> Model:
     inner = PurePosixPath(hub.subfolder or "")
     single = inner.suffix == ".safetensors"
     folder = replace(hub, subfolder=str(inner.parent) if single else hub.subfolder)
-    names = [inner.name] if single else [name for stem in _STEMS for name in (stem + INDEX, f"{stem}.safetensors")]
+    names = (
+        [inner.name]
+        if single
+        else [name for stem in _STEMS for name in (stem + INDEX, f"{stem}.safetensors")]
+    )
     with explained(str(hub)):
         found = first(folder, [_inside(folder, name) for name in names])
         if found is None:
-            raise GamMergeError(f"{hub}: holds no safetensors of a model; name a directory that does")
+            raise GamMergeError(
+                f"{hub}: holds no safetensors of a model; name a directory that does"
+            )
         depth = len(PurePosixPath(_inside(folder, found.name)).parts)
         commit = found.parents[depth - 1].name  # .../snapshots/<commit>/<folder>/<file>
         folder = replace(folder, revision=commit)

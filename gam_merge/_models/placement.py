@@ -66,7 +66,9 @@ class _Base:
     def __init__(self, model: Model, adapter: Adapter) -> None:
         self.model, self.adapter = model, adapter
         self.tied = _HEAD not in model.tensors and _is_tied(model.config)
-        modules = [m for m in adapter.modules.values() if not (self.tied and _parameters(m)[0] == _HEAD)]
+        modules = [
+            m for m in adapter.modules.values() if not (self.tied and _parameters(m)[0] == _HEAD)
+        ]
         self.prefix = common_prefix(model, map(_parameters, modules)) if modules else (0, "")
 
     def find(self, parameter: str) -> tuple[str, FileTensor] | None:
@@ -75,14 +77,22 @@ class _Base:
         place = self.embedding() if self.tied and parameter == _HEAD else key
         tensor = self.model.tensors.get(place)
         if tensor is not None and not tensor.is_plain:
-            raise GamMergeError(f"{tensor.path}: {key} is {tensor}; name a base model that is not quantised")
+            raise GamMergeError(
+                f"{tensor.path}: {key} is {tensor}; name a base model that is not quantised"
+            )
         return None if tensor is None else (key, tensor)
 
     def embedding(self) -> str:
         """The key of the embedding that the head is tied to."""
-        keys = [key for key in self.model.tensors if key.split(".")[-2:-1] and key.split(".")[-2] in _EMBEDDINGS]
+        keys = [
+            key
+            for key in self.model.tensors
+            if key.split(".")[-2:-1] and key.split(".")[-2] in _EMBEDDINGS
+        ]
         if len(keys) != 1:
-            raise GamMergeError(f"{self.model.place}: {_HEAD} is tied to one of {keys}, which is not clear")
+            raise GamMergeError(
+                f"{self.model.place}: {_HEAD} is tied to one of {keys}, which is not clear"
+            )
         return keys[0]
 
     def misfit(self, name: str, shape: Sequence[int], tensor: FileTensor | None) -> GamMergeError:
@@ -110,17 +120,25 @@ def _parameters(module: LoraModule) -> list[str]:
 def _place_module(base: _Base, module: LoraModule) -> tuple[str, AddDelta]:
     layout, tensor = module.layout, None
     if isinstance(layout, ConvLayout) and layout.groups > 1:
-        raise GamMergeError(f"{module.name} is a grouped convolution, whose delta is larger than its weight")
+        raise GamMergeError(
+            f"{module.name} is a grouped convolution, whose delta is larger than its weight"
+        )
     if module.name.endswith(".base_layer.out_proj"):
         raise GamMergeError(
             f"{module.name} is in a MultiheadAttention, where PEFT (0.21) adds the delta twice; "
             "fuse it with merge_and_unload of the PEFT that it was trained with"
         )
     for key, tensor in filter(None, map(base.find, _parameters(module))):
-        shape = (tensor.shape[0], prod(tensor.shape[1:])) if isinstance(layout, ConvLayout) else tensor.shape
+        shape = (
+            (tensor.shape[0], prod(tensor.shape[1:]))
+            if isinstance(layout, ConvLayout)
+            else tensor.shape
+        )
         fitting = [transposed for expected, transposed in _shapes(module) if expected == shape]
         if fitting:
-            return key, AddDelta(module, fitting[0] if len(fitting) == 1 else _is_transposed(base, module))
+            return key, AddDelta(
+                module, fitting[0] if len(fitting) == 1 else _is_transposed(base, module)
+            )
     raise base.misfit(f"module {module.name}", module.shape, tensor)
 
 
@@ -154,7 +172,10 @@ def _place_extra(base: _Base, extra: Extra) -> tuple[str, Edit]:
     edit: Edit = Replace(extra)
     parameter, shape, rows = extra.name, extra.tensor.shape, None
     if extra.kind == "lora_bias":
-        parameter, edit = extra.name.replace(".lora_B.bias", ".bias").replace(".base_layer", ""), AddExtra(extra)
+        parameter, edit = (
+            extra.name.replace(".lora_B.bias", ".bias").replace(".base_layer", ""),
+            AddExtra(extra),
+        )
     elif extra.kind == "trainable_tokens":
         module = extra.name.rpartition(".token_adapter.")[0]
         parameter, rows = f"{module}.weight", _token_rows(base.adapter, module)
@@ -173,9 +194,13 @@ def _token_rows(adapter: Adapter, module: str) -> list[int]:
     """The tokens that an adapter trained in an embedding."""
     indices = adapter.config.get("trainable_token_indices")
     if isinstance(indices, Mapping):
-        indices = next((rows for name, rows in indices.items() if f".{module}".endswith(f".{name}")), None)
+        indices = next(
+            (rows for name, rows in indices.items() if f".{module}".endswith(f".{name}")), None
+        )
     if not isinstance(indices, list) or not all(type(row) is int and row >= 0 for row in indices):
-        raise GamMergeError(f"{adapter.source}: trainable_token_indices does not say which tokens of {module} it holds")
+        raise GamMergeError(
+            f"{adapter.source}: trainable_token_indices does not say which tokens of {module} it holds"
+        )
     return indices
 
 

@@ -13,7 +13,9 @@ from gam_merge._common.tensors import LazyTensor, read
 from gam_merge._read.layout import Layout
 from gam_merge._read.record import Record
 
-ExtraKind = Literal["bias", "lora_bias", "modules_to_save", "trainable_tokens", "embedding", "base_weight"]
+ExtraKind = Literal[
+    "bias", "lora_bias", "modules_to_save", "trainable_tokens", "embedding", "base_weight"
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class LoraModule:
 
     def factors(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """B and A as stacks of matrices, without the scale: (S, out, r), (S, r, in)."""
-        return self.layout.split(read(self.b).to(dtype).unsqueeze(0), read(self.a).to(dtype).unsqueeze(0))
+        return self.layout.split(
+            read(self.b).to(dtype).unsqueeze(0), read(self.a).to(dtype).unsqueeze(0)
+        )
 
     def delta(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """The dense delta (out, in), or (S, out, in) of a stack. For small modules and for tests: the merge never

@@ -31,8 +31,14 @@ _MEANING: tuple[tuple[type[BaseException], str], ...] = (
     ),
     (hub_errors.RevisionNotFoundError, "there is no such revision"),
     (hub_errors.EntryNotFoundError, "there is no such file"),
-    (hub_errors.OfflineModeIsEnabled, "it is not in the cache and HF_HUB_OFFLINE forbids to fetch it; unset that once"),
-    (hub_errors.FileMetadataError, "the endpoint does not answer as a Hub does; check HF_ENDPOINT and the proxy"),
+    (
+        hub_errors.OfflineModeIsEnabled,
+        "it is not in the cache and HF_HUB_OFFLINE forbids to fetch it; unset that once",
+    ),
+    (
+        hub_errors.FileMetadataError,
+        "the endpoint does not answer as a Hub does; check HF_ENDPOINT and the proxy",
+    ),
     (hub_errors.HFValidationError, "that is no valid repository name"),
 )
 _STATUS = {
@@ -60,7 +66,13 @@ def fetch(hub: HubId) -> tuple[Path, str]:
         if config is None:
             raise _no_adapter(hub)
         commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
-        if first(replace(hub, revision=commit), [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)]) is None:
+        if (
+            first(
+                replace(hub, revision=commit),
+                [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)],
+            )
+            is None
+        ):
             raise _no_adapter(hub)
         return config.parent, commit
 
@@ -70,7 +82,10 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     file = PurePosixPath(name)
     weights = download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
-    first(replace(hub, revision=commit), [str(file.with_name(config)) for config in config_names(file)])
+    first(
+        replace(hub, revision=commit),
+        [str(file.with_name(config)) for config in config_names(file)],
+    )
     return weights, commit
 
 
@@ -81,13 +96,19 @@ def first(hub: HubId, names: Sequence[str]) -> Path | None:
             return download(hub, name)
         except hub_errors.EntryNotFoundError as error:
             absent = huggingface_hub.try_to_load_from_cache(hub.repo, name, revision=hub.revision)
-            if isinstance(error, hub_errors.LocalEntryNotFoundError) and (absent is None or isinstance(absent, str)):
+            if isinstance(error, hub_errors.LocalEntryNotFoundError) and (
+                absent is None or isinstance(absent, str)
+            ):
                 raise  # not because the cache remembers that the Hub has no such file
     return None
 
 
 def download(hub: HubId, name: str) -> Path:
-    return Path(huggingface_hub.hf_hub_download(hub.repo, name, revision=hub.revision, library_name="gam-merge"))
+    return Path(
+        huggingface_hub.hf_hub_download(
+            hub.repo, name, revision=hub.revision, library_name="gam-merge"
+        )
+    )
 
 
 def _no_adapter(hub: HubId) -> GamMergeError:
@@ -95,11 +116,19 @@ def _no_adapter(hub: HubId) -> GamMergeError:
     siblings = HfApi().model_info(hub.repo, revision=hub.revision).siblings or ()
     files = {PurePosixPath(sibling.rfilename) for sibling in siblings}
     folder = PurePosixPath(hub.subfolder or "")
-    folders = sorted(file.parent for file in files if file.name == CONFIG_NAME and file.parent != folder)
+    folders = sorted(
+        file.parent for file in files if file.name == CONFIG_NAME and file.parent != folder
+    )
     if folders:
-        others = (replace(hub, subfolder=str(other) if other.parts else None) for other in folders[:5])
-        return GamMergeError(f"{hub}: holds no adapter, but others do: name one as {', '.join(map(str, others))}")
-    return GamMergeError(f"{hub}: is no adapter: it does not hold both {CONFIG_NAME} and {WEIGHTS_NAME}")
+        others = (
+            replace(hub, subfolder=str(other) if other.parts else None) for other in folders[:5]
+        )
+        return GamMergeError(
+            f"{hub}: holds no adapter, but others do: name one as {', '.join(map(str, others))}"
+        )
+    return GamMergeError(
+        f"{hub}: is no adapter: it does not hold both {CONFIG_NAME} and {WEIGHTS_NAME}"
+    )
 
 
 @contextmanager

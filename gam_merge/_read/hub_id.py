@@ -20,7 +20,10 @@ class HubId:
     subfolder: str | None = None
 
     def __str__(self) -> str:
-        at, colon = (f"{mark}{text}" if text else "" for mark, text in (("@", self.revision), (":", self.subfolder)))
+        at, colon = (
+            f"{mark}{text}" if text else ""
+            for mark, text in (("@", self.revision), (":", self.subfolder))
+        )
         return f"{self.repo}{at}{colon}"
 
 

@@ -87,13 +87,19 @@ class ConvLayout(Layout):
         return (1, m, *(1 for _ in self.kernel))
 
     def split(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        b, a = (x.flatten(2).unflatten(1, (self.groups, -1)) for x in (b, a))  # (L, S, m, r), (L, S, r, n)
+        b, a = (
+            x.flatten(2).unflatten(1, (self.groups, -1)) for x in (b, a)
+        )  # (L, S, m, r), (L, S, r, n)
         return b.flatten(0, 1), a.flatten(0, 1)
 
     def join(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        b, a = (x.unflatten(0, (-1, self.groups)).flatten(1, 2) for x in (b, a))  # (L, m', r), (L, r', n)
+        b, a = (
+            x.unflatten(0, (-1, self.groups)).flatten(1, 2) for x in (b, a)
+        )  # (L, m', r), (L, r', n)
         channels = a.shape[-1] // prod(self.kernel)
-        return b.unflatten(2, (-1, *(1 for _ in self.kernel))), a.unflatten(2, (channels, *self.kernel))
+        return b.unflatten(2, (-1, *(1 for _ in self.kernel))), a.unflatten(
+            2, (channels, *self.kernel)
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,8 @@ class ExpertsLayout(Layout):
         return b.movedim(1, -1).flatten(2), a.flatten(1, 2)
 
 
-def _shapes(move: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], b: Shape, a: Shape) -> tuple[Shape, Shape]:
+def _shapes(
+    move: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], b: Shape, a: Shape
+) -> tuple[Shape, Shape]:
     moved_b, moved_a = move(torch.empty(b, device="meta"), torch.empty(a, device="meta"))
     return tuple(moved_b.shape), tuple(moved_a.shape)

@@ -47,7 +47,9 @@ _PARTS = {  # part and suffix of a key -> what it is of its module
 }
 _TOKENS = re.compile(r"(.+\.token_adapter\.trainable_tokens_delta)(?:\.[^.]+)?")
 _BASE = re.compile(r".+\.(base_layer\.weight|original_module\..+)")
-_SAVED_TWICE = ".modules_to_save."  # with bias="all" PEFT saves the biases of such modules under both names
+_SAVED_TWICE = (
+    ".modules_to_save."  # with bias="all" PEFT saves the biases of such modules under both names
+)
 # PEFT saves embeddings whole when the vocabulary has grown, or a tied one is trained.
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
 
@@ -56,7 +58,9 @@ _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
 class _Parts:
     """The tensors of a file, sorted."""
 
-    modules: dict[str, dict[str, LazyTensor]] = field(default_factory=dict[str, dict[str, LazyTensor]])
+    modules: dict[str, dict[str, LazyTensor]] = field(
+        default_factory=dict[str, dict[str, LazyTensor]]
+    )
     extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
     infixes: set[str] = field(default_factory=set[str])
 
@@ -93,22 +97,30 @@ def parse_adapter(
         if not parts.modules:
             raise GamMergeError(f"{where}: holds no LoRA factors")
         if len(parts.infixes) > 1:
-            raise GamMergeError(f"{where}: holds several adapters, {sorted(parts.infixes)}; save each in its own file")
+            raise GamMergeError(
+                f"{where}: holds several adapters, {sorted(parts.infixes)}; save each in its own file"
+            )
     extras = dict(sorted(parts.extras.items()))
     return Adapter(source, modules, config.get("base_model_name_or_path"), dict(config), extras)
 
 
-def _sort_in(where: str, config: Mapping[str, Any], parts: _Parts, key: str, tensor: LazyTensor) -> None:
+def _sort_in(
+    where: str, config: Mapping[str, Any], parts: _Parts, key: str, tensor: LazyTensor
+) -> None:
     """Put a tensor where its key says."""
     if len(key) > fields.MAX_NAME:
-        raise GamMergeError(f"{where}: the name of a tensor has {len(key)} characters: {key[:100]}...")
+        raise GamMergeError(
+            f"{where}: the name of a tensor has {len(key)} characters: {key[:100]}..."
+        )
     bare = key.removeprefix(PREFIX)
     if match := _LORA.fullmatch(bare):
         part = _PARTS.get((match["part"], match["suffix"]))
         if part is not None:
             found = parts.modules.setdefault(match["module"], {})
             if part in found:
-                raise GamMergeError(f"{where}: holds tensor {key} twice, with and without a prefix or adapter name")
+                raise GamMergeError(
+                    f"{where}: holds tensor {key} twice, with and without a prefix or adapter name"
+                )
             found[part] = tensor
             parts.infixes.add(match["infix"] or "default")
             return
@@ -116,7 +128,9 @@ def _sort_in(where: str, config: Mapping[str, Any], parts: _Parts, key: str, ten
     if extra.name not in parts.extras:
         parts.extras[extra.name] = extra
     elif _SAVED_TWICE not in bare:
-        raise GamMergeError(f"{where}: holds tensor {key} twice, with and without a prefix or adapter name")
+        raise GamMergeError(
+            f"{where}: holds tensor {key} twice, with and without a prefix or adapter name"
+        )
 
 
 def _extra(where: str, config: Mapping[str, Any], key: str, bare: str, tensor: LazyTensor) -> Extra:
@@ -133,11 +147,17 @@ def _extra(where: str, config: Mapping[str, Any], key: str, bare: str, tensor: L
         return Extra(f"{module.removesuffix('.base_layer')}.bias", "bias", tensor)
     if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
         return Extra(bare, "embedding", tensor)
-    raise GamMergeError(f"{where}: tensor {key} is no part of a LoRA that can be merged; leave this adapter out")
+    raise GamMergeError(
+        f"{where}: tensor {key} is no part of a LoRA that can be merged; leave this adapter out"
+    )
 
 
 def _module(
-    where: str, config: Mapping[str, Any], numbers: fields.Numbers, name: str, found: Mapping[str, LazyTensor]
+    where: str,
+    config: Mapping[str, Any],
+    numbers: fields.Numbers,
+    name: str,
+    found: Mapping[str, LazyTensor],
 ) -> LoraModule:
     stem = "lora_embedding_" if "embedding_A" in found or "embedding_B" in found else "lora_"
     pair = [found.get(stem.removeprefix("lora_") + letter) for letter in "AB"]
@@ -146,16 +166,24 @@ def _module(
         missing = "A" if a is None else "B"
         raise GamMergeError(f"{where}: module {name} has no {stem}{missing}; the file is not whole")
     parameters = _parameters(where, config, name)
-    known = {parameter: numbers.rank(parameter) for parameter in fields.config_names(name, parameters)}
+    known = {
+        parameter: numbers.rank(parameter) for parameter in fields.config_names(name, parameters)
+    }
     if len(set(known.values())) > 1:
-        raise GamMergeError(f"{where}: {name} adapts {list(known)} at different ranks, and its keys do not say which")
+        raise GamMergeError(
+            f"{where}: {name} adapts {list(known)} at different ranks, and its keys do not say which"
+        )
     rank = next(iter(known.values()))
     layout = _layout(a.shape, b.shape, rank, parameters, embedding=stem == "lora_embedding_")
     if layout is None:
-        raise GamMergeError(f"{where}: module {name} has A {a.shape} and B {b.shape}, not (r, in) and (out, r)")
+        raise GamMergeError(
+            f"{where}: module {name} has A {a.shape} and B {b.shape}, not (r, in) and (out, r)"
+        )
     scales = {numbers.scale(parameter, rank or a.shape[0]) for parameter in known}
     if len(scales) > 1:
-        raise GamMergeError(f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which")
+        raise GamMergeError(
+            f"{where}: {name} adapts {list(known)} at different alphas, and its keys do not say which"
+        )
     module = LoraModule(name, a, b, scales.pop(), layout, found.get("magnitude"))
     if rank is not None and rank != module.rank:
         raise GamMergeError(
@@ -170,9 +198,13 @@ def _check_magnitude(where: str, config: Mapping[str, Any], module: LoraModule) 
     """A DoRA has one for each row of each module; what is no DoRA has none."""
     dora, found = config.get("use_dora"), module.magnitude
     if found is None and dora:
-        raise GamMergeError(f"{where}: module {module.name} has no lora_magnitude_vector; the file is not whole")
+        raise GamMergeError(
+            f"{where}: module {module.name} has no lora_magnitude_vector; the file is not whole"
+        )
     if found is not None and dora is False:
-        raise GamMergeError(f"{where}: module {module.name} has a lora_magnitude_vector, but use_dora is false")
+        raise GamMergeError(
+            f"{where}: module {module.name} has a lora_magnitude_vector, but use_dora is false"
+        )
     if found is not None and found.shape != module.layout.magnitude_shape(module.shape[0]):
         raise GamMergeError(
             f"{where}: module {module.name} has {module.shape[0]} rows and a lora_magnitude_vector {found.shape}"
@@ -180,7 +212,12 @@ def _check_magnitude(where: str, config: Mapping[str, Any], module: LoraModule) 
 
 
 def _layout(
-    a: tuple[int, ...], b: tuple[int, ...], rank: int | None, parameters: tuple[str, ...], *, embedding: bool
+    a: tuple[int, ...],
+    b: tuple[int, ...],
+    rank: int | None,
+    parameters: tuple[str, ...],
+    *,
+    embedding: bool,
 ) -> Layout | None:
     """The layout of factors of these shapes, None if there is none."""
     if len(a) != len(b) or len(a) < 2 or 0 in (*a, *b) or b[2:] != (1,) * (len(b) - 2):
@@ -198,8 +235,12 @@ def _layout(
 def _parameters(where: str, config: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The parameters of a module that the config targets by name (target_parameters), sorted."""
     owner = fields.owner(name)
-    split = [target.rpartition(".") for target in fields.strings(where, config, "target_parameters")]
-    return tuple(sorted({parameter for parent, _, parameter in split if f".{owner}".endswith(f".{parent}")}))
+    split = [
+        target.rpartition(".") for target in fields.strings(where, config, "target_parameters")
+    ]
+    return tuple(
+        sorted({parameter for parent, _, parameter in split if f".{owner}".endswith(f".{parent}")})
+    )
 
 
 def config_names(weights: PurePath) -> tuple[str, ...]:
@@ -235,4 +276,8 @@ def magnitude_key(module: str) -> str:
 def extra_key(name: str, kind: ExtraKind, modules: Iterable[str]) -> str:
     """The key of an extra in a written adapter that has factors for these modules."""
     module = name.removesuffix(".bias")
-    return f"{PREFIX}{module}.base_layer.bias" if kind == "bias" and module in modules else f"{PREFIX}{name}"
+    return (
+        f"{PREFIX}{module}.base_layer.bias"
+        if kind == "bias" and module in modules
+        else f"{PREFIX}{name}"
+    )

@@ -23,15 +23,51 @@ _PATTERN_SECONDS, _SECONDS = 1.0, 10.0  # for one match, and for all of an adapt
 
 # What a merge reads, here or in the reading of keys.
 HONOURED = {
-    *("peft_type", "base_model_name_or_path", "revision", "task_type", "auto_mapping", "fan_in_fan_out", "r"),
-    *("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "target_modules"),
-    *("target_parameters", "bias", "lora_bias", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+    *(
+        "peft_type",
+        "base_model_name_or_path",
+        "revision",
+        "task_type",
+        "auto_mapping",
+        "fan_in_fan_out",
+        "r",
+    ),
+    *(
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "init_lora_weights",
+        "target_modules",
+    ),
+    *(
+        "target_parameters",
+        "bias",
+        "lora_bias",
+        "modules_to_save",
+        "trainable_token_indices",
+        "ensure_weight_tying",
+    ),
     "use_dora",
 }
 # What says how the adapter was trained, placed or saved, and leaves the meaning of its tensors alone.
 IGNORED = {
-    *("peft_version", "inference_mode", "lora_dropout", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+    *(
+        "peft_version",
+        "inference_mode",
+        "lora_dropout",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+    ),
+    *(
+        "megatron_core",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "qalora_group_size",
+    ),
     "runtime_config",
 }
 # What changes what the factors mean. Value: why such an adapter cannot be merged from its factors alone.
@@ -50,7 +86,10 @@ REFUSED = {
 # to a LoRA of the base as it was.
 _CONVERT = "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
 _EXTRACT = "fuse it into its own base with PEFT's merge_and_unload, of which gam-merge extract makes a LoRA"
-_INIT_CHANGES_BASE = {**dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), _CONVERT), "loftq": _EXTRACT}
+_INIT_CHANGES_BASE = {
+    **dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), _CONVERT),
+    "loftq": _EXTRACT,
+}
 _INIT_LEAVES_BASE = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
 
 
@@ -65,7 +104,13 @@ def check_type(where: str, config: Mapping[str, Any]) -> None:
 
 def check_fields(where: str, config: Mapping[str, Any]) -> None:
     for name, value in config.items():
-        if name in HONOURED or name in IGNORED or value is None or value is False or value in ({}, [], ""):
+        if (
+            name in HONOURED
+            or name in IGNORED
+            or value is None
+            or value is False
+            or value in ({}, [], "")
+        ):
             continue
         if name in REFUSED:
             raise GamMergeError(f"{where}: {name} is set and cannot be merged: {REFUSED[name]}")
@@ -74,13 +119,17 @@ def check_fields(where: str, config: Mapping[str, Any]) -> None:
             "remove it from the config"
         )
     if config.get("bias") not in (None, "none", "all", "lora_only"):
-        raise GamMergeError(f"{where}: bias is {config['bias']!r}, not 'none', 'all' or 'lora_only'")
+        raise GamMergeError(
+            f"{where}: bias is {config['bias']!r}, not 'none', 'all' or 'lora_only'"
+        )
 
 
 def check_init(where: str, config: Mapping[str, Any]) -> None:
     init = config.get("init_lora_weights")
     name = str(init).lower()
-    if remedy := next((way for start, way in _INIT_CHANGES_BASE.items() if name.startswith(start)), None):
+    if remedy := next(
+        (way for start, way in _INIT_CHANGES_BASE.items() if name.startswith(start)), None
+    ):
         raise GamMergeError(
             f"{where}: init_lora_weights={init!r} changed the base weights, so its factors are no delta of them; "
             f"{remedy}"
@@ -103,10 +152,14 @@ CHECKS = (check_type, check_fields, check_init, check_lists)
 def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
     """A field that is a list of names, or nothing."""
     value = config.get(name) or []
-    if not isinstance(value, list | tuple | set) or not all(isinstance(entry, str) for entry in value):
+    if not isinstance(value, list | tuple | set) or not all(
+        isinstance(entry, str) for entry in value
+    ):
         raise GamMergeError(f"{where}: {name} is {value!r}, not a list of names")
     if len(value) > _MAX_NAMES:
-        raise GamMergeError(f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read")
+        raise GamMergeError(
+            f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read"
+        )
     return list(value)
 
 
@@ -133,7 +186,9 @@ class Numbers:
         """alpha / r of a module of rank ``r``, alpha / sqrt(r) with rsLoRA."""
         alpha = self._number(name, "alpha_pattern", "lora_alpha")
         if alpha is None:
-            raise GamMergeError(f"{self._where}: lora_alpha is not known; give it with --alpha (alpha= in Python)")
+            raise GamMergeError(
+                f"{self._where}: lora_alpha is not known; give it with --alpha (alpha= in Python)"
+            )
         return alpha / (sqrt(r) if self._config.get("use_rslora") else r)
 
     def _number(self, name: str, pattern: str, field: str) -> float | None:
@@ -145,7 +200,9 @@ class Numbers:
         value = self._config.get(field) if key is None else patterns[key]
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (number and 0 <= value <= sys.float_info.max):
-            raise GamMergeError(f"{self._where}: {field} = {value!r} for module {name} is not a number")
+            raise GamMergeError(
+                f"{self._where}: {field} = {value!r} for module {name} is not a number"
+            )
         return value
 
     def _first_match(self, patterns: Iterable[str], name: str) -> str | None:
@@ -190,7 +247,9 @@ def merged_config(
     adapters agree.
     """
     rank = max(ranks.values())
-    others = {key: r for name, r in ranks.items() if r != rank for key in _patterns(name, layouts[name])}
+    others = {
+        key: r for name, r in ranks.items() if r != rank for key in _patterns(name, layouts[name])
+    }
     shared = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")
     saved = {entry for config in configs for entry in config.get("modules_to_save") or []}
     may_be_tied = {"modules_to_save", "embedding", "trainable_tokens"}.intersection(kinds)
@@ -210,8 +269,11 @@ def merged_config(
         "rank_pattern": others,
         "alpha_pattern": others,
         "modules_to_save": sorted(saved) if "modules_to_save" in kinds else None,
-        "trainable_token_indices": _agreed(configs, "trainable_token_indices") if "trainable_tokens" in kinds else None,
-        "ensure_weight_tying": bool(may_be_tied) and any(config.get("ensure_weight_tying") for config in configs),
+        "trainable_token_indices": _agreed(configs, "trainable_token_indices")
+        if "trainable_tokens" in kinds
+        else None,
+        "ensure_weight_tying": bool(may_be_tied)
+        and any(config.get("ensure_weight_tying") for config in configs),
         "target_modules": _target_modules(configs, layouts, whole=whole),
         "target_parameters": _target_parameters(configs, layouts, whole=whole) or None,
     }
@@ -237,14 +299,24 @@ def _bias(configs: Sequence[Mapping[str, Any]]) -> str:
     return "all" if any(config.get("bias") == "all" for config in configs) else "lora_only"
 
 
-def _target_modules(configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool) -> list[str]:
+def _target_modules(
+    configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool
+) -> list[str]:
     """Suffixes where every adapter named them as a list without exceptions and no module is left out, so that they
     mean the same set; else full names, which always do. A module that PEFT wraps along with another is not named."""
-    modules = sorted(n for n, layout in layouts.items() if owner(n) == n and not isinstance(layout, ExpertsLayout))
+    modules = sorted(
+        n
+        for n, layout in layouts.items()
+        if owner(n) == n and not isinstance(layout, ExpertsLayout)
+    )
     suffixes = {name.rpartition(".")[2] for name in modules}
     for config in configs:
         listed = config.get("target_modules")
-        limited = not whole or config.get("layers_to_transform") is not None or config.get("exclude_modules")
+        limited = (
+            not whole
+            or config.get("layers_to_transform") is not None
+            or config.get("exclude_modules")
+        )
         if not isinstance(listed, list) or limited or not set(map(str, listed)) <= suffixes:
             return modules
     named = {str(entry) for config in configs for entry in config["target_modules"]}
@@ -256,11 +328,15 @@ def _target_parameters(
 ) -> list[str]:
     """As every adapter spells them, if all do alike: a model in PEFT takes no other spelling. Else, or where a module
     is left out, full names."""
-    experts = {owner(name): layout for name, layout in layouts.items() if isinstance(layout, ExpertsLayout)}
+    experts = {
+        owner(name): layout for name, layout in layouts.items() if isinstance(layout, ExpertsLayout)
+    }
     spelled = {frozenset(map(str, config.get("target_parameters") or ())) for config in configs}
     if whole and len(spelled) == 1:
         return sorted(spelled.pop())
-    return sorted(f"{name}.{parameter}" for name, layout in experts.items() for parameter in layout.parameters)
+    return sorted(
+        f"{name}.{parameter}" for name, layout in experts.items() for parameter in layout.parameters
+    )
 
 
 def owner(name: str) -> str:

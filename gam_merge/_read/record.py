@@ -33,7 +33,9 @@ class RecordedSource:
             return str(replace(hub, revision=self.revision))
         if self.file is None:
             return self.source
-        return _seen_from(home, self.file if Path(self.source).name == self.file.name else self.file.parent)
+        return _seen_from(
+            home, self.file if Path(self.source).name == self.file.name else self.file.parent
+        )
 
 
 @dataclass(frozen=True)
@@ -66,4 +68,6 @@ def _seen_from(home: Path | None, path: Path) -> str:
     if home is None:
         return path.name
     relative = Path(os.path.relpath(path, home.absolute())).as_posix()
-    return relative if relative.startswith("..") else f"./{relative}"  # never to be taken for a name or a Hub id
+    return (
+        relative if relative.startswith("..") else f"./{relative}"
+    )  # never to be taken for a name or a Hub id

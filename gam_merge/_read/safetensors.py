@@ -24,8 +24,20 @@ from gam_merge._common.tensors import FileTensor
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES = {
     **_FLOATS,
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
-    **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64},
+    **{
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+    },
+    **{
+        "U16": torch.uint16,
+        "U32": torch.uint32,
+        "U64": torch.uint64,
+        "BOOL": torch.bool,
+        "C64": torch.complex64,
+    },
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -35,7 +47,9 @@ _MARKS_A_TENSOR = 12  # braces, brackets, commas and colons of a matrix
 _MAX_SIDES, _MAX_ELEMENTS = 64, 1 << 62  # of a tensor, as torch counts them
 
 
-def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileTensor], dict[str, str]]:
+def read_header(
+    path: Path, *, any_dtype: bool = False
+) -> tuple[dict[str, FileTensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file, from its header alone.
 
     Raises GamMergeError if the file is not whole, or not safetensors, or holds a dtype that no LoRA is stored in,
@@ -62,10 +76,14 @@ def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileT
     if not isinstance(header, dict):
         raise _broken(path, "its header is not a table")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise _broken(path, "its metadata is not a table of texts")
     dtypes = _DTYPES if any_dtype else _FLOATS
-    tensors = {key: _entry(path, key, entry, dtypes, 8 + length, size) for key, entry in header.items()}
+    tensors = {
+        key: _entry(path, key, entry, dtypes, 8 + length, size) for key, entry in header.items()
+    }
     end = 8 + length
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
         if tensor.offset != end:
@@ -76,7 +94,9 @@ def read_header(path: Path, *, any_dtype: bool = False) -> tuple[dict[str, FileT
     return tensors, metadata
 
 
-def _entry(path: Path, key: str, entry: Any, dtypes: Mapping[str, torch.dtype], start: int, size: int) -> FileTensor:
+def _entry(
+    path: Path, key: str, entry: Any, dtypes: Mapping[str, torch.dtype], start: int, size: int
+) -> FileTensor:
     try:
         key.encode()  # raises ValueError for half of a surrogate pair, which could not be written again
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -105,7 +125,9 @@ def floats(tensors: Mapping[str, FileTensor], problems: list[str]) -> dict[str, 
 
 
 def _no_float(path: Path, key: str, dtype: str) -> GamMergeError:
-    return GamMergeError(f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16")
+    return GamMergeError(
+        f"{path}: tensor {key} is stored as {dtype}; convert it to F32, F16 or BF16"
+    )
 
 
 def _broken(path: Path, what: str) -> GamMergeError:
@@ -113,7 +135,9 @@ def _broken(path: Path, what: str) -> GamMergeError:
 
 
 def _too_long(path: Path, limit: str) -> GamMergeError:
-    return GamMergeError(f"{path}: its header is longer than {limit}, the most that is read; no adapter needs more")
+    return GamMergeError(
+        f"{path}: its header is longer than {limit}, the most that is read; no adapter needs more"
+    )
 
 
 @dataclass(frozen=True)
@@ -128,14 +152,22 @@ class TensorSpec:
 class SafetensorsWriter:
     """Writes a safetensors file whose tensors arrive in any order. Same tensors, same metadata: same bytes."""
 
-    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
+    ) -> None:
         self._specs = {spec.key: spec for spec in specs}
         self._offsets: dict[str, int] = {}
         self._metadata, self._entries = dict(metadata), dict[str, Any]()
         end = 0
-        for key, spec in sorted(self._specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        for key, spec in sorted(
+            self._specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])
+        ):
             begin, end = end, end + prod(spec.shape) * spec.dtype.itemsize
-            self._entries[key] = {"dtype": _NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [begin, end]}
+            self._entries[key] = {
+                "dtype": _NAMES[spec.dtype],
+                "shape": spec.shape,
+                "data_offsets": [begin, end],
+            }
             self._offsets[key] = begin
         header = self._header()
         self._start = len(header)
@@ -150,7 +182,11 @@ class SafetensorsWriter:
     def write(self, key: str, value: Tensor) -> None:
         """Write one tensor, given with the shape and dtype that was announced."""
         spec = self._specs[key]
-        assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (value.shape, value.dtype, spec)
+        assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (
+            value.shape,
+            value.dtype,
+            spec,
+        )
         self._file.seek(self._start + self._offsets.pop(key))
         self._write(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 

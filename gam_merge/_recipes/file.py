@@ -36,7 +36,9 @@ def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe
         override(places, setting)
     recipes = [_validated(place) for place in places]
     names = _names(recipes, places)
-    located = [_located(recipe, place, names) for recipe, place in zip(recipes, places, strict=True)]
+    located = [
+        _located(recipe, place, names) for recipe, place in zip(recipes, places, strict=True)
+    ]
     return [(located[i], places[i]) for i in _order(located, places, names)]
 
 
@@ -114,16 +116,23 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
     if isinstance(anchor, str) and anchor in paths:
         anchor = paths.index(anchor)
     if isinstance(anchor, str) or not 0 <= anchor < len(paths):
-        raise place.error(("anchor",), f"{anchor!r} is no source; give a position from 0 or a path as written here")
+        raise place.error(
+            ("anchor",),
+            f"{anchor!r} is no source; give a position from 0 or a path as written here",
+        )
     sources = []
     for i, source in enumerate(recipe.sources):
         local = beside(place.file, source.path)
         if source.path not in names and not is_there(local) and parse_hub_id(source.path) is None:
-            raise place.error(("sources", i, "path"), f"{local} does not exist, and no merge here has that name")
+            raise place.error(
+                ("sources", i, "path"), f"{local} does not exist, and no merge here has that name"
+            )
         path = str(local) if source.path not in names and is_there(local) else source.path
         sources.append(source.model_copy(update={"path": path}))
     base = recipe.base_model
-    if base is not None and (is_there(local := beside(place.file, base)) or parse_hub_id(base) is None):
+    if base is not None and (
+        is_there(local := beside(place.file, base)) or parse_hub_id(base) is None
+    ):
         base = str(local)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 
@@ -133,17 +142,26 @@ def beside(file: Path, path: str) -> Path:
     return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
 
 
-def _order(recipes: Sequence[Recipe], places: Sequence[Place], names: Mapping[str, int]) -> list[int]:
+def _order(
+    recipes: Sequence[Recipe], places: Sequence[Place], names: Mapping[str, int]
+) -> list[int]:
     """Positions of the merges, those first that others use; the last of the file is the last."""
-    uses = {i: [names[s.path] for s in recipe.sources if s.path in names] for i, recipe in enumerate(recipes)}
+    uses = {
+        i: [names[s.path] for s in recipe.sources if s.path in names]
+        for i, recipe in enumerate(recipes)
+    }
     try:
         order = list(TopologicalSorter(uses).static_order())
     except CycleError as error:
         cycle = error.args[1]
-        text = f"the merges use each other: {' -> '.join(str(recipes[i].name) for i in cycle[::-1])}"
+        text = (
+            f"the merges use each other: {' -> '.join(str(recipes[i].name) for i in cycle[::-1])}"
+        )
         raise places[cycle[0]].error(("sources",), text) from None
     used = {i for others in uses.values() for i in others}
     for i in range(len(recipes) - 1):
         if i not in used:
-            raise places[i].error((), "no other merge of the file uses this one, and only the last is written")
+            raise places[i].error(
+                (), "no other merge of the file uses this one, and only the last is written"
+            )
     return order

@@ -16,7 +16,9 @@ class Place:
 
     file: Path
     document: yaml.Document
-    changed: dict[tuple[str | int, ...], str] = field(default_factory=dict[tuple[str | int, ...], str])
+    changed: dict[tuple[str | int, ...], str] = field(
+        default_factory=dict[tuple[str | int, ...], str]
+    )
     """What the command line changed: place -> as typed."""
 
     def error(self, place: Sequence[str | int], text: object) -> GamMergeError:
@@ -33,11 +35,15 @@ def override(places: Sequence[Place], setting: str) -> None:
     """Put ``key.key=value`` into the data of a document."""
     path, equals, value = setting.partition("=")
     tables = [place for place in places if isinstance(place.document.data, dict)]
-    named = {name: place for place in tables if isinstance(name := place.document.data.get("name"), str)}
+    named = {
+        name: place for place in tables if isinstance(name := place.document.data.get("name"), str)
+    }
     head, _, rest = path.partition(".")
     place, keys = (named[head], rest) if head in named and rest else (places[-1], path)
     if not equals or not keys or not isinstance(place.document.data, dict):
-        raise GamMergeError(f"--set {setting}: is not KEY=VALUE, for instance weights.0=0.3 or params.density=0.2")
+        raise GamMergeError(
+            f"--set {setting}: is not KEY=VALUE, for instance weights.0=0.3 or params.density=0.2"
+        )
     steps = _steps(place.document.data, keys, setting)
     documents = yaml.parse(value, f"--set {setting}")
     parent: Any = place.document.data
@@ -54,12 +60,20 @@ def _steps(data: Mapping[str, Any], keys: str, setting: str) -> list[str | int]:
         return [int(step) if step.isdecimal() else step for step in keys.split(".")]
     name = keys.removeprefix("weights.")
     sources = data.get("sources")
-    paths = [str(s.get("path")) if isinstance(s, dict) else "" for s in sources] if isinstance(sources, list) else []
+    paths = (
+        [str(s.get("path")) if isinstance(s, dict) else "" for s in sources]
+        if isinstance(sources, list)
+        else []
+    )
     if name.isdecimal() and int(name) < len(paths):
         return ["sources", int(name), "weight"]
-    found = [i for i, path in enumerate(paths) if path == name or re.split(r"[/\\:]", path)[-1] == name]
+    found = [
+        i for i, path in enumerate(paths) if path == name or re.split(r"[/\\:]", path)[-1] == name
+    ]
     if len(found) != 1:
-        raise GamMergeError(f"--set {setting}: {len(found)} sources are called {name!r}; there are: {', '.join(paths)}")
+        raise GamMergeError(
+            f"--set {setting}: {len(found)} sources are called {name!r}; there are: {', '.join(paths)}"
+        )
     return ["sources", found[0], "weight"]
 
 
@@ -68,7 +82,9 @@ _NOTHING = object()
 
 def _item(parent: Any, step: str | int, setting: str, put: Any = _NOTHING) -> Any:
     """An entry of a mapping or a list, or a new value for it."""
-    inside = isinstance(parent, dict) or (isinstance(parent, list) and isinstance(step, int) and step < len(parent))
+    inside = isinstance(parent, dict) or (
+        isinstance(parent, list) and isinstance(step, int) and step < len(parent)
+    )
     if not inside or (put is _NOTHING and isinstance(parent, dict) and step not in parent):
         raise GamMergeError(f"--set {setting}: there is no {step!r} to set there")
     if put is not _NOTHING:

@@ -59,28 +59,48 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class RecipeSource(_Strict):
     """One adapter of a merge."""
 
-    path: str = Field(min_length=1, description="Directory, file, Hub id, or the name of another merge in this file.")
-    weight: Annotated[Any, AfterValidator(_check_weight), WithJsonSchema(_setting_schema(_NUMBER))] = Field(
-        default=1.0, description="A number, a list over the depth of the model, or a list of filters."
+    path: str = Field(
+        min_length=1,
+        description="Directory, file, Hub id, or the name of another merge in this file.",
+    )
+    weight: Annotated[
+        Any, AfterValidator(_check_weight), WithJsonSchema(_setting_schema(_NUMBER))
+    ] = Field(
+        default=1.0,
+        description="A number, a list over the depth of the model, or a list of filters.",
     )
     base_model: str | None = Field(default=None, description="Of a bare file without a config.")
-    alpha: float | None = Field(default=None, description="lora_alpha of a bare file without a config.")
-    sha256: _Sha256 | None = Field(default=None, description="Of the file of weights; another one is an error.")
+    alpha: float | None = Field(
+        default=None, description="lora_alpha of a bare file without a config."
+    )
+    sha256: _Sha256 | None = Field(
+        default=None, description="Of the file of weights; another one is an error."
+    )
 
 
 class RecipeOutput(_Strict):
     """What is written."""
 
-    rank: int | None = Field(default=None, ge=1, description="By default the largest of the sources.")
+    rank: int | None = Field(
+        default=None, ge=1, description="By default the largest of the sources."
+    )
     energy: float | None = Field(
-        default=None, gt=0, le=1, description="The share of each module's squared norm to keep, instead of a rank."
+        default=None,
+        gt=0,
+        le=1,
+        description="The share of each module's squared norm to keep, instead of a rank.",
     )
     max_rank: int | None = Field(default=None, ge=1, description="At most so many.")
-    per_module_rank: bool = Field(default=False, description="Each module in the rank that it needs.")
+    per_module_rank: bool = Field(
+        default=False, description="Each module in the rank that it needs."
+    )
     flatten_dora: bool = Field(default=False, description="Write DoRA as the nearest plain LoRA.")
-    dtype: str | None = Field(default=None, description="By default the narrowest that holds all sources.")
+    dtype: str | None = Field(
+        default=None, description="By default the narrowest that holds all sources."
+    )
     sha256: dict[OutputFile, _Sha256] | None = Field(
-        default=None, description="Of files that were written once; gam-merge verify compares, a merge does not."
+        default=None,
+        description="Of files that were written once; gam-merge verify compares, a merge does not.",
     )
 
     @property
@@ -92,18 +112,27 @@ class RecipeOutput(_Strict):
 class Recipe(_Strict):
     """A merge, written down."""
 
-    name: str | None = Field(default=None, pattern=r"^[\w.-]+$", description="For other merges in this file.")
+    name: str | None = Field(
+        default=None, pattern=r"^[\w.-]+$", description="For other merges in this file."
+    )
     method: str = Field(default="gam", description="See gam-merge methods.")
     params: Annotated[dict[str, Any], AfterValidator(_check_params)] = Field(
         default_factory=dict[str, Any], description="Of the method."
     )
     sources: list[RecipeSource] = Field(min_length=1, description="The adapters to merge.")
-    anchor: int | str = Field(default=0, description="Position of a source, from 0, or its path as written here.")
-    missing: Literal["zero", "skip"] = Field(
-        default="zero", description="What a module counts as that an adapter lacks: zero, or not at all."
+    anchor: int | str = Field(
+        default=0, description="Position of a source, from 0, or its path as written here."
     )
-    allow_base_mismatch: bool = Field(default=False, description="Merge though the base models differ in name.")
-    base_model: str | None = Field(default=None, description="Directory, file or Hub id of the base model, for DoRA.")
+    missing: Literal["zero", "skip"] = Field(
+        default="zero",
+        description="What a module counts as that an adapter lacks: zero, or not at all.",
+    )
+    allow_base_mismatch: bool = Field(
+        default=False, description="Merge though the base models differ in name."
+    )
+    base_model: str | None = Field(
+        default=None, description="Directory, file or Hub id of the base model, for DoRA."
+    )
     output: RecipeOutput = Field(default_factory=RecipeOutput, description="What is written.")
 
 
@@ -114,7 +143,10 @@ def recipe_schema() -> dict[str, Any]:
     schema["properties"]["method"]["examples"] = list(by_name)
     schema["allOf"] = [
         {
-            "if": {"properties": {"method": {"const": name}}, **({} if name == "gam" else {"required": ["method"]})},
+            "if": {
+                "properties": {"method": {"const": name}},
+                **({} if name == "gam" else {"required": ["method"]}),
+            },
             "then": {"properties": {"params": _params_schema(method.params)}},
         }
         for name, method in by_name.items()
@@ -131,7 +163,11 @@ def _params_schema(params: Iterable[Param]) -> dict[str, Any]:
         if param.range is not None:
             value |= {"minimum": param.range.low}
             value |= {"maximum": param.range.high} if param.range.high < inf else {}
-        properties[param.name] = {"description": param.doc, "default": param.default, **_setting_schema(value)}
+        properties[param.name] = {
+            "description": param.doc,
+            "default": param.default,
+            **_setting_schema(value),
+        }
     return {"properties": properties, "additionalProperties": False}
 
 

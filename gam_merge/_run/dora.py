@@ -38,14 +38,21 @@ def rescale(
     shares: (L, N), w_i. Raises GamMergeError where magnitudes cancel.
     """
     gains = torch.stack(
-        [_gains(weights[j], [m[j] for m in members], [(b[j], a[j]) for b, a in factors]) for j in range(len(names))]
+        [
+            _gains(weights[j], [m[j] for m in members], [(b[j], a[j]) for b, a in factors])
+            for j in range(len(names))
+        ]
     )  # (L, N, m)
     c = 1 + (shares.unsqueeze(-1) * (gains - 1)).sum(1)  # (L, m)
     for j, name in enumerate(names):
         if not (c[j].isfinite().all() and c[j].abs().min() > _VANISHING):
-            raise GamMergeError(f"module {name}: the magnitudes of its DoRA adapters cancel; change the weights")
+            raise GamMergeError(
+                f"module {name}: the magnitudes of its DoRA adapters cancel; change the weights"
+            )
     ratios = (gains / c.unsqueeze(1)).unsqueeze(-1)  # (L, N, m, 1)
-    return [b * ratios[:, i].to(b) for i, (b, _) in enumerate(factors)], RowScaling(tuple(weights), c)
+    return [b * ratios[:, i].to(b) for i, (b, _) in enumerate(factors)], RowScaling(
+        tuple(weights), c
+    )
 
 
 def _gains(weight: BaseWeight, members: Sequence[LoraModule], factors: Sequence[Factors]) -> Tensor:
@@ -71,10 +78,14 @@ def check_dora(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for extra in adapter.extras.values():
             if extra.kind == "lora_bias":
-                raise GamMergeError(f"{adapter.source} has {extra.name} and {dora.source} is DoRA: PEFT takes no both")
+                raise GamMergeError(
+                    f"{adapter.source} has {extra.name} and {dora.source} is DoRA: PEFT takes no both"
+                )
         for name, module in adapter.modules.items():
             layout = module.layout
-            odd = isinstance(layout, ExpertsLayout) or (isinstance(layout, ConvLayout) and layout.groups > 1)
+            odd = isinstance(layout, ExpertsLayout) or (
+                isinstance(layout, ConvLayout) and layout.groups > 1
+            )
             if odd or ".base_layer" in name:
                 raise GamMergeError(
                     f"{adapter.source} adapts {name} and {dora.source} is DoRA, which PEFT has not there"

@@ -50,7 +50,9 @@ class _Lifted(NamedTuple):
     a: Tensor  # (L, n, k)
     energy_kept: Tensor  # (L,)
     warnings: dict[str, Tensor]  # text -> (L,) bool
-    coefficients: tuple[Tensor, Tensor] | None = None  # (L, R, k) each, if b and a lie in the span of the factors
+    coefficients: tuple[Tensor, Tensor] | None = (
+        None  # (L, R, k) each, if b and a lie in the span of the factors
+    )
 
 
 def run(
@@ -69,7 +71,9 @@ def run(
     waiting: dict[str, list[_Done]] = {}
     total = len(plan.names)
     visit = partial(_merge_bucket, job, summary)
-    with closing(visit_all(plan, job, visit, executor)) as results:  # no chunk is under way once we are out
+    with closing(
+        visit_all(plan, job, visit, executor)
+    ) as results:  # no chunk is under way once we are out
         for bucket in results:
             for done in bucket:
                 parts = waiting.setdefault(done.module, [])
@@ -82,17 +86,23 @@ def run(
     return tuple(sorted(reports, key=lambda report: report.name))
 
 
-def _write(layout: Layout, parts: list[_Done], sink: Sink, dtype: torch.dtype | None) -> ModuleReport:
+def _write(
+    layout: Layout, parts: list[_Done], sink: Sink, dtype: torch.dtype | None
+) -> ModuleReport:
     """Put a module together again from its matrices and write it. dtype: of magnitudes."""
     parts.sort(key=lambda part: part.position)
-    b, a = layout.join(torch.stack([part.b for part in parts]), torch.stack([part.a for part in parts]))
+    b, a = layout.join(
+        torch.stack([part.b for part in parts]), torch.stack([part.a for part in parts])
+    )
     name = parts[0].module
     for key, value in zip(factor_keys(name, layout), (a, b), strict=True):
         sink.write(key, value.squeeze(0))
     if (magnitude := parts[0].magnitude) is not None:
         stored = magnitude.to(dtype).reshape(layout.magnitude_shape(len(magnitude)))
         if not stored.isfinite().all():
-            raise GamMergeError(f"the magnitudes of module {name} do not fit into {dtype}; write bfloat16 or float32")
+            raise GamMergeError(
+                f"the magnitudes of module {name} do not fit into {dtype}; write bfloat16 or float32"
+            )
         sink.write(magnitude_key(name), stored)
     return combined([part.report for part in parts])
 
@@ -190,9 +200,13 @@ def _output(job: Job, bucket: Bucket, lifted: _Lifted, largest: Tensor) -> tuple
     for name, value in zip(bucket.matrices, largest.tolist(), strict=True):
         if not value <= torch.finfo(job.dtype).max:
             remedy = "bfloat16 or float32" if job.dtype == torch.float16 else "float64"
-            raise GamMergeError(f"module {name} of the merge does not fit into {dtype_name(job.dtype)}; write {remedy}")
+            raise GamMergeError(
+                f"module {name} of the merge does not fit into {dtype_name(job.dtype)}; write {remedy}"
+            )
     padding = (0, bucket.output_rank - lifted.b.shape[-1])
-    b, a = (torch.nn.functional.pad(side.to(job.dtype), padding).cpu() for side in (lifted.b, lifted.a))
+    b, a = (
+        torch.nn.functional.pad(side.to(job.dtype), padding).cpu() for side in (lifted.b, lifted.a)
+    )
     return b, a.mT.contiguous()
 
 
@@ -217,25 +231,37 @@ def _balanced(lifted: _Lifted, dtype: torch.dtype) -> tuple[_Lifted, Tensor]:
 def _responses(bucket: Bucket, lifted: _Lifted) -> tuple[list[Tensor], Tensor]:
     """U_i^T merged V_i of each delta, (L, k_i, k_i), and |merged|, (L,): from Gram matrices where they are there."""
     if lifted.coefficients is None or bucket.known_grams is None:
-        return [response(x, lifted.b, lifted.a) for x in bucket.deltas], product_norm(lifted.b, lifted.a)
+        return [response(x, lifted.b, lifted.a) for x in bucket.deltas], product_norm(
+            lifted.b, lifted.a
+        )
     left, right = lifted.coefficients
-    b, a = (g @ side for g, side in zip(bucket.known_grams, (left, right), strict=True))  # (L, R, k)
+    b, a = (
+        g @ side for g, side in zip(bucket.known_grams, (left, right), strict=True)
+    )  # (L, R, k)
     sizes = [x.b.shape[-1] for x in bucket.deltas]
     parts = zip(bucket.deltas, b.split(sizes, -2), a.split(sizes, -2), strict=True)
-    return [(x.u.mT @ b_i) @ (x.v.mT @ a_i).mT for x, b_i, a_i in parts], Merged(left, right).norm(bucket)
+    return [(x.u.mT @ b_i) @ (x.v.mT @ a_i).mT for x, b_i, a_i in parts], Merged(left, right).norm(
+        bucket
+    )
 
 
 def _report(job: Job, bucket: Bucket, lifted: _Lifted) -> list[ModuleReport]:
     """What happened to each module, before its factors are rounded to the output dtype."""
     nothing = [0.0] * len(bucket.names)
-    ranks, norms, inners, responses = ([nothing] * len(job.settings.weights) for _ in range(4))  # (N, L)
+    ranks, norms, inners, responses = (
+        [nothing] * len(job.settings.weights) for _ in range(4)
+    )  # (N, L)
     responded, merged = _responses(bucket, lifted)
     for i, delta, within in zip(bucket.adapters, bucket.deltas, responded, strict=True):
         ranks[i], norms[i] = delta.rank.tolist(), norm(delta).tolist()
         inners[i] = (delta.core * within).sum((-2, -1)).tolist()
         responses[i] = within.square().sum((-2, -1)).tolist()
     shares = job.module_weights(bucket.names).abs()
-    mean_norms = (shares / shares.sum(-1, keepdim=True) * torch.tensor(norms, dtype=torch.float64).T).sum(-1).tolist()
+    mean_norms = (
+        (shares / shares.sum(-1, keepdim=True) * torch.tensor(norms, dtype=torch.float64).T)
+        .sum(-1)
+        .tolist()
+    )
     merged_norms, kept = merged.tolist(), lifted.energy_kept.tolist()
     return [
         ModuleReport(

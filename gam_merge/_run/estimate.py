@@ -21,8 +21,12 @@ from gam_merge._run.job import Job
 from gam_merge._run.walk import chunks_of
 
 _BYTES_PER_SECOND = 1e9  # of a disk that is neither slow nor in the cache
-_COPIES = 2  # of the factors of a chunk, counted in float64: as read, in float32, stacked, multiplied
-_PATIENCE = 1.0  # seconds; what was not rehearsed by then is taken to cost as much an entry as what was
+_COPIES = (
+    2  # of the factors of a chunk, counted in float64: as read, in float32, stacked, multiplied
+)
+_PATIENCE = (
+    1.0  # seconds; what was not rehearsed by then is taken to cost as much an entry as what was
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,17 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     """Rehearse the merge. Takes about a second; other work on the machine shows in it."""
     workers = torch.get_num_threads()
     largest = max(_entries(next(chunks_of(bucket))) for bucket in plan.buckets)
-    read = sum(_nbytes(factor) for adapter in plan.adapters for m in adapter.modules.values() for factor in (m.a, m.b))
+    read = sum(
+        _nbytes(factor)
+        for adapter in plan.adapters
+        for m in adapter.modules.values()
+        for factor in (m.a, m.b)
+    )
     arithmetic = _rehearse(plan, job) / workers
     return Estimate(
-        seconds=max(arithmetic, (read + plan.nbytes) / _BYTES_PER_SECOND),  # reads and writes run beside it
+        seconds=max(
+            arithmetic, (read + plan.nbytes) / _BYTES_PER_SECOND
+        ),  # reads and writes run beside it
         nbytes=workers * _COPIES * 8 * largest,
     )
 
@@ -58,9 +69,13 @@ def _rehearse(plan: Plan, job: Job) -> float:
     done, seconds = 0, 0.0
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         start = perf_counter()
-        for i, alike in enumerate(sorted(kinds.values(), key=lambda kind: -sum(map(_entries, kind)))):
+        for i, alike in enumerate(
+            sorted(kinds.values(), key=lambda kind: -sum(map(_entries, kind)))
+        ):
             chunk = _made_up(next(chunks_of(alike[0])))
-            for _ in range(2 if i == 0 else 1):  # the first call of a library is slower than any other
+            for _ in range(
+                2 if i == 0 else 1
+            ):  # the first call of a library is slower than any other
                 begun = perf_counter()
                 run(replace(plan, buckets=(chunk,), extras=()), job, _Nowhere(), executor=pool)
             entries = sum(map(_entries, alike))

@@ -42,7 +42,9 @@ class Job:
 
     def module_weights(self, modules: Sequence[str]) -> Tensor:
         """The weights as the user gave them: (L, N) float64."""
-        return torch.tensor([self.settings.weights_of(name) for name in modules], dtype=torch.float64)
+        return torch.tensor(
+            [self.settings.weights_of(name) for name in modules], dtype=torch.float64
+        )
 
     def shares(self, modules: Sequence[str], adapters: Sequence[int]) -> Tensor:
         """What part each of some adapters has in the modules that they hold: (L, N) float64."""
@@ -83,8 +85,16 @@ def weights_in(job: Job, bucket: Bucket) -> tuple[Tensor, Tensor]:
     return everyone[:, bucket.adapters], everyone.sum(-1, keepdim=True)
 
 
-def visit_all(plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None) -> Generator[T]:
+def visit_all(
+    plan: Plan, job: Job, visit: Callable[[Bucket], T], executor: Executor | None
+) -> Generator[T]:
     factors = job.method.reads_factors
     return walk(
-        plan, visit, device=job.device, anchor=job.anchor, factors=factors, shares=job.shares, executor=executor
+        plan,
+        visit,
+        device=job.device,
+        anchor=job.anchor,
+        factors=factors,
+        shares=job.shares,
+        executor=executor,
     )

@@ -31,12 +31,16 @@ class ModuleReport:
     @property
     def survival(self) -> tuple[float, ...]:
         """<merged, delta_i> / |delta_i|^2: how much of each adapter is in the result, 1 for all."""
-        return tuple(x / n**2 if n**2 else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
+        return tuple(
+            x / n**2 if n**2 else 0.0 for x, n in zip(self.inners, self.norms, strict=True)
+        )
 
     @property
     def own(self) -> tuple[float, ...]:
         """Of each response what is along the delta itself: <merged, delta_i>^2 / |delta_i|^2."""
-        return tuple((x / n) ** 2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True))
+        return tuple(
+            (x / n) ** 2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True)
+        )
 
     @property
     def cross_talk(self) -> tuple[float, ...]:
@@ -64,7 +68,10 @@ def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
         name=parts[0].name,
         shape=parts[0].shape,
         ranks=tuple(max(column) for column in columns),
-        norms=tuple(sqrt(sum(x**2 for x in column)) for column in zip(*(part.norms for part in parts), strict=True)),
+        norms=tuple(
+            sqrt(sum(x**2 for x in column))
+            for column in zip(*(part.norms for part in parts), strict=True)
+        ),
         inners=tuple(map(sum, zip(*(part.inners for part in parts), strict=True))),
         responses=tuple(map(sum, zip(*(part.responses for part in parts), strict=True))),
         mean_norm=sqrt(sum(part.mean_norm**2 for part in parts)),
@@ -95,7 +102,9 @@ class MergeReport:
     @property
     def norms(self) -> tuple[float, ...]:
         """|delta_i| over all modules."""
-        return tuple(sqrt(sum(m.norms[i] ** 2 for m in self.modules)) for i in range(len(self.sources)))
+        return tuple(
+            sqrt(sum(m.norms[i] ** 2 for m in self.modules)) for i in range(len(self.sources))
+        )
 
     @property
     def merged_norm(self) -> float:
@@ -155,7 +164,16 @@ class MergeReport:
         return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
 
 
-_TOTALS = ("norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "energy_kept", "fallbacks", "warnings")
+_TOTALS = (
+    "norms",
+    "merged_norm",
+    "norm_ratio",
+    "survival",
+    "cross_talk",
+    "energy_kept",
+    "fallbacks",
+    "warnings",
+)
 
 
 def _least_survival(module: ModuleReport) -> float:

@@ -38,8 +38,14 @@ def _needed_bucket(job: Job, energy: float, summary: Any, bucket: Bucket) -> lis
     found: list[tuple[str, int]] = []
     for part in job.method.parts(bucket) if bucket.deltas else ():
         merged = combine(job, part, summary)
-        s = compress(merged.left, merged.right, *merged.grams(part))[2] if merged.s is None else merged.s
-        found += zip(part.names, rank_for_energy(s, energy).clamp(max=part.output_rank).tolist(), strict=True)
+        s = (
+            compress(merged.left, merged.right, *merged.grams(part))[2]
+            if merged.s is None
+            else merged.s
+        )
+        found += zip(
+            part.names, rank_for_energy(s, energy).clamp(max=part.output_rank).tolist(), strict=True
+        )
     return found
 
 
@@ -48,7 +54,9 @@ def _survey_bucket(job: Job, bucket: Bucket) -> Any:
     look = job.method.survey(job.params_of(bucket.names[0]))
     if look is None or not bucket.deltas:
         return None
-    return reduce(_add, (look(part, weights_in(job, part)[0]) for part in job.method.parts(bucket)), None)
+    return reduce(
+        _add, (look(part, weights_in(job, part)[0]) for part in job.method.parts(bucket)), None
+    )
 
 
 def _add(x: Any, y: Any) -> Any:

@@ -28,7 +28,9 @@ _LARGEST = 1e60  # of a delta in orthonormal coordinates: its fourth power is fi
 # One product of all columns of all adapters runs at full speed, the few that are needed at a part of it. Measured: up
 # to this many columns times adapters the one is faster; above that, what nobody needs costs more.
 _JOINT = 1024
-_CHUNK_BYTES = 40 << 20  # of factors in float64 that are worked on at a time: calls are few beside arithmetic
+_CHUNK_BYTES = (
+    40 << 20
+)  # of factors in float64 that are worked on at a time: calls are few beside arithmetic
 # What torch says, as a RuntimeError, of a processor, a GPU, and the workspace of a GPU's BLAS.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -88,7 +90,9 @@ def _in_memory(task: Callable[[PlannedBucket], list[T]], chunk: PlannedBucket) -
     try:
         return task(chunk)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not any(
+            text in str(error) for text in _OUT_OF_MEMORY
+        ):
             raise
     # Here the error is gone, and what its frames held.
     count = len(chunk.names)
@@ -116,9 +120,13 @@ def _executor(given: Executor | None) -> Iterator[tuple[Executor, int]]:
         yield given, 2 * (os.cpu_count() or 1)
         return
     workers = torch.get_num_threads()
-    torch.set_num_threads(1)  # of the caller: its idle OpenMP threads would spin on the cores that the workers need
+    torch.set_num_threads(
+        1
+    )  # of the caller: its idle OpenMP threads would spin on the cores that the workers need
     try:
-        with ThreadPoolExecutor(workers, "gam-merge", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            workers, "gam-merge", initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             yield pool, workers + 1
     finally:
         torch.set_num_threads(workers)
@@ -149,7 +157,9 @@ def chunks_of(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
 
 
 def _part(bucket: PlannedBucket, part: slice) -> PlannedBucket:
-    return replace(bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part])
+    return replace(
+        bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part]
+    )
 
 
 class _Chunk(NamedTuple):
@@ -165,16 +175,25 @@ def read_delta(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.
     return _delta(members, *_read_factors(members, dtype, device))
 
 
-def _read_factors(members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _read_factors(
+    members: Sequence[LoraModule], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """B (L, m, r) and A (L, r, n) of one adapter, one a matrix."""
-    b, a = _stack([m.b for m in members], dtype, device), _stack([m.a for m in members], dtype, device)
+    b, a = (
+        _stack([m.b for m in members], dtype, device),
+        _stack([m.a for m in members], dtype, device),
+    )
     return members[0].layout.split(b, a)
 
 
-def _delta(members: Sequence[LoraModule], b: Tensor, a: Tensor, grams: tuple[Tensor, Tensor] | None = None) -> Delta:
+def _delta(
+    members: Sequence[LoraModule], b: Tensor, a: Tensor, grams: tuple[Tensor, Tensor] | None = None
+) -> Delta:
     """The scale is folded in here and nowhere else."""
     scale = torch.tensor([member.scale for member in members], dtype=torch.float64, device=b.device)
-    return factored_delta(b.contiguous(), a.mT, scale.repeat_interleave(members[0].layout.stack), grams)
+    return factored_delta(
+        b.contiguous(), a.mT, scale.repeat_interleave(members[0].layout.stack), grams
+    )
 
 
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -183,7 +202,10 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.devi
     pinned = device.type == "cuda"
     stored = {tensor.dtype for tensor in tensors}
     out = torch.empty(
-        len(tensors), *tensors[0].shape, dtype=stored.pop() if len(stored) == 1 else dtype, pin_memory=pinned
+        len(tensors),
+        *tensors[0].shape,
+        dtype=stored.pop() if len(stored) == 1 else dtype,
+        pin_memory=pinned,
     )
     for slot, tensor in zip(out, tensors, strict=True):
         if tensor.dtype == out.dtype:
@@ -196,7 +218,10 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.devi
 def _read_all(reader: Reader, chunk: PlannedBucket) -> _Chunk:
     """Read the deltas of each adapter of a chunk. Non-finite ones are refused."""
     columns = list(zip(*chunk.members, strict=True))
-    factors, rows = [_read_factors(members, reader.compute_dtype, reader.device) for members in columns], None
+    factors, rows = (
+        [_read_factors(members, reader.compute_dtype, reader.device) for members in columns],
+        None,
+    )
     if chunk.bases:
         assert reader.shares is not None
         shares = reader.shares(chunk.names, chunk.adapters).to(reader.device)
@@ -215,7 +240,9 @@ def _read_all(reader: Reader, chunk: PlannedBucket) -> _Chunk:
             j = int(sound.int().argmin())
             name, factor = chunk.names[j // chunk.layout.stack], broken_factor(delta, j)
             problem = f"numbers above {_LARGEST:g}" if factor == "the product" else "NaN or Inf"
-            raise GamMergeError(f"{reader.sources[i]}: module {name} has {problem} in {factor}; leave this adapter out")
+            raise GamMergeError(
+                f"{reader.sources[i]}: module {name} has {problem} in {factor}; leave this adapter out"
+            )
         deltas.append(delta)
     return _Chunk(deltas, rows, grams)
 
@@ -228,7 +255,9 @@ def is_sound(delta: Delta) -> Tensor:
 def broken_factor(delta: Delta, j: int) -> str:
     """The factor of module ``j``, which is not sound, that holds NaN or Inf; the product if that alone is too large."""
     named = {"lora_B": delta.b[j], "lora_A": delta.a[j]}
-    return next((name for name, factor in named.items() if not factor.isfinite().all()), "the product")
+    return next(
+        (name for name, factor in named.items() if not factor.isfinite().all()), "the product"
+    )
 
 
 def _by_rank(reader: Reader, chunk: PlannedBucket, found: _Chunk) -> Iterator[Bucket]:
@@ -253,7 +282,9 @@ def _by_rank(reader: Reader, chunk: PlannedBucket, found: _Chunk) -> Iterator[Bu
             deltas=tuple(deltas[i].select(index, rank=group[i], wide=is_wide) for i in present),
             anchor=reader.anchor,
             labels=tuple(reader.labels[chunk.adapters[i]] for i in present),
-            factors=tuple(_factors(chunk, i, deltas[i], members) for i in present) if reader.factors else (),
+            factors=tuple(_factors(chunk, i, deltas[i], members) for i in present)
+            if reader.factors
+            else (),
             grams=None if grams is None or is_wide else _some(grams, chunk.ranks, present, index),
             fell_back=is_wide and reader.compute_dtype != torch.float64,
         )
@@ -266,7 +297,9 @@ def _some(
     if len(present) == len(ranks):
         left, right = (g[index] for g in grams)
     else:
-        columns = torch.cat([torch.arange(sum(ranks[:i]), sum(ranks[: i + 1])) for i in present]).to(index.device)
+        columns = torch.cat(
+            [torch.arange(sum(ranks[:i]), sum(ranks[: i + 1])) for i in present]
+        ).to(index.device)
         left, right = (g[index[:, None, None], columns[:, None], columns] for g in grams)
     return left, right
 

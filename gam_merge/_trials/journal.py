@@ -30,9 +30,15 @@ class Journal:
         self._path = path
         lines = list(_lines(path)) if path.exists() else []
         if lines and lines[0] != about:
-            changed = ", ".join(sorted(k for k in {*about, *lines[0]} if about.get(k) != lines[0].get(k)))
-            raise GamMergeError(f"{path}: belongs to a search with another {changed}; choose another directory")
-        self.trials = [Trial(**{**line, "overrides": tuple(line["overrides"])}) for line in lines[1:]]
+            changed = ", ".join(
+                sorted(k for k in {*about, *lines[0]} if about.get(k) != lines[0].get(k))
+            )
+            raise GamMergeError(
+                f"{path}: belongs to a search with another {changed}; choose another directory"
+            )
+        self.trials = [
+            Trial(**{**line, "overrides": tuple(line["overrides"])}) for line in lines[1:]
+        ]
         if not lines:
             self._append(about)
 
@@ -65,4 +71,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise GamMergeError(f"{path}: is no journal of a search; choose another directory") from error
+        raise GamMergeError(
+            f"{path}: is no journal of a search; choose another directory"
+        ) from error

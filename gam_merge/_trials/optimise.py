@@ -17,7 +17,9 @@ _RADIUS = 0.25  # of the first simplex; half of it each further round
 _ROUNDS = 12
 
 
-def optimise(loss: Callable[[NDArray[np.float64]], float], start: Sequence[float], seed: int) -> None:
+def optimise(
+    loss: Callable[[NDArray[np.float64]], float], start: Sequence[float], seed: int
+) -> None:
     """Minimise over the unit cube of ``start``, until ``loss`` raises or the simplex is finer than any setting."""
     from scipy.optimize import minimize
     from scipy.stats import qmc
@@ -29,7 +31,9 @@ def optimise(loss: Callable[[NDArray[np.float64]], float], start: Sequence[float
     for _ in range(_ROUNDS):
         best = min([best, *points], key=loss)
         options = {"initial_simplex": _simplex(best, radius), "xatol": 1e-3, "fatol": 0.0}
-        best = minimize(loss, best, method="Nelder-Mead", bounds=[(0.0, 1.0)] * size, options=options).x
+        best = minimize(
+            loss, best, method="Nelder-Mead", bounds=[(0.0, 1.0)] * size, options=options
+        ).x
         points, radius = sampler.random(2 * size), radius / 2
 
 

@@ -16,12 +16,16 @@ def command_score(text: str) -> Callable[[Path], float]:
     except ValueError as error:
         raise GamMergeError(f"the command {text!r} cannot be split into words: {error}") from error
     if not any("{adapter}" in word for word in words):
-        raise GamMergeError(f"the command {text!r} does not say {{adapter}}, where the directory of the merge goes")
+        raise GamMergeError(
+            f"the command {text!r} does not say {{adapter}}, where the directory of the merge goes"
+        )
 
     def evaluate(adapter: Path) -> float:
         command = [word.replace("{adapter}", str(adapter)) for word in words]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            )
         except OSError as error:
             raise GamMergeError(f"{words[0]}: cannot be run: {error.strerror}") from error
         if done.returncode:

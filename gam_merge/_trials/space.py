@@ -128,13 +128,17 @@ def _axes(recipe: Recipe, text: str) -> Iterator[Axis]:
     elif text.startswith("params."):
         yield _param(recipe, text)
     else:
-        raise GamMergeError(f"{text} cannot be varied; give weights, anchor, params.NAME or KEY=LOW:HIGH")
+        raise GamMergeError(
+            f"{text} cannot be varied; give weights, anchor, params.NAME or KEY=LOW:HIGH"
+        )
 
 
 def _weights(recipe: Recipe) -> Iterator[Axis]:
     for i, source in enumerate(recipe.sources):
         if not isinstance(source.weight, int | float):
-            raise GamMergeError(f"weight {i} of the recipe is no number; vary a number within it by KEY=LOW:HIGH")
+            raise GamMergeError(
+                f"weight {i} of the recipe is no number; vary a number within it by KEY=LOW:HIGH"
+            )
     if get_method(recipe.method).normalize:
         yield Shares(len(recipe.sources))
     else:
@@ -144,7 +148,9 @@ def _weights(recipe: Recipe) -> Iterator[Axis]:
 def _param(recipe: Recipe, key: str) -> Axis:
     param = _declared(recipe, key)
     if param is None or param.type not in ("int", "float"):
-        raise GamMergeError(f"method {recipe.method} has no number {key.removeprefix('params.')!r} to vary")
+        raise GamMergeError(
+            f"method {recipe.method} has no number {key.removeprefix('params.')!r} to vary"
+        )
     if param.range is None or not isfinite(param.range.high):
         raise GamMergeError(f"{key} has no upper end; give {key}=LOW:HIGH")
     return Number(key, param.range.low, param.range.high, whole=param.type == "int")
@@ -159,7 +165,12 @@ def _between(recipe: Recipe, text: str) -> Axis:
     if not (isfinite(low) and isfinite(high) and low < high):
         raise GamMergeError(f"{text} is not KEY=LOW:HIGH with two numbers, the lower first")
     param = _declared(recipe, key)
-    return Number(key, low, high, whole=key in ("anchor", "output.rank") or (param is not None and param.type == "int"))
+    return Number(
+        key,
+        low,
+        high,
+        whole=key in ("anchor", "output.rank") or (param is not None and param.type == "int"),
+    )
 
 
 def _declared(recipe: Recipe, key: str) -> Param | None:
@@ -170,7 +181,9 @@ def _declared(recipe: Recipe, key: str) -> Param | None:
 def _current(recipe: Recipe, key: str) -> Any:
     """The value at a key, the default of the method where the recipe says nothing, or None."""
     value: Any = recipe.model_dump()
-    steps = key.split(".", 1) if key.startswith("params.") else key.split(".")  # plug-ins have dots in their names
+    steps = (
+        key.split(".", 1) if key.startswith("params.") else key.split(".")
+    )  # plug-ins have dots in their names
     if steps[0] == "weights":
         steps = ["sources", *steps[1:], "weight"]
     try:

@@ -32,7 +32,12 @@ class AdapterWriter:
     """
 
     def __init__(
-        self, out: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str], *, force: bool = False
+        self,
+        out: Path,
+        specs: Sequence[TensorSpec],
+        metadata: Mapping[str, str],
+        *,
+        force: bool = False,
     ) -> None:
         self._directory = DirectoryWriter(out, companions=COMPANIONS, force=force)
         self._specs, self._metadata = specs, metadata
@@ -64,7 +69,10 @@ class AdapterWriter:
         self._directory.commit(texts)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
@@ -92,7 +100,11 @@ def as_json(content: Mapping[str, Any], *, sort: bool = False) -> str:
     """A text file, a line for each field, and for each entry of a list of tables: thousands of modules are written
     and read at a glance. In ASCII: it holds any path."""
     fields = sorted(content.items()) if sort else content.items()
-    return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_field(value)}" for name, value in fields) + "\n}\n"
+    return (
+        "{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {_field(value)}" for name, value in fields)
+        + "\n}\n"
+    )
 
 
 def _field(value: Any) -> str:

@@ -40,7 +40,9 @@ _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformer
 }
 
 
-def card_text(config: Mapping[str, Any], report: MergeReport, record: Record, files: Mapping[str, str]) -> str:
+def card_text(
+    config: Mapping[str, Any], report: MergeReport, record: Record, files: Mapping[str, str]
+) -> str:
     """The whole card. ``config`` is the adapter_config.json that it stands beside, ``files`` the sha256 of others."""
     base = _base_model(config)
     sections = (
@@ -59,10 +61,16 @@ def card_text(config: Mapping[str, Any], report: MergeReport, record: Record, fi
         _peft(base or "BASE_MODEL", config),
         _vllm(base or "BASE_MODEL", report.rank),
     )
-    return f"---\n{_front_matter(base, config, record).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return (
+        f"---\n{_front_matter(base, config, record).to_yaml()}\n---\n\n"
+        + "\n\n".join(sections)
+        + "\n"
+    )
 
 
-def _front_matter(base: str | None, config: Mapping[str, Any], record: Record) -> "huggingface_hub.ModelCardData":
+def _front_matter(
+    base: str | None, config: Mapping[str, Any], record: Record
+) -> "huggingface_hub.ModelCardData":
     return huggingface_hub.ModelCardData(
         base_model=[base] if base else None,
         base_model_relation="adapter" if base else None,
@@ -102,7 +110,11 @@ def _license_of(source: RecordedSource) -> str | None:
         text = yaml.safe_load(beginning.split("---", 2)[1])["license"]
     except Exception:  # a stranger's card may hold anything, and none is needed
         return None
-    return text if isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other" else None
+    return (
+        text
+        if isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other"
+        else None
+    )
 
 
 def _summary(base: str | None, count: int) -> str:
@@ -112,7 +124,10 @@ def _summary(base: str | None, count: int) -> str:
 
 
 def _sources(report: MergeReport, record: Record) -> Iterator[str]:
-    rows = ["| adapter | revision | weight | rank | alpha | survives |", "|---|---|---:|---:|---:|---:|"]
+    rows = [
+        "| adapter | revision | weight | rank | alpha | survives |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for source, survival in zip(record.sources, report.survival, strict=True):
         weight = f"{source.weight:.4g}" if isinstance(source.weight, int | float) else "by module"
         alpha = "" if source.alpha is None else f"{source.alpha:g}"
@@ -127,15 +142,21 @@ def _source(source: RecordedSource) -> tuple[str, str]:
     hub = parse_hub_id(source.source) if source.revision else None
     if hub is None:
         return code(source.name(None)), ""
-    at = f"{_HUB}/{hub.repo}/tree/{quote(source.revision or '', safe='')}/{quote(hub.subfolder or '')}".rstrip("/")
+    at = f"{_HUB}/{hub.repo}/tree/{quote(source.revision or '', safe='')}/{quote(hub.subfolder or '')}".rstrip(
+        "/"
+    )
     where = f"{hub.repo}:{hub.subfolder}" if hub.subfolder else hub.repo
     return f"[{code(where)}]({at})", code((source.revision or "")[:12])
 
 
 def _method(record: Record) -> str:
     method = get_method(record.method)
-    reference = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", method.rule.reference)
-    return f"{code(record.method)}: {method.rule.summary}." + (f" Reference: {reference}." if reference else "")
+    reference = re.sub(
+        r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", method.rule.reference
+    )
+    return f"{code(record.method)}: {method.rule.summary}." + (
+        f" Reference: {reference}." if reference else ""
+    )
 
 
 def _outcome(report: MergeReport, record: Record) -> str:
@@ -147,7 +168,9 @@ def _outcome(report: MergeReport, record: Record) -> str:
         *(f"- {code(replace_names(note, renamed))}" for note in report.notes),
     ]
     for text, names in report.warnings.items():
-        lines.append(f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, first {code(names[0])}")
+        lines.append(
+            f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, first {code(names[0])}"
+        )
     return "\n".join(lines)
 
 

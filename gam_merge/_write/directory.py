@@ -69,11 +69,16 @@ class DirectoryWriter:
             try:
                 self._staging.commit(replace=self._force)
             except OSError:
-                check_output(self._out, force=self._force)  # another merge may have been there first
+                check_output(
+                    self._out, force=self._force
+                )  # another merge may have been there first
                 raise
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with _naming(self._out):
             self._stack.__exit__(kind, error, trace)
@@ -88,9 +93,13 @@ def check_output(out: Path, *, force: bool, sources: Sequence[Path] = ()) -> Non
         if any(Path(os.path.realpath(out)) in (place, *place.parents) for place in places):
             raise GamMergeError(f"{out}: is a source, or holds one; choose another output")
         if not force:
-            raise GamMergeError(f"{out}: exists already; choose another output or pass --force (force=True in Python)")
+            raise GamMergeError(
+                f"{out}: exists already; choose another output or pass --force (force=True in Python)"
+            )
         if out.is_symlink() or not out.is_dir() or not _is_ours(out):
-            raise GamMergeError(f"{out}: is not an empty directory or one that we wrote; --force does not replace it")
+            raise GamMergeError(
+                f"{out}: is not an empty directory or one that we wrote; --force does not replace it"
+            )
 
 
 def _is_there(out: Path) -> bool:
@@ -100,7 +109,9 @@ def _is_there(out: Path) -> bool:
     except FileNotFoundError:
         steps = [i for i, part in enumerate(out.parts) if part == ".."]
         if steps:
-            os.stat(Path(*out.parts[: steps[-1] + 1]))  # no step leads back from a folder that is not there
+            os.stat(
+                Path(*out.parts[: steps[-1] + 1])
+            )  # no step leads back from a folder that is not there
         return False
     except ValueError as error:
         reason = "its name holds what no path may"
@@ -133,4 +144,6 @@ def _naming(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise GamMergeError(f"{out}: cannot be written: {error.strerror}; choose another output") from error
+        raise GamMergeError(
+            f"{out}: cannot be written: {error.strerror}; choose another output"
+        ) from error

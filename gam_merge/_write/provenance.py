@@ -25,21 +25,30 @@ def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | No
     documents = _documents(record, home, sha256)
     if files:
         documents[-1]["output"]["sha256"] = dict(files)
-    comment = f"# gam-merge {VERSION}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
+    comment = (
+        f"# gam-merge {VERSION}; the same merge again: gam-merge --recipe {RECIPE_NAME} -o OUT\n"
+    )
     return comment + yaml.dump(documents)
 
 
 def origins_text(record: Record, *, known: bool = True) -> str:
     """What the metadata of the weights say of the files that a merge began with, as JSON. As long if the digests are
     not ``known`` yet. Raises GamMergeError as above."""
-    return json.dumps(origins(_documents(record, None, sha256 if known else lambda file, version: "0" * 64)))
+    return json.dumps(
+        origins(_documents(record, None, sha256 if known else lambda file, version: "0" * 64))
+    )
 
 
 def origins(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The files that the merges of a recipe began with, in order: the sha256 of each, and the Hub id at its commit."""
-    sources = [source for document in documents for source in document["sources"] if source.get("sha256")]
+    sources = [
+        source for document in documents for source in document["sources"] if source.get("sha256")
+    ]
     return [
-        {"sha256": source["sha256"], **({"source": source["path"]} if _is_pinned(source["path"]) else {})}
+        {
+            "sha256": source["sha256"],
+            **({"source": source["path"]} if _is_pinned(source["path"]) else {}),
+        }
         for source in sources
     ]
 
@@ -59,12 +68,21 @@ def _documents(record: Record, home: Path | None, digest: _Digest) -> list[dict[
     return documents
 
 
-def _add(wanted: str, record: Record, home: Path | None, digest: _Digest, documents: list[dict[str, Any]]) -> str:
+def _add(
+    wanted: str, record: Record, home: Path | None, digest: _Digest, documents: list[dict[str, Any]]
+) -> str:
     """Add the document of a merge after those of its sources, unless it is there; its name."""
     sources = []
     for source in record.sources:
-        name = _add(source.source, source.made_by, home, digest, documents) if source.made_by else source.name(home)
-        given = {"base_model": source.given.get("base_model_name_or_path"), "alpha": source.given.get("lora_alpha")}
+        name = (
+            _add(source.source, source.made_by, home, digest, documents)
+            if source.made_by
+            else source.name(home)
+        )
+        given = {
+            "base_model": source.given.get("base_model_name_or_path"),
+            "alpha": source.given.get("lora_alpha"),
+        }
         found = digest(source.file, source.version) if source.file else None
         sources.append({"path": name, "weight": source.weight, **given, "sha256": found})
     document = {
@@ -95,4 +113,8 @@ def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
 def _free(wanted: str, taken: Sequence[str]) -> str:
     """A name of a merge that no other has."""
     word = re.sub(r"[^\w.-]+", "-", wanted)
-    return next(name for i in range(1, len(taken) + 2) if (name := word if i == 1 else f"{word}-{i}") not in taken)
+    return next(
+        name
+        for i in range(1, len(taken) + 2)
+        if (name := word if i == 1 else f"{word}-{i}") not in taken
+    )

@@ -126,7 +126,9 @@ def _clear(home: Path, target: Path) -> None:
         os.rename(home / _OLD, target)
     for name in (_NEW, _OLD):
         shutil.rmtree(home / name, ignore_errors=True)
-    if not any((home / name).exists() for name in (_NEW, _OLD)):  # else the next to come clears the rest
+    if not any(
+        (home / name).exists() for name in (_NEW, _OLD)
+    ):  # else the next to come clears the rest
         with suppress(OSError):
             (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
             home.rmdir()

@@ -31,12 +31,18 @@ def from_model(model: PeftModel, adapter_name: str = "default") -> Adapter:
     Raises GamMergeError if the model has no such adapter, or it cannot be merged.
     """
     if not isinstance(model, PeftModel):
-        raise GamMergeError(f"the model is a {type(model).__name__}, not a PeftModel; wrap it with get_peft_model")
+        raise GamMergeError(
+            f"the model is a {type(model).__name__}, not a PeftModel; wrap it with get_peft_model"
+        )
     if adapter_name not in model.peft_config:
-        raise GamMergeError(f"the model has no adapter {adapter_name!r}; it has: {', '.join(model.peft_config)}")
+        raise GamMergeError(
+            f"the model has no adapter {adapter_name!r}; it has: {', '.join(model.peft_config)}"
+        )
     config = model.peft_config[adapter_name]
     # All adapters of the model share its embeddings: PEFT need not find out whether they have grown.
-    tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    tensors = get_peft_model_state_dict(
+        model, adapter_name=adapter_name, save_embedding_layers=False
+    )
     return from_state_dict(tensors, config, name=adapter_name)
 
 
@@ -49,7 +55,12 @@ def merge_adapters(model: PeftModel, adapters: Sequence[str], **options: Any) ->
 
 
 def add_merged_adapter(
-    model: PeftModel, adapters: Sequence[str], adapter_name: str, *, method: str = "gam", **options: Any
+    model: PeftModel,
+    adapters: Sequence[str],
+    adapter_name: str,
+    *,
+    method: str = "gam",
+    **options: Any,
 ) -> MergeReport:
     """Merge adapters of a model into a new one beside them, as PEFT's ``add_weighted_adapter`` would.
 
@@ -114,10 +125,17 @@ def _base_weights(model: PeftModel) -> dict[str, BaseWeight]:
     """The weights under the adapters, shared with the model: DoRA depends on them."""
     found: dict[str, BaseWeight] = {}
     for name, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer) and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None:
+        if (
+            isinstance(layer, LoraLayer)
+            and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None
+        ):
             if not weight.is_floating_point():
-                raise GamMergeError(f"the weights of {name} are quantised; DoRA needs them as base_model=DIRECTORY")
-            transposed = isinstance(layer, Embedding) or bool(getattr(layer, "fan_in_fan_out", False))
+                raise GamMergeError(
+                    f"the weights of {name} are quantised; DoRA needs them as base_model=DIRECTORY"
+                )
+            transposed = isinstance(layer, Embedding) or bool(
+                getattr(layer, "fan_in_fan_out", False)
+            )
             found[name] = BaseWeight(MemoryTensor(weight), transposed)
     return found
 
@@ -125,11 +143,15 @@ def _base_weights(model: PeftModel) -> dict[str, BaseWeight]:
 def _check_name(model: PeftModel, name: str) -> None:
     """PEFT finds some of these only after it has changed layers."""
     if name in model.peft_config:
-        raise GamMergeError(f"the model has an adapter {name!r} already; choose another name, or delete_adapter it")
+        raise GamMergeError(
+            f"the model has an adapter {name!r} already; choose another name, or delete_adapter it"
+        )
     try:
         torch.nn.ModuleDict({name: torch.nn.Identity()})
     except (KeyError, TypeError) as error:
-        raise GamMergeError(f"{name!r} cannot be the name of a module of torch; choose another") from error
+        raise GamMergeError(
+            f"{name!r} cannot be the name of a module of torch; choose another"
+        ) from error
 
 
 def _add(model: PeftModel, name: str, adapter: Adapter) -> None:
@@ -137,7 +159,9 @@ def _add(model: PeftModel, name: str, adapter: Adapter) -> None:
     try:
         with torch.random.fork_rng():
             model.add_adapter(
-                name, PeftConfig.from_peft_type(**adapter.config), autocast_adapter_dtype=adapter.dtype not in _HALF
+                name,
+                PeftConfig.from_peft_type(**adapter.config),
+                autocast_adapter_dtype=adapter.dtype not in _HALF,
             )
     except (ValueError, TypeError) as error:
         raise GamMergeError(f"PEFT does not add the merged adapter {name!r}: {error}") from error

@@ -67,9 +67,15 @@ class MergeCheckpointsCallback(TrainerCallback):
         with the settings of the merge; its sources give the weights alone. ``options`` are those of ``merge``.
         """
         if keep_if_better and evaluate is None:
-            raise GamMergeError("keep_if_better needs evaluate, a function that gives a model its score")
+            raise GamMergeError(
+                "keep_if_better needs evaluate, a function that gives a model its score"
+            )
         self._last, self._adapters, self._ema, self._out = last, list(adapters), ema, out
-        self._evaluate, self._sign, self._keep_if_better = evaluate, 1 if greater_is_better else -1, keep_if_better
+        self._evaluate, self._sign, self._keep_if_better = (
+            evaluate,
+            1 if greater_is_better else -1,
+            keep_if_better,
+        )
         default = {} if adapters or recipe else {"method": "mean"}
         self._options = {**default, **(recipe_settings(recipe) if recipe else {}), **options}
         self._best: float | None = None
@@ -84,7 +90,9 @@ class MergeCheckpointsCallback(TrainerCallback):
         sources = [run, *self._adapters] if self._adapters else [run] * self._last
         plan(sources, **self._settings(len(sources)))
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._merge(args, state, kwargs["model"])
 
     def on_train_end(
@@ -100,7 +108,9 @@ class MergeCheckpointsCallback(TrainerCallback):
         try:
             result = self._result(args, model)
             if result is not None:
-                self._finish(Path(self._out or Path(str(args.output_dir)) / "merged"), result, state, model)
+                self._finish(
+                    Path(self._out or Path(str(args.output_dir)) / "merged"), result, state, model
+                )
         except GamMergeError as error:
             warnings.warn(f"no merge at step {state.global_step}: {error}", stacklevel=2)
 
@@ -115,10 +125,16 @@ class MergeCheckpointsCallback(TrainerCallback):
         return merge(sources, **self._settings(len(sources)))
 
     def _settings(self, count: int) -> dict[str, Any]:
-        weights = {} if self._ema is None or self._adapters else {"weights": ema_weights(count, self._ema)}
+        weights = (
+            {}
+            if self._ema is None or self._adapters
+            else {"weights": ema_weights(count, self._ema)}
+        )
         return {**weights, **self._options}
 
-    def _finish(self, out: Path, result: MergeResult, state: TrainerState, model: PeftModel) -> None:
+    def _finish(
+        self, out: Path, result: MergeResult, state: TrainerState, model: PeftModel
+    ) -> None:
         """Score the merge, and write it unless it is to be better than it is."""
         score = run_score = None
         if self._evaluate is not None:
@@ -126,7 +142,9 @@ class MergeCheckpointsCallback(TrainerCallback):
                 run_score = float(self._evaluate(model))
             with with_adapter(model, result.adapter):
                 score = float(self._evaluate(model))
-            state.log_history.append({"step": state.global_step, "merge_score": score, "run_score": run_score})
+            state.log_history.append(
+                {"step": state.global_step, "merge_score": score, "run_score": run_score}
+            )
         kept = not self._keep_if_better or self._is_better(score, run_score)
         if kept:
             result.save(out, force=True)
@@ -135,9 +153,13 @@ class MergeCheckpointsCallback(TrainerCallback):
 
     def _is_better(self, score: float | None, run_score: float | None) -> bool:
         rivals = [rival for rival in (run_score, self._best) if rival is not None]
-        return score is not None and all(self._sign * score > self._sign * rival for rival in rivals)
+        return score is not None and all(
+            self._sign * score > self._sign * rival for rival in rivals
+        )
 
 
 def _run(model: PeftModel) -> Adapter:
     """The adapter that is trained."""
-    return from_model(model, model.active_adapters[0] if isinstance(model, PeftModel) else "default")
+    return from_model(
+        model, model.active_adapters[0] if isinstance(model, PeftModel) else "default"
+    )

@@ -72,7 +72,11 @@ def stacked_gram(pieces: Sequence[Tensor]) -> Tensor:
     rows = _rows(len(out) * columns)
     for strips in zip(*(x.split(rows, -2) for x in pieces), strict=True):
         along = strips[0].stride(-1) > 1  # transposed: copies run along memory
-        strip = torch.cat([x.mT for x in strips], -2).double().mT if along else torch.cat(strips, -1).double()
+        strip = (
+            torch.cat([x.mT for x in strips], -2).double().mT
+            if along
+            else torch.cat(strips, -1).double()
+        )
         out.baddbmm_(strip.mT, strip)
     return out
 
@@ -113,12 +117,16 @@ def _cholesky(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     NaN if the factorisation fails.
     """
     scale = g.diagonal(dim1=-2, dim2=-1).sqrt()  # (L, r), column norms of x
-    unit = g / (scale.unsqueeze(-1) * scale.unsqueeze(-2))  # 0 / 0 = NaN for a zero column, caught below
+    unit = g / (
+        scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    )  # 0 / 0 = NaN for a zero column, caught below
     lower, info = torch.linalg.cholesky_ex(torch.where(unit.isfinite(), unit, 0.0))
     eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g)
     inverse = torch.linalg.solve_triangular(lower.mT, eye, upper=True)
     amplification = torch.linalg.matrix_norm(inverse) / g.shape[-1] ** 0.5
-    amplification = torch.where((info == 0) & unit.isfinite().all(-1).all(-1), amplification, torch.inf)
+    amplification = torch.where(
+        (info == 0) & unit.isfinite().all(-1).all(-1), amplification, torch.inf
+    )
     return inverse / scale.unsqueeze(-1), lower.mT * scale.unsqueeze(-2), amplification
 
 
@@ -131,7 +139,9 @@ def _householder(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     m, r = x.shape[-2:]
     length = torch.linalg.vector_norm(x, dim=-2, keepdim=True)  # (L, 1, r)
-    q, upper = torch.linalg.qr(x / torch.where(length > 0, length, 1.0))  # (L, m, min(m, r)), (L, min(m, r), r)
+    q, upper = torch.linalg.qr(
+        x / torch.where(length > 0, length, 1.0)
+    )  # (L, m, min(m, r)), (L, min(m, r), r)
     left, s, vt = torch.linalg.svd(upper, full_matrices=False)
     rank = (s > _EPS64 * max(m, r) * s[..., :1]).sum(-1)
     kept = torch.arange(s.shape[-1], device=x.device) < rank.unsqueeze(-1)  # (L, min(m, r))

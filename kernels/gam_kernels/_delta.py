@@ -45,7 +45,9 @@ class Delta(NamedTuple):
         """The modules of ``index`` (sorted), all of numerical rank ``rank``; if ``wide``, b and a are b64 and a64."""
         x = self
         if len(index) < len(self.rank):
-            taken = {id(field): field[index] for field in self}  # one copy of what is the same tensor
+            taken = {
+                id(field): field[index] for field in self
+            }  # one copy of what is the same tensor
             x = Delta(*(taken[id(field)] for field in self))
         u, v, core = x.u[..., :rank], x.v[..., :rank], x.core[..., :rank, :rank]
         if wide:
@@ -54,7 +56,9 @@ class Delta(NamedTuple):
         return x._replace(u=u, v=v, core=core)
 
 
-def factored_delta(b: Tensor, a: Tensor, scale: Tensor, grams: tuple[Tensor, Tensor] | None = None) -> Delta:
+def factored_delta(
+    b: Tensor, a: Tensor, scale: Tensor, grams: tuple[Tensor, Tensor] | None = None
+) -> Delta:
     """The deltas ``scale * b a^T`` in orthonormal coordinates.
 
     b: (L, m, r), a: (L, n, r), float32 or float64, scale: (L,) -> Delta with k = r, zero beyond the numerical rank.
@@ -67,7 +71,9 @@ def factored_delta(b: Tensor, a: Tensor, scale: Tensor, grams: tuple[Tensor, Ten
     left, right = orthonormalize(b, eps=eps, g=g_b), orthonormalize(a, eps=eps, g=g_a)
     core = (left.core @ right.core.mT) * scale.double()[:, None, None]  # (L, r, r)
     u, v, rank = left.coef, right.coef, torch.minimum(left.rank, right.rank)
-    parts = left.core.norm(dim=-2) * right.core.norm(dim=-2)  # (L, r), norms of the products of column j
+    parts = left.core.norm(dim=-2) * right.core.norm(
+        dim=-2
+    )  # (L, r), norms of the products of column j
     graded = parts.amin(-1) < _GRADED * parts.amax(-1)
     unsure = (left.revealed | right.revealed | graded) & core.isfinite().flatten(1).all(-1)  # (L,)
     if unsure.any():  # elsewhere both factors are well conditioned, and so is the core

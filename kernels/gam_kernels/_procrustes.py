@@ -36,7 +36,9 @@ def procrustes(cross: Tensor) -> Polar:
     Raises ValueError if k > l: no such R keeps the product.
     """
     if cross.shape[-2] > cross.shape[-1]:
-        raise ValueError(f"cannot align rank {cross.shape[-2]} to rank {cross.shape[-1]} without cutting it down")
+        raise ValueError(
+            f"cannot align rank {cross.shape[-2]} to rank {cross.shape[-1]} without cutting it down"
+        )
     return polar(cross)
 
 

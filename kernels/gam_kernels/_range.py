@@ -26,7 +26,12 @@ class Leading(NamedTuple):
 
 
 def leading_svd(
-    blocks: Blocks, shape: tuple[int, int], rank: int, *, generator: torch.Generator, oversampling: int = 16
+    blocks: Blocks,
+    shape: tuple[int, int],
+    rank: int,
+    *,
+    generator: torch.Generator,
+    oversampling: int = 16,
 ) -> Leading:
     """The first min(rank, m, n) singular triplets of a matrix (m, n), found by subspace iteration.
 
@@ -35,7 +40,9 @@ def leading_svd(
     error is within 1 % of the least in the Frobenius norm, even for pure noise.
     """
     width = min(rank + oversampling, *shape)
-    sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator).to(next(iter(blocks())))
+    sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator).to(
+        next(iter(blocks()))
+    )
     q = _range(blocks, sketch, shape[0])  # (m, l)
     for _ in range(_PASSES):
         q = _range(blocks, torch.linalg.qr(_adjoint(blocks, q)).Q, shape[0])
@@ -54,7 +61,10 @@ def leading_svd(
 
 def _range(blocks: Blocks, x: Tensor, rows: int) -> Tensor:
     """An orthonormal basis of what the matrix makes of x: (n, l) -> (m, l)."""
-    out, start = x.new_empty(rows, x.shape[1]), 0  # one piece: many small ones would keep freed blocks apart
+    out, start = (
+        x.new_empty(rows, x.shape[1]),
+        0,
+    )  # one piece: many small ones would keep freed blocks apart
     for block in blocks():
         torch.matmul(block, x, out=out[start : start + len(block)])
         start += len(block)

@@ -30,7 +30,12 @@ class Span(NamedTuple):
 
     def select(self, index: Tensor, rank: int | None = None) -> "Span":
         """The modules of ``index``, cut to a rank that they all have."""
-        return Span(self.coef[index, :, :rank], self.coords[index, :rank], self.rank[index], self.wide[index])
+        return Span(
+            self.coef[index, :, :rank],
+            self.coords[index, :rank],
+            self.rank[index],
+            self.wide[index],
+        )
 
 
 def span(g: Tensor, x: Callable[[Tensor], Tensor], *, rows: int, eps: float) -> Span:

@@ -31,7 +31,9 @@ def rank_for_energy(s: Tensor, energy: float) -> Tensor:
     return torch.where(total.squeeze(-1) > 0, (~enough).sum(-1) + 1, 0)
 
 
-def compress(left: Tensor, right: Tensor, gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def compress(
+    left: Tensor, right: Tensor, gram_b: Tensor, gram_a: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The balanced singular form of ``b left right^T a^T``, found from Gram matrices alone.
 
     left, right: (L, R, k) coefficients of stacked factors b (L, m, R) and a (L, n, R); gram_b = b^T b and

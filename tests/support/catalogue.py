@@ -48,7 +48,12 @@ def full(problem: Problem) -> int:
 
 
 def merged(
-    problem: Problem, method: str, *, rank: int | None = None, weights: Sequence[float] | None = None, **params: Any
+    problem: Problem,
+    method: str,
+    *,
+    rank: int | None = None,
+    weights: Sequence[float] | None = None,
+    **params: Any,
 ) -> Tensor:
     """The dense result, uncut unless a rank is given."""
     result = gm.merge(

@@ -42,7 +42,9 @@ def elect(xs: Matrices, weights: Sequence[float], sign: str) -> Tensor:
     return out
 
 
-def ties(xs: Matrices, weights: Sequence[float], density: float = 0.2, sign: str = "weighted") -> Tensor:
+def ties(
+    xs: Matrices, weights: Sequence[float], density: float = 0.2, sign: str = "weighted"
+) -> Tensor:
     return elect([trim(x, 0, max(1, int(density * x.numel()))) for x in xs], weights, sign)
 
 
@@ -50,25 +52,37 @@ def magnitude(xs: Matrices, weights: Sequence[float], density: float = 0.5) -> T
     return linear([trim(x, 0, max(1, int(density * x.numel()))) for x in xs], weights)
 
 
-def breadcrumbs(xs: Matrices, weights: Sequence[float], density: float = 0.9, gamma: float = 0.01) -> Tensor:
-    return linear([trim(x, int(gamma * x.numel()), int((gamma + density) * x.numel())) for x in xs], weights)
+def breadcrumbs(
+    xs: Matrices, weights: Sequence[float], density: float = 0.9, gamma: float = 0.01
+) -> Tensor:
+    return linear(
+        [trim(x, int(gamma * x.numel()), int((gamma + density) * x.numel())) for x in xs], weights
+    )
 
 
 def dropped(xs: Matrices, uniforms: Matrices, density: float) -> list[Tensor]:
     return [torch.where(u < density, x / density, 0.0) for x, u in zip(xs, uniforms, strict=True)]
 
 
-def dare(xs: Matrices, weights: Sequence[float], uniforms: Matrices, density: float = 0.9) -> Tensor:
+def dare(
+    xs: Matrices, weights: Sequence[float], uniforms: Matrices, density: float = 0.9
+) -> Tensor:
     return linear(dropped(xs, uniforms, density), weights)
 
 
 def dare_ties(
-    xs: Matrices, weights: Sequence[float], uniforms: Matrices, density: float = 0.9, sign: str = "weighted"
+    xs: Matrices,
+    weights: Sequence[float],
+    uniforms: Matrices,
+    density: float = 0.9,
+    sign: str = "weighted",
 ) -> Tensor:
     return elect(dropped(xs, uniforms, density), weights, sign)
 
 
-def dropped_by_size(xs: Matrices, uniforms: Matrices, density: float, epsilon: float) -> list[Tensor]:
+def dropped_by_size(
+    xs: Matrices, uniforms: Matrices, density: float, epsilon: float
+) -> list[Tensor]:
     out = []
     for x, u in zip(xs, uniforms, strict=True):
         y = torch.zeros_like(x)
@@ -84,13 +98,21 @@ def dropped_by_size(xs: Matrices, uniforms: Matrices, density: float, epsilon: f
 
 
 def della_linear(
-    xs: Matrices, weights: Sequence[float], uniforms: Matrices, density: float = 0.7, epsilon: float = 0.15
+    xs: Matrices,
+    weights: Sequence[float],
+    uniforms: Matrices,
+    density: float = 0.7,
+    epsilon: float = 0.15,
 ) -> Tensor:
     return linear(dropped_by_size(xs, uniforms, density, epsilon), weights)
 
 
 def della(
-    xs: Matrices, weights: Sequence[float], uniforms: Matrices, density: float = 0.7, epsilon: float = 0.15
+    xs: Matrices,
+    weights: Sequence[float],
+    uniforms: Matrices,
+    density: float = 0.7,
+    epsilon: float = 0.15,
 ) -> Tensor:
     return elect(dropped_by_size(xs, uniforms, density, epsilon), weights, "weighted")
 
@@ -123,7 +145,9 @@ def in_delta(deltas: Matrices) -> tuple[list[Tensor], Back]:
 def in_ctm(deltas: Matrices, k: int, beta: float = 0.0) -> tuple[list[Tensor], Back]:
     norms = [float(delta.norm()) for delta in deltas]
     mean = sum(norms) / len(norms)
-    targets = [delta / n * (beta * n + (1 - beta) * mean) for delta, n in zip(deltas, norms, strict=True)]
+    targets = [
+        delta / n * (beta * n + (1 - beta) * mean) for delta, n in zip(deltas, norms, strict=True)
+    ]
     u = torch.linalg.svd(torch.cat(targets, 1))[0][:, :k]
     v = torch.linalg.svd(torch.cat(targets, 0))[2][:k].T
     for _ in range(1000):

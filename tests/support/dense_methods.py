@@ -42,7 +42,9 @@ def procrustes_mean(bases: Sequence[Tensor], weights: Weights, steps: int = 500)
     return aligned
 
 
-def gam(deltas: Deltas, weights: Weights, *, anchor: int | None = 0, orthonormal: bool = False) -> Tensor:
+def gam(
+    deltas: Deltas, weights: Weights, *, anchor: int | None = 0, orthonormal: bool = False
+) -> Tensor:
     """GAM with its options. ``anchor=None``: the running mean."""
     us, _, vs = zip(*(thin(delta) for delta in deltas), strict=True)
     if anchor is None:
@@ -54,7 +56,9 @@ def gam(deltas: Deltas, weights: Weights, *, anchor: int | None = 0, orthonormal
     if orthonormal:
         u_mean, v_mean = polar(u_mean), polar(v_mean)
     parts = zip(us_aligned, deltas, vs_aligned, strict=True)
-    core = weighted([torch.linalg.pinv(u) @ delta @ torch.linalg.pinv(v).T for u, delta, v in parts], weights)
+    core = weighted(
+        [torch.linalg.pinv(u) @ delta @ torch.linalg.pinv(v).T for u, delta, v in parts], weights
+    )
     return u_mean @ core @ v_mean.T
 
 
@@ -120,7 +124,9 @@ def _between(x: Tensor, y: Tensor, cosine: Tensor, weights: Weights) -> Tensor:
     if abs(cosine) > 0.9995:
         return weights[0] * x + weights[1] * y
     theta = torch.arccos(cosine)
-    return (torch.sin(weights[0] * theta) * x + torch.sin(weights[1] * theta) * y) / torch.sin(theta)
+    return (torch.sin(weights[0] * theta) * x + torch.sin(weights[1] * theta) * y) / torch.sin(
+        theta
+    )
 
 
 def karcher(deltas: Deltas, weights: Weights, steps: int) -> Tensor:
@@ -145,7 +151,9 @@ def karcher(deltas: Deltas, weights: Weights, steps: int) -> Tensor:
 
 def model_stock(deltas: Deltas, weights: Weights) -> Tensor:
     n = len(deltas)
-    pairs = [(x * y).sum() / (x.norm() * y.norm()) for i, x in enumerate(deltas) for y in deltas[:i]]
+    pairs = [
+        (x * y).sum() / (x.norm() * y.norm()) for i, x in enumerate(deltas) for y in deltas[:i]
+    ]
     cosine = (sum(pairs) / len(pairs)).clamp(0, 1)
     return n * cosine / (1 + (n - 1) * cosine) * weighted(deltas, weights)
 
@@ -153,31 +161,49 @@ def model_stock(deltas: Deltas, weights: Weights) -> Tensor:
 def geometric_median(deltas: Deltas, weights: Weights, steps: int = 3000) -> Tensor:
     x = weighted(deltas, weights)
     for _ in range(steps):
-        shares = [w / max(float((x - delta).norm()), 1e-12) for w, delta in zip(weights, deltas, strict=True)]
+        shares = [
+            w / max(float((x - delta).norm()), 1e-12)
+            for w, delta in zip(weights, deltas, strict=True)
+        ]
         x = weighted(deltas, [share / sum(shares) for share in shares])
     return x
 
 
-def wudi(deltas: Deltas, weights: Weights, *, ridge: float | None = None, time: float | None = None) -> Tensor:
-    grams = [w / delta.norm() ** 2 * delta.T @ delta for w, delta in zip(weights, deltas, strict=True)]
+def wudi(
+    deltas: Deltas, weights: Weights, *, ridge: float | None = None, time: float | None = None
+) -> Tensor:
+    grams = [
+        w / delta.norm() ** 2 * delta.T @ delta for w, delta in zip(weights, deltas, strict=True)
+    ]
     c, d = sum(grams), sum(delta @ g for delta, g in zip(deltas, grams, strict=True))
     largest = torch.linalg.eigvalsh(c)[-1]
     if ridge is not None:
-        return d @ torch.linalg.pinv(c + ridge * largest * torch.eye(len(c), dtype=c.dtype), hermitian=True, rtol=1e-12)
-    flow = torch.linalg.matrix_exp(-time / largest * c)  # gradient flow of the least squares, from the sum
+        return d @ torch.linalg.pinv(
+            c + ridge * largest * torch.eye(len(c), dtype=c.dtype), hermitian=True, rtol=1e-12
+        )
+    flow = torch.linalg.matrix_exp(
+        -time / largest * c
+    )  # gradient flow of the least squares, from the sum
     minimiser = d @ torch.linalg.pinv(c, hermitian=True, rtol=1e-12)
     return minimiser + (weighted(deltas, weights) - minimiser) @ flow
 
 
 def dc_merge(
-    deltas: Deltas, weights: Weights, *, linear: bool = False, ratio: float = 5.0, keep: float | None = None
+    deltas: Deltas,
+    weights: Weights,
+    *,
+    linear: bool = False,
+    ratio: float = 5.0,
+    keep: float | None = None,
 ) -> Tensor:
     us, ss, vs = zip(*(thin(delta) for delta in deltas), strict=True)
     u, v = isometry(torch.cat(us, 1)), isometry(torch.cat(vs, 1))
     cs = []
     for x, s, y in zip(us, ss, vs, strict=True):
         line = (
-            torch.linspace(float(min(ratio, s[0] / s[-1])), 1, len(s), dtype=s.dtype) if linear else torch.ones_like(s)
+            torch.linspace(float(min(ratio, s[0] / s[-1])), 1, len(s), dtype=s.dtype)
+            if linear
+            else torch.ones_like(s)
         )
         if len(s) == 1:
             line = torch.ones_like(s)
@@ -208,7 +234,8 @@ def pico(deltas: Deltas, bs: Deltas) -> list[Tensor]:
     """The deltas as the rule sees them. ``bs``: the factors B."""
     stack = torch.cat(list(bs), 1)
     damping = torch.linalg.inv(
-        torch.eye(len(stack), dtype=stack.dtype) + (len(deltas) - 1) / stack.norm() ** 2 * stack @ stack.T
+        torch.eye(len(stack), dtype=stack.dtype)
+        + (len(deltas) - 1) / stack.norm() ** 2 * stack @ stack.T
     )
     return [damping @ delta for delta in deltas]
 
@@ -243,7 +270,9 @@ def star(deltas: Deltas, weights: Weights, eta: float = 0.4) -> Tensor:
 
 
 def cart(deltas: Deltas, weights: Weights, fraction: float = 0.04, c: float = 0.1) -> Tensor:
-    dimensions = min(numerical_rank(torch.cat(list(deltas), 1)), numerical_rank(torch.cat(list(deltas), 0)))
+    dimensions = min(
+        numerical_rank(torch.cat(list(deltas), 1)), numerical_rank(torch.cat(list(deltas), 0))
+    )
     k = max(1, int(fraction * dimensions))
     mean, apart = weighted(deltas, weights), []
     for delta in deltas:
@@ -263,7 +292,9 @@ def ct_merging(deltas: Deltas, weights: Weights, common: int = 4, own: int = 16)
     bases = []
     for side in (us, vs):
         k = numerical_rank(torch.cat(list(side), 1))
-        bases.append(torch.linalg.eigh(weighted([x @ x.T for x in side], weights))[1][:, -min(common, k) :])
+        bases.append(
+            torch.linalg.eigh(weighted([x @ x.T for x in side], weights))[1][:, -min(common, k) :]
+        )
     k = min(bases[0].shape[1], bases[1].shape[1])
     u, v = bases[0][:, -k:], bases[1][:, -k:]
     p, s, qt = torch.linalg.svd(u.T @ weighted(deltas, weights) @ v)

@@ -68,22 +68,100 @@ MODEL: dict[str, Any] = {
 }
 # Keys of PEFT and of the other families of LoRA files.
 STEMS = [
-    *("base_model.model.", "", "lora_unet_", "lora_te1_", "lora_te_text_model_encoder_layers_0_", "transformer."),
-    *("diffusion_model.", "unet.", "base_model.model.base_model.model.", "\x1b[31m", "../", "a" * 400),
+    *(
+        "base_model.model.",
+        "",
+        "lora_unet_",
+        "lora_te1_",
+        "lora_te_text_model_encoder_layers_0_",
+        "transformer.",
+    ),
+    *(
+        "diffusion_model.",
+        "unet.",
+        "base_model.model.base_model.model.",
+        "\x1b[31m",
+        "../",
+        "a" * 400,
+    ),
 ]
 NAMES = [
-    *(*MODULES, "layers.2.mlp.experts", "lm_head", "embed_tokens", "score", "norm", "down_blocks_0_attentions_0_to_q"),
-    *("layers.99999999999999999999.q", f"layers.{'9' * 5000}.q", "x.base_layer", "[red]x", "\u0661.q", "a\nb", ".", ""),
+    *(
+        *MODULES,
+        "layers.2.mlp.experts",
+        "lm_head",
+        "embed_tokens",
+        "score",
+        "norm",
+        "down_blocks_0_attentions_0_to_q",
+    ),
+    *(
+        "layers.99999999999999999999.q",
+        f"layers.{'9' * 5000}.q",
+        "x.base_layer",
+        "[red]x",
+        "\u0661.q",
+        "a\nb",
+        ".",
+        "",
+    ),
 ]
 ENDS = [
-    *(".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight", ".lora_B.default.weight", ".lora_embedding_A"),
-    *(".lora_embedding_B", ".lora_magnitude_vector", ".lora_B.bias", ".bias", ".base_layer.bias", ".weight"),
-    *(".base_layer.weight", ".token_adapter.trainable_tokens_delta", ".lora_down.weight", ".lora_up.weight", ".alpha"),
-    *(".dora_scale", ".hada_w1_a", ".lokr_w1", ".diff", ".diff_b", ".original_module.weight", ".lora_mid.weight"),
-    *(".modules_to_save.default.weight", ".oft_blocks", ".lora_A", ".lora_A.weight.lora_A.weight", ".lora_C.weight"),
+    *(
+        ".lora_A.weight",
+        ".lora_B.weight",
+        ".lora_A.default.weight",
+        ".lora_B.default.weight",
+        ".lora_embedding_A",
+    ),
+    *(
+        ".lora_embedding_B",
+        ".lora_magnitude_vector",
+        ".lora_B.bias",
+        ".bias",
+        ".base_layer.bias",
+        ".weight",
+    ),
+    *(
+        ".base_layer.weight",
+        ".token_adapter.trainable_tokens_delta",
+        ".lora_down.weight",
+        ".lora_up.weight",
+        ".alpha",
+    ),
+    *(
+        ".dora_scale",
+        ".hada_w1_a",
+        ".lokr_w1",
+        ".diff",
+        ".diff_b",
+        ".original_module.weight",
+        ".lora_mid.weight",
+    ),
+    *(
+        ".modules_to_save.default.weight",
+        ".oft_blocks",
+        ".lora_A",
+        ".lora_A.weight.lora_A.weight",
+        ".lora_C.weight",
+    ),
 ]
 SHAPES = [
-    *([2, 6], [5, 2], [2], [], [0, 6], [5, 0], [1, 1], [4, 6], [2, 3, 2, 2], [4, 2, 1, 1], [4, 5], [6, 5], [1, 4, 1]),
+    *(
+        [2, 6],
+        [5, 2],
+        [2],
+        [],
+        [0, 6],
+        [5, 0],
+        [1, 1],
+        [4, 6],
+        [2, 3, 2, 2],
+        [4, 2, 1, 1],
+        [4, 5],
+        [6, 5],
+        [1, 4, 1],
+    ),
     *([0, 2**31], [0, 2**62], [0, 2**63], [1] * 70, [2, 2, 2]),
 ]
 DTYPES = ["F32", "F16", "BF16", "F64", "I64", "F8_E4M3", "BOOL", "Q4", "", None, 7]
@@ -92,12 +170,17 @@ DTYPES = ["F32", "F16", "BF16", "F64", "I64", "F8_E4M3", "BOOL", "Q4", "", None,
 def good(folder: Path) -> None:
     """What stays the same in all cases."""
     generator = torch.Generator().manual_seed(0)
-    write_adapter(folder / "good", {name: random_factors(generator, 5, 6, 2, torch.float32) for name in MODULES})
+    write_adapter(
+        folder / "good",
+        {name: random_factors(generator, 5, 6, 2, torch.float32) for name in MODULES},
+    )
 
 
 def header(draw: Draw, folder: Path) -> Action:
     """A safetensors file that lies about itself."""
-    return _adapter(draw, folder, _container(draw, _tensors(), lies=True), json.dumps(CONFIG).encode())
+    return _adapter(
+        draw, folder, _container(draw, _tensors(), lies=True), json.dumps(CONFIG).encode()
+    )
 
 
 def config(draw: Draw, folder: Path) -> Action:
@@ -111,7 +194,10 @@ def keys(draw: Draw, folder: Path) -> Action:
     tensors: dict[str, Any] = _tensors() if draw.below(2) else {}
     for _ in range(draw.below(4)):
         key = draw.pick(STEMS) + draw.pick(NAMES) + draw.pick(ENDS)
-        tensors[key] = {"dtype": "F32" if draw.below(3) else draw.pick(DTYPES), "shape": draw.pick(SHAPES)}
+        tensors[key] = {
+            "dtype": "F32" if draw.below(3) else draw.pick(DTYPES),
+            "shape": draw.pick(SHAPES),
+        }
     known = {
         **CONFIG,
         "bias": draw.pick(["none", "all", "lora_only"]),
@@ -126,14 +212,22 @@ def keys(draw: Draw, folder: Path) -> Action:
 
 def recipe(draw: Draw, folder: Path) -> Action:
     """A recipe that asks for anything."""
-    documents = [mutate(draw, json.loads(json.dumps(RECIPE)), RAW_YAML) for _ in range(1 + draw.below(2))]
+    documents = [
+        mutate(draw, json.loads(json.dumps(RECIPE)), RAW_YAML) for _ in range(1 + draw.below(2))
+    ]
     if len(documents) > 1 and draw.below(2) and isinstance(documents[0], dict):
         documents[0]["name"] = "evil"  # used by the second
-    dump: Callable[[Any], bytes] = _block if draw.below(2) else lambda document: as_json(document, RAW_YAML)
+    dump: Callable[[Any], bytes] = (
+        _block if draw.below(2) else lambda document: as_json(document, RAW_YAML)
+    )
     text = b"\n---\n".join(map(dump, documents))
     (folder / "recipe.yaml").write_bytes(scramble(draw, text))
     _write(folder / "evil", _container(draw, _tensors()), json.dumps(CONFIG).encode())
-    overrides = [draw.pick(["output.rank=1", "weights.evil=2", "params.density=0.1", f"anchor={draw.pick(JUNK)}"])]
+    overrides = [
+        draw.pick(
+            ["output.rank=1", "weights.evil=2", "params.density=0.1", f"anchor={draw.pick(JUNK)}"]
+        )
+    ]
     asked = overrides if draw.once_in(6) else []
     return lambda: gm.merge_recipe(folder / "recipe.yaml", out=folder / "out", overrides=asked)
 
@@ -151,16 +245,23 @@ def model(draw: Draw, folder: Path) -> Action:
     base.mkdir(exist_ok=True)
     places = dict(PLACES)
     for key in draw.pick([[], [], [*PLACES], [MODULES[0] + ".weight"]]):
-        places[key] = draw.pick([*SHARDS, "./" + SHARDS[0], "config.json", "fuse_report.json", ".", ""])
+        places[key] = draw.pick(
+            [*SHARDS, "./" + SHARDS[0], "config.json", "fuse_report.json", ".", ""]
+        )
     for name in SHARDS:
         held = [key for key in PLACES if name in (PLACES[key], places[key])]
         (base / name).write_bytes(_container(draw, {key: _weight(key) for key in held}))
-    index, config = {"metadata": {"total_size": 336}, "weight_map": places}, json.loads(json.dumps(MODEL))
+    index, config = (
+        {"metadata": {"total_size": 336}, "weight_map": places},
+        json.loads(json.dumps(MODEL)),
+    )
     for name, said in (("model.safetensors.index.json", index), ("config.json", config)):
         said = mutate(draw, said, RAW_JSON) if draw.below(2) else said
         (base / name).write_bytes(scramble(draw, as_json(said, RAW_JSON)))
     embedding = {"base_model.model.model.embed_tokens.weight": _weight("embed_tokens")}
-    _write(folder / "evil", _container(draw, {**_tensors(), **embedding}), json.dumps(CONFIG).encode())
+    _write(
+        folder / "evil", _container(draw, {**_tensors(), **embedding}), json.dumps(CONFIG).encode()
+    )
     adapter = folder / draw.pick(["good", "evil"])
     return lambda: fuse(base, adapter, folder / "out")
 
@@ -195,7 +296,10 @@ def _container(draw: Draw, tensors: dict[str, Any], *, lies: bool = False) -> by
     """A file of these tensors, every byte of them 0x3c: 0.0115 in float32, 1.06 in float16."""
     end = 0
     for entry in tensors.values():
-        size, begin = {"F64": 8, "F32": 4, "I64": 8, "F16": 2, "BF16": 2}.get(str(entry["dtype"]), 1), end
+        size, begin = (
+            {"F64": 8, "F32": 4, "I64": 8, "F16": 2, "BF16": 2}.get(str(entry["dtype"]), 1),
+            end,
+        )
         for side in entry["shape"]:
             size *= side
         entry["data_offsets"] = [begin, end := begin + size]
@@ -205,8 +309,12 @@ def _container(draw: Draw, tensors: dict[str, Any], *, lies: bool = False) -> by
         text = json.dumps(table).encode()
         return len(text).to_bytes(8, "little") + text + data
     text = scramble(draw, as_json(mutate(draw, table, RAW_JSON), RAW_JSON))
-    claims = draw.pick([len(text)] * 8 + [0, 1, len(text) - 1, len(text) + 1, 2**31, 2**60, 2**63, 2**64 - 1])
-    return claims.to_bytes(8, "little") + text + draw.pick([data] * 6 + [data[:-1], data + b"\0", b""])
+    claims = draw.pick(
+        [len(text)] * 8 + [0, 1, len(text) - 1, len(text) + 1, 2**31, 2**60, 2**63, 2**64 - 1]
+    )
+    return (
+        claims.to_bytes(8, "little") + text + draw.pick([data] * 6 + [data[:-1], data + b"\0", b""])
+    )
 
 
 def _write(folder: Path, weights: bytes, config: bytes) -> None:

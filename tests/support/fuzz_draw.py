@@ -13,14 +13,95 @@ T = TypeVar("T")
 
 # Values that stand for themselves. Numbers at the edges of types, names that are paths, markup or commands.
 JUNK: list[Any] = [
-    *(None, True, False, -1, 0, 1, 2, 3, 2.5, 1e308, 1e-320, -0.0, float("nan"), float("inf"), float("-inf")),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        2.5,
+        1e308,
+        1e-320,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+    ),
     *(10**9, 2**31, 2**53 + 1, 2**60, 2**63, 2**64, -(2**63), 10**400, -(10**400), 10**4299),
-    *("", " ", "x", "base", "none", "all", "default", "lora_only", "all-linear", "true", "pissa", "LORA", "LOHA"),
-    *("\0", "a\nb", "\x1b[2J\x1b]0;owned\x07", "\u202e", "\ud800", "[bold red]x[/]", ":boom:", "$x^2$", "%s{}%n"),
-    *("../../x", "/etc/passwd", "a/../..", "CON", "nul.txt", "~root/x", "file:///etc/passwd", "-rf", "|touch owned"),
-    *("<script>x</script>", "'\"><b>", "---\nlicense: mit\n---", "${x}", "{{ 7 * 7 }}", "`` ` ```", "org/name@x:y"),
-    *("(", "[", "*", "\\", "(a+)+$", "(?:(?:.|..)+)+(?<=!)", "q_proj", "layers.0.*", "a" * 3000, "9" * 5000),
-    *([], {}, [1], [None], ["q_proj"], [["q"]], {"q": 1}, {"(": 2}, {"": {}}, {"q_proj": -1}, list(range(300))),
+    *(
+        "",
+        " ",
+        "x",
+        "base",
+        "none",
+        "all",
+        "default",
+        "lora_only",
+        "all-linear",
+        "true",
+        "pissa",
+        "LORA",
+        "LOHA",
+    ),
+    *(
+        "\0",
+        "a\nb",
+        "\x1b[2J\x1b]0;owned\x07",
+        "\u202e",
+        "\ud800",
+        "[bold red]x[/]",
+        ":boom:",
+        "$x^2$",
+        "%s{}%n",
+    ),
+    *(
+        "../../x",
+        "/etc/passwd",
+        "a/../..",
+        "CON",
+        "nul.txt",
+        "~root/x",
+        "file:///etc/passwd",
+        "-rf",
+        "|touch owned",
+    ),
+    *(
+        "<script>x</script>",
+        "'\"><b>",
+        "---\nlicense: mit\n---",
+        "${x}",
+        "{{ 7 * 7 }}",
+        "`` ` ```",
+        "org/name@x:y",
+    ),
+    *(
+        "(",
+        "[",
+        "*",
+        "\\",
+        "(a+)+$",
+        "(?:(?:.|..)+)+(?<=!)",
+        "q_proj",
+        "layers.0.*",
+        "a" * 3000,
+        "9" * 5000,
+    ),
+    *(
+        [],
+        {},
+        [1],
+        [None],
+        ["q_proj"],
+        [["q"]],
+        {"q": 1},
+        {"(": 2},
+        {"": {}},
+        {"q_proj": -1},
+        list(range(300)),
+    ),
 ]
 # Text that no writer makes, put where a value stands as a string of this name.
 RAW_JSON = {
@@ -65,7 +146,21 @@ RAW_YAML = {
     "@float": "!!float ''",
 }
 BYTES = [
-    *(b"\0", b"\xff", b"\xed\xa0\x80", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\n", b"\\u0000", b"\x1b[31m"),
+    *(
+        b"\0",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b",",
+        b":",
+        b"\n",
+        b"\\u0000",
+        b"\x1b[31m",
+    ),
     *(b"&a", b"*a", b"---\n"),
 ]
 
@@ -119,7 +214,9 @@ def _change(draw: Draw, parent: Any, key: Any, raw: Mapping[str, str]) -> None:
     elif what == 1:
         del parent[key]
     elif isinstance(parent, dict):
-        name = key if what == 2 else str(draw.pick([text for text in JUNK if isinstance(text, str)]))
+        name = (
+            key if what == 2 else str(draw.pick([text for text in JUNK if isinstance(text, str)]))
+        )
         parent[name] = parent.pop(key) if what == 3 else junk(draw, raw)
     else:
         parent.insert(key, parent[key] if what == 2 else junk(draw, raw))
@@ -146,7 +243,9 @@ def scramble(draw: Draw, content: bytes) -> bytes:
                 content[:at] + draw.pick(BYTES) + content[at:],
                 content[:at] + content[at + length :],
                 content[:at] + piece + piece + content[at + length :],
-                content[:at] + bytes(byte ^ 1 << draw.below(8) for byte in piece[:1]) + content[at + 1 :],
+                content[:at]
+                + bytes(byte ^ 1 << draw.below(8) for byte in piece[:1])
+                + content[at + 1 :],
                 content[:at],
             ]
         )

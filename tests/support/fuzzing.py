@@ -41,7 +41,9 @@ def attempt(kind: Kind, data: bytes, folder: Path) -> str:
         assert paths(folder) == before, "something was written"
         return "refused"
     out = folder / "out"
-    assert {path for path in paths(folder) - before if path.parent != out} <= {out}, "something else was written"
+    assert {path for path in paths(folder) - before if path.parent != out} <= {out}, (
+        "something else was written"
+    )
     if out.exists():
         check(out)
     return "merged"
@@ -60,7 +62,11 @@ def check(out: Path) -> None:
 
 
 def paths(folder: Path) -> set[Path]:
-    return {Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files)}
+    return {
+        Path(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    }
 
 
 def case(kind: Kind, number: int) -> bytes:
@@ -90,7 +96,9 @@ def run(
                 lost.append(f"{kind.__name__} {number}: {outcome}")
         process.join()
         if process.exitcode:
-            lost.append(f"{kind.__name__} {number}: died of {signal.Signals(-process.exitcode).name}")
+            lost.append(
+                f"{kind.__name__} {number}: died of {signal.Signals(-process.exitcode).name}"
+            )
         cases = range(number + 1, cases.stop)
     return found, lost
 
@@ -103,7 +111,9 @@ def _received(ours: Connection) -> Iterator[tuple[int, str]]:
             return
 
 
-def _run(kind: Kind, cases: range, folder: Path, seconds: float, wall: float, report: Connection) -> None:
+def _run(
+    kind: Kind, cases: range, folder: Path, seconds: float, wall: float, report: Connection
+) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)  # where "touch owned" would leave its mark
     for number in cases:
@@ -117,7 +127,9 @@ def _run(kind: Kind, cases: range, folder: Path, seconds: float, wall: float, re
         report.send((number, outcome))
 
 
-if __name__ == "__main__":  # python tests/support/fuzzing.py KIND NUMBER FOLDER: one case, with its traceback
+if (
+    __name__ == "__main__"
+):  # python tests/support/fuzzing.py KIND NUMBER FOLDER: one case, with its traceback
     name, chosen, place = sys.argv[1:]
     good(Path(place))
     sys.exit(attempt(KINDS[name], case(KINDS[name], int(chosen)), Path(place)))

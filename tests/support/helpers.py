@@ -26,17 +26,22 @@ def random_factors(
     return b.to(dtype), a.to(dtype)
 
 
-def adapter(factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float = 1.0, source: str = "adapter") -> Adapter:
+def adapter(
+    factors: Mapping[str, tuple[Tensor, Tensor]], *, scale: float = 1.0, source: str = "adapter"
+) -> Adapter:
     """An adapter in memory from (B, A) pairs."""
     modules = {
-        name: LoraModule(name, MemoryTensor(a), MemoryTensor(b), scale) for name, (b, a) in sorted(factors.items())
+        name: LoraModule(name, MemoryTensor(a), MemoryTensor(b), scale)
+        for name, (b, a) in sorted(factors.items())
     }
     return Adapter(source, modules, "base", {"base_model_name_or_path": "base"})
 
 
 def stack(pairs: Sequence[tuple[Tensor, Tensor]], *, scale: float = 1.0) -> list[Adapter]:
     """One adapter a pair, all of one module ``w``."""
-    return [adapter({"w": pair}, scale=scale, source=f"adapter-{i}") for i, pair in enumerate(pairs)]
+    return [
+        adapter({"w": pair}, scale=scale, source=f"adapter-{i}") for i, pair in enumerate(pairs)
+    ]
 
 
 def delta(result: Adapter, name: str = "w") -> Tensor:
@@ -76,7 +81,11 @@ def tree(folder: Path) -> dict[str, Any]:
     """All below a folder: kinds, targets of links, contents of files."""
     return {
         str(path.relative_to(folder)): (
-            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            os.readlink(path)
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else None
         )
         for path in sorted(folder.rglob("*"))
     }
@@ -87,7 +96,10 @@ def layers(folder: Path, *, modules: int, width: int, r: int = 2) -> list[Path]:
     generator = torch.Generator().manual_seed(0)
     names = [f"layers.{i}.q_proj" for i in range(modules)]
     return [
-        write_adapter(folder / x, {name: random_factors(generator, width, width, r, torch.float32) for name in names})
+        write_adapter(
+            folder / x,
+            {name: random_factors(generator, width, width, r, torch.float32) for name in names},
+        )
         for x in ("a", "b")
     ]
 

@@ -38,7 +38,9 @@ class Repo:
     def commit(self, ref: str, files: Mapping[str, bytes], message: str = "commit") -> str:
         whole = {**self.commits.get(self.refs.get(ref, ""), {}), **files}
         self.messages.append(message)
-        sha = hashlib.sha1(repr((sorted(whole.items()), ref, len(self.messages))).encode()).hexdigest()
+        sha = hashlib.sha1(
+            repr((sorted(whole.items()), ref, len(self.messages))).encode()
+        ).hexdigest()
         self.commits[sha], self.refs[ref] = whole, sha
         return sha
 
@@ -75,7 +77,9 @@ class Hub:
     def __enter__(self) -> "Hub":
         for server in self._servers:
             server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            ).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -86,7 +90,9 @@ class Hub:
     def add(self, name: str, files: Mapping[str, bytes], **kind: Any) -> str:
         """A repository with one commit; the sha of that."""
         repo = self.repos[name] = Repo(**kind)
-        self.lfs |= {hashlib.sha256(c).hexdigest(): c for path, c in files.items() if _LFS.fullmatch(path)}
+        self.lfs |= {
+            hashlib.sha256(c).hexdigest(): c for path, c in files.items() if _LFS.fullmatch(path)
+        }
         return repo.commit("main", files)
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
@@ -117,7 +123,9 @@ def connected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             for module in (constants, file_download):  # before 1.0 this one has copies of its own
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, value)
-        if forget := getattr(_http, "reset_sessions", None):  # before 1.0 what was once offline stays so
+        if forget := getattr(
+            _http, "reset_sessions", None
+        ):  # before 1.0 what was once offline stays so
             forget()
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
@@ -161,7 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.times and re.match(fault.pattern, line):
                 fault.times -= 1
                 if fault.keep is None:
-                    return self._drop() if not fault.status else self._answer(fault.status, b"{}", fault.headers)
+                    return (
+                        self._drop()
+                        if not fault.status
+                        else self._answer(fault.status, b"{}", fault.headers)
+                    )
                 self.cut = fault.keep
         try:
             for pattern, act in _ROUTES:
@@ -220,23 +232,41 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha})
         content, headers = repo.commits[sha][path], {"X-Repo-Commit": sha}
         if not _LFS.fullmatch(path):
-            return self._answer(200, content, {**headers, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
+            return self._answer(
+                200, content, {**headers, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+            )
         oid = hashlib.sha256(content).hexdigest()
-        linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)), "ETag": '"pointer"'}
-        self._answer(302, b"", {**headers, **linked, "Location": f"{self.hub.cdn}/cdn/{oid}?Signature=secretSignature"})
+        linked = {
+            "X-Linked-Etag": f'"{oid}"',
+            "X-Linked-Size": str(len(content)),
+            "ETag": '"pointer"',
+        }
+        self._answer(
+            302,
+            b"",
+            {
+                **headers,
+                **linked,
+                "Location": f"{self.hub.cdn}/cdn/{oid}?Signature=secretSignature",
+            },
+        )
 
     def cdn(self, oid: str) -> None:
         content, start = self.hub.lfs[oid], 0
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
             start = int(match[1])
-        part = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+        part = (
+            {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+        )
         self._answer(206 if start else 200, content[start:], {"ETag": f'"{oid}"', **part})
 
     def info(self, name: str, revision: str = "main") -> None:
         repo = self._repo(name)
         sha = self._commit_of(repo, revision)
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
-        self._json({"id": name, "sha": sha, "private": repo.private, "tags": [], "siblings": siblings})
+        self._json(
+            {"id": name, "sha": sha, "private": repo.private, "tags": [], "siblings": siblings}
+        )
 
     def create(self) -> None:
         wanted, user = json.loads(self.body), self._user()
@@ -247,7 +277,9 @@ class _Handler(BaseHTTPRequestHandler):
         if owner != user:
             raise _Refused(403, "", f"You don't have the rights to create a model under {owner}")
         if name in self.hub.repos:
-            return self._answer(409, json.dumps({"error": "it is there", "url": f"{self.hub.url}/{name}"}).encode())
+            return self._answer(
+                409, json.dumps({"error": "it is there", "url": f"{self.hub.url}/{name}"}).encode()
+            )
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
         self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=private)
         self._json({"url": f"{self.hub.url}/{name}"})
@@ -276,24 +308,45 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(name, write="create_pr" not in self.query)
         self._commit_of(repo, revision)
         files = json.loads(self.body)["files"]
-        mode = {file["path"]: "lfs" if _LFS.fullmatch(file["path"]) else "regular" for file in files}
+        mode = {
+            file["path"]: "lfs" if _LFS.fullmatch(file["path"]) else "regular" for file in files
+        }
         self._json(
-            {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False, "oid": None} for p, m in mode.items()]}
+            {
+                "files": [
+                    {"path": p, "uploadMode": m, "shouldIgnore": False, "oid": None}
+                    for p, m in mode.items()
+                ]
+            }
         )
 
     def lfs_batch(self, name: str) -> None:
         self._repo(name)
-        self._json({"transfer": "basic", "objects": [self._lfs_object(o) for o in json.loads(self.body)["objects"]]})
+        self._json(
+            {
+                "transfer": "basic",
+                "objects": [self._lfs_object(o) for o in json.loads(self.body)["objects"]],
+            }
+        )
 
     def _lfs_object(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         oid, size = wanted["oid"], wanted["size"]
         if oid in self.hub.lfs:
             return {"oid": oid, "size": size}
         verify = {"href": f"{self.hub.url}/lfs-verify", "header": {}}
-        upload: dict[str, Any] = {"href": f"{self.hub.cdn}/lfs/{oid}?Signature=secretSignature", "header": {}}
+        upload: dict[str, Any] = {
+            "href": f"{self.hub.cdn}/lfs/{oid}?Signature=secretSignature",
+            "header": {},
+        }
         if step := self.hub.chunk_size:
-            parts = {str(i + 1): f"{self.hub.cdn}/lfs-part/{oid}/{i + 1}" for i in range(-(-size // step))}
-            upload = {"href": f"{self.hub.url}/lfs-done/{oid}", "header": {"chunk_size": str(step), **parts}}
+            parts = {
+                str(i + 1): f"{self.hub.cdn}/lfs-part/{oid}/{i + 1}"
+                for i in range(-(-size // step))
+            }
+            upload = {
+                "href": f"{self.hub.url}/lfs-done/{oid}",
+                "header": {"chunk_size": str(step), **parts},
+            }
         return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}}
 
     def lfs_put(self, oid: str) -> None:
@@ -325,13 +378,23 @@ class _Handler(BaseHTTPRequestHandler):
         for entry in lines[1:]:
             value = entry["value"]
             lfs = entry["key"] == "lfsFile"
-            files[value["path"]] = self.hub.lfs[value["oid"]] if lfs else base64.b64decode(value["content"])
-        ref = f"refs/pr/{1 + sum(r.startswith('refs/pr/') for r in repo.refs)}" if as_pr else revision
+            files[value["path"]] = (
+                self.hub.lfs[value["oid"]] if lfs else base64.b64decode(value["content"])
+            )
+        ref = (
+            f"refs/pr/{1 + sum(r.startswith('refs/pr/') for r in repo.refs)}" if as_pr else revision
+        )
         if as_pr:
             repo.refs[ref] = repo.refs[revision]
         sha = repo.commit(ref, files, lines[0]["value"]["summary"])
         pull = f"{self.hub.url}/{name}/discussions/{ref.rpartition('/')[2]}" if as_pr else ""
-        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": pull})
+        self._json(
+            {
+                "commitUrl": f"{self.hub.url}/{name}/commit/{sha}",
+                "commitOid": sha,
+                "pullRequestUrl": pull,
+            }
+        )
 
 
 _NAME = r"([^/]+/[^/]+)"

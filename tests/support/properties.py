@@ -28,15 +28,23 @@ def _problem(method: gm.Method, **options: Any) -> tuple[Pairs, list[float]]:
     return problem.pairs, [w / sum(weights) for w in weights] if method.normalize else weights
 
 
-def _run(method: gm.Method, pairs: Pairs, weights: Sequence[float] | None, names: Sequence[str] = "abc") -> Tensor:
+def _run(
+    method: gm.Method, pairs: Pairs, weights: Sequence[float] | None, names: Sequence[str] = "abc"
+) -> Tensor:
     adapters = [adapter({"w": pair}, source=name) for pair, name in zip(pairs, names, strict=False)]
     return _merge(method, adapters, weights)
 
 
-def _merge(method: gm.Method, adapters: list[gm.Adapter], weights: Sequence[float] | None, name: str = "w") -> Tensor:
+def _merge(
+    method: gm.Method, adapters: list[gm.Adapter], weights: Sequence[float] | None, name: str = "w"
+) -> Tensor:
     module = adapters[0].modules[name]
-    params = {"columns": min(module.shape)} if any(p.name == "columns" for p in method.params) else {}
-    result = gm.merge(adapters, method=method.name, weights=weights, rank=min(module.shape), params=params)
+    params = (
+        {"columns": min(module.shape)} if any(p.name == "columns" for p in method.params) else {}
+    )
+    result = gm.merge(
+        adapters, method=method.name, weights=weights, rank=min(module.shape), params=params
+    )
     return result.adapter.modules[name].delta()
 
 
@@ -89,7 +97,10 @@ def missing(method: gm.Method) -> bool:
     """A module that an adapter lacks is like one where its delta is zero."""
     pairs, weights = _problem(method)
     extra = random_factors(torch.Generator().manual_seed(42), 6, 5, 3)
-    adapters = [adapter({"w": pair, "v": extra}, source=name) for pair, name in zip(pairs, "abc", strict=False)]
+    adapters = [
+        adapter({"w": pair, "v": extra}, source=name)
+        for pair, name in zip(pairs, "abc", strict=False)
+    ]
     adapters[-1] = replace(adapters[-1], modules={"v": adapters[-1].modules["v"]})
     return _others(method, pairs, weights, _merge(method, adapters, weights))
 
@@ -107,13 +118,17 @@ def deficient(method: gm.Method) -> bool:
     b, a = pairs[-1]
     wide = [*pairs[:-1], (torch.cat([b[:, :2], 0 * b[:, 2:]], 1), a)]
     narrow = [*pairs[:-1], (b[:, :2], a[:2])]
-    return _same_or_refused(lambda: relative(_run(method, wide, weights), _run(method, narrow, weights)))
+    return _same_or_refused(
+        lambda: relative(_run(method, wide, weights), _run(method, narrow, weights))
+    )
 
 
 def mixed_ranks(method: gm.Method) -> bool:
     """Adapters of unlike rank are merged, into something finite."""
     pairs, weights = _problem(method, ranks=(3, 1, 2))
-    return _same_or_refused(lambda: 0.0 if bool(_run(method, pairs, weights).isfinite().all()) else 1.0)
+    return _same_or_refused(
+        lambda: 0.0 if bool(_run(method, pairs, weights).isfinite().all()) else 1.0
+    )
 
 
 def _same_or_refused(distance: Callable[[], float]) -> bool:
@@ -180,7 +195,12 @@ def catalogue() -> list[gm.Method]:
     """Every rule in every space that it can be named with, and every plug-in around the mean."""
     methods = list(gm.methods())
     spaces = ("core", "knots", "ctm", "factor", "delta")
-    names = [f"{m.rule.name}@{space}" for m in methods if m.rule.entries is not None for space in spaces]
+    names = [
+        f"{m.rule.name}@{space}" for m in methods if m.rule.entries is not None for space in spaces
+    ]
     plugins = ["norm_equalise+mean", "mad_cap+mean", "pico+mean", "mean+svc", "mean+subspace_boost"]
-    found = {gm.get_method(name).name: gm.get_method(name) for name in [m.name for m in methods] + names + plugins}
+    found = {
+        gm.get_method(name).name: gm.get_method(name)
+        for name in [m.name for m in methods] + names + plugins
+    }
     return list(found.values())

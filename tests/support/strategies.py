@@ -28,14 +28,20 @@ class Problem:
 
 @st.composite
 def problems(
-    draw: st.DrawFn, *, sizes: tuple[int, int] = (2, 5), equal_ranks: bool = False, dtype: torch.dtype = torch.float64
+    draw: st.DrawFn,
+    *,
+    sizes: tuple[int, int] = (2, 5),
+    equal_ranks: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> Problem:
     """Small and awkward: wide and tall, r = 1, r = min(m, n), ranks all alike or not, weights all alike or not."""
     m, n = draw(st.integers(2, 17)), draw(st.integers(2, 17))
     count = draw(st.integers(*sizes))
     rank = st.integers(1, min(m, n, 6))
     ranks = [draw(rank)] * count if equal_ranks else [draw(rank) for _ in range(count)]
-    raw = draw(st.just([1.0] * count) | st.lists(st.floats(0.05, 1.0), min_size=count, max_size=count))
+    raw = draw(
+        st.just([1.0] * count) | st.lists(st.floats(0.05, 1.0), min_size=count, max_size=count)
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     pairs = tuple(random_factors(generator, m, n, r, dtype) for r in ranks)
     return Problem(pairs, tuple(w / sum(raw) for w in raw))
@@ -45,7 +51,12 @@ def well_posed(problem: Problem) -> bool:
     """No principal angle is so close to a right one that the rotation is decided by rounding: the condition number
     of the polar factor is one over the smallest cosine."""
     spaces = [[torch.linalg.qr(x)[0] for x in (b.double(), a.double().T)] for b, a in problem.pairs]
-    cosines = [torch.linalg.svdvals(p.T @ q).min() for x in spaces for y in spaces for p, q in zip(x, y, strict=True)]
+    cosines = [
+        torch.linalg.svdvals(p.T @ q).min()
+        for x in spaces
+        for y in spaces
+        for p, q in zip(x, y, strict=True)
+    ]
     return min(cosines) > 1e-3
 
 

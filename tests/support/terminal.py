@@ -16,11 +16,17 @@ ESCAPE = "\x1b"
 def run(args: Sequence[str | Path], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """``python -m gam_merge`` in a pipe."""
     command = [sys.executable, "-m", "gam_merge", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120
+    )
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    }
     return {**kept, "TERM": "xterm-256color", **more}
 
 
@@ -29,7 +35,9 @@ def run_in_terminal(args: Sequence[str | Path], cwd: Path, **env: str) -> tuple[
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, "-m", "gam_merge", *map(str, args)]
-    process = subprocess.Popen(command, cwd=cwd, env=environment(**env), stdin=end, stdout=end, stderr=end)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment(**env), stdin=end, stdout=end, stderr=end
+    )
     os.close(end)
     sent = b""
     try:

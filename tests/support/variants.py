@@ -51,20 +51,36 @@ def _build(kind: str) -> nn.Module:
         case "qwen2":
             return tf.Qwen2ForCausalLM(tf.Qwen2Config(**_TEXT, **_HEADS, **tokens))
         case "gpt2":
-            config = tf.GPT2Config(vocab_size=37, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **tokens)
+            config = tf.GPT2Config(
+                vocab_size=37, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **tokens
+            )
             return tf.GPT2LMHeadModel(config)
         case "mixtral":
             return tf.MixtralForCausalLM(
-                tf.MixtralConfig(**_TEXT, **_HEADS, num_local_experts=3, **tokens, experts_implementation="eager")
+                tf.MixtralConfig(
+                    **_TEXT, **_HEADS, num_local_experts=3, **tokens, experts_implementation="eager"
+                )
             )
         case "t5":
-            config = tf.T5Config(vocab_size=37, d_model=16, d_ff=24, d_kv=4, num_layers=1, num_heads=4, **tokens)
+            config = tf.T5Config(
+                vocab_size=37, d_model=16, d_ff=24, d_kv=4, num_layers=1, num_heads=4, **tokens
+            )
             return tf.T5ForConditionalGeneration(config)
         case "vit":
-            sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+            sizes = {
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            }
             return tf.ViTForImageClassification(tf.ViTConfig(image_size=8, patch_size=4, **sizes))
         case "roberta":
-            sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+            sizes = {
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            }
             config = tf.RobertaConfig(vocab_size=37, **sizes, **tokens)
             return tf.RobertaForSequenceClassification(config)
     return ConvNet()
@@ -86,11 +102,17 @@ def forward(built: nn.Module) -> Tensor:
     """What the model says to a fixed input."""
     inner = built.get_base_model() if isinstance(built, PeftModel) else built
     if isinstance(inner, ConvNet):
-        return built(torch.linspace(-2, 2, 2 * 4 * 6 * 6, dtype=torch.float64).sin().reshape(2, 4, 6, 6))
+        return built(
+            torch.linspace(-2, 2, 2 * 4 * 6 * 6, dtype=torch.float64).sin().reshape(2, 4, 6, 6)
+        )
     if isinstance(inner, tf.ViTForImageClassification):
         pixels = torch.linspace(-2, 2, 2 * 3 * 8 * 8, dtype=torch.float64).sin().reshape(2, 3, 8, 8)
         return built(pixel_values=pixels).logits
-    more = {"decoder_input_ids": _IDS[:, :5]} if isinstance(inner, tf.T5ForConditionalGeneration) else {}
+    more = (
+        {"decoder_input_ids": _IDS[:, :5]}
+        if isinstance(inner, tf.T5ForConditionalGeneration)
+        else {}
+    )
     return built(input_ids=_IDS, **more).logits
 
 
@@ -103,24 +125,42 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "linear": ("llama", {"target_modules": _ALL_LINEAR}),
     "all-linear": ("llama", {"target_modules": "all-linear"}),
     "target_regex": ("llama", {"target_modules": r".*layers\.1\..*(q|down)_proj"}),
-    "layers_to_transform": ("llama", {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]}),
+    "layers_to_transform": (
+        "llama",
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},
+    ),
     "exclude_modules": (
         "llama",
         {"target_modules": ["q_proj"], "exclude_modules": ["model.layers.0.self_attn.q_proj"]},
     ),
     "rslora": ("llama", {"target_modules": ["q_proj", "v_proj"], "use_rslora": True}),
-    "rank_pattern": ("llama", {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"1.self.attn.q_proj": 2}}),
-    "alpha_pattern": ("llama", {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": {r"layers\.0.*": 3}}),
+    "rank_pattern": (
+        "llama",
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"1.self.attn.q_proj": 2}},
+    ),
+    "alpha_pattern": (
+        "llama",
+        {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": {r"layers\.0.*": 3}},
+    ),
     "embedding": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
     "lm_head": ("llama", {"target_modules": ["lm_head", "q_proj"]}),
     "tied_embedding": ("tied", {"target_modules": ["embed_tokens", "q_proj"]}),
     "tied_lm_head": ("tied", {"target_modules": ["lm_head", "v_proj"]}),
-    "tied_both": ("tied", {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}),
+    "tied_both": (
+        "tied",
+        {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    ),
     "lora_bias": ("qwen2", {"target_modules": ["q_proj", "k_proj"], "lora_bias": True}),
-    "lora_bias_rslora": ("qwen2", {"target_modules": ["q_proj"], "lora_bias": True, "use_rslora": True}),
+    "lora_bias_rslora": (
+        "qwen2",
+        {"target_modules": ["q_proj"], "lora_bias": True, "use_rslora": True},
+    ),
     "bias_lora_only": ("qwen2", {"target_modules": ["q_proj"], "bias": "lora_only"}),
     "bias_all": ("qwen2", {"target_modules": ["q_proj"], "bias": "all"}),
-    "trainable_tokens": ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 14]}),
+    "trainable_tokens": (
+        "llama",
+        {"target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 14]},
+    ),
     "trainable_tokens_tied": (
         "tied",
         {
@@ -129,38 +169,74 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "ensure_weight_tying": True,
         },
     ),
-    "modules_to_save": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
+    "modules_to_save": (
+        "llama",
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+    ),
     "modules_to_save_tied": (
         "tied",
-        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {
+            "target_modules": ["q_proj"],
+            "modules_to_save": ["embed_tokens"],
+            "ensure_weight_tying": True,
+        },
     ),
     "classifier": ("roberta", {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}),
-    "classifier_bias_all": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}),
+    "classifier_bias_all": (
+        "roberta",
+        {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"},
+    ),
     "conv1d_of_gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
     "gpt2_embeddings": ("gpt2", {"target_modules": ["wte", "wpe", "c_attn"]}),
     "experts": ("mixtral", {"target_modules": ["q_proj"], "target_parameters": _EXPERTS}),
-    "experts_alone": ("mixtral", {"target_modules": [], "target_parameters": _EXPERTS[:1], "use_rslora": True}),
+    "experts_alone": (
+        "mixtral",
+        {"target_modules": [], "target_parameters": _EXPERTS[:1], "use_rslora": True},
+    ),
     "experts_alphas": (
         "mixtral",
-        {"target_modules": [], "target_parameters": _EXPERTS, "alpha_pattern": {r"model.layers\.0\..*": 3}},
+        {
+            "target_modules": [],
+            "target_parameters": _EXPERTS,
+            "alpha_pattern": {r"model.layers\.0\..*": 3},
+        },
     ),
     "experts_ranks": (
         "mixtral",
-        {"target_modules": [], "target_parameters": _EXPERTS, "rank_pattern": {r"model.layers\.1\..*": 2}},
+        {
+            "target_modules": [],
+            "target_parameters": _EXPERTS,
+            "rank_pattern": {r"model.layers\.1\..*": 2},
+        },
     ),
     "gate": ("mixtral", {"target_modules": [], "target_parameters": ["mlp.gate.weight"]}),
-    "router": ("mixtral", {"target_modules": ["v_proj"], "target_parameters": ["mlp.gate.weight", *_EXPERTS]}),
+    "router": (
+        "mixtral",
+        {"target_modules": ["v_proj"], "target_parameters": ["mlp.gate.weight", *_EXPERTS]},
+    ),
     "t5": ("t5", {"target_modules": ["q", "v", "wo", "shared"]}),
-    "vit": ("vit", {"target_modules": ["query", "value", "projection"], "modules_to_save": ["classifier"]}),
+    "vit": (
+        "vit",
+        {"target_modules": ["query", "value", "projection"], "modules_to_save": ["classifier"]},
+    ),
     "conv": ("conv", {"target_modules": ["plain", "pointwise", "line", "space"]}),
     "conv_grouped": ("conv", {"target_modules": _CONVS}),
     "conv_bias": ("conv", {"target_modules": ["plain", "line"], "lora_bias": True}),
     "multihead_attention": ("conv", {"target_modules": ["attention", "head"]}),
     "dora": ("llama", {"target_modules": _ALL_LINEAR, "use_dora": True}),
     "dora_rslora": ("llama", {"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}),
-    "dora_embeddings": ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "use_dora": True}),
-    "dora_conv1d_of_gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True}),
-    "dora_conv": ("conv", {"target_modules": ["plain", "pointwise", "line", "space"], "use_dora": True}),
+    "dora_embeddings": (
+        "llama",
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "use_dora": True},
+    ),
+    "dora_conv1d_of_gpt2": (
+        "gpt2",
+        {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True},
+    ),
+    "dora_conv": (
+        "conv",
+        {"target_modules": ["plain", "pointwise", "line", "space"], "use_dora": True},
+    ),
     "dora_modules_to_save": (
         "llama",
         {"target_modules": ["v_proj"], "use_dora": True, "modules_to_save": ["norm"]},
@@ -203,7 +279,9 @@ def base(kind: str) -> Path:
     """The weights of the model in a file, as float32."""
     path = Path(tempfile.mkdtemp(prefix="gam-merge-base-")) / "model.safetensors"
     atexit.register(shutil.rmtree, path.parent)
-    save_file({name: value.float().clone() for name, value in model(kind).state_dict().items()}, path)
+    save_file(
+        {name: value.float().clone() for name, value in model(kind).state_dict().items()}, path
+    )
     return path
 
 

@@ -26,7 +26,9 @@ def norm_equalise(
     beta: Annotated[float, Range(0, 1), "0: all at the mean norm, 1: as they are"] = 0.0,
 ) -> InCore:
     norms = core.norms  # (L, N)
-    return rule(core.scaled((beta * norms + (1 - beta) * norms.mean(-1, keepdim=True)) / norms), weights)
+    return rule(
+        core.scaled((beta * norms + (1 - beta) * norms.mean(-1, keepdim=True)) / norms), weights
+    )
 
 
 @plugin(

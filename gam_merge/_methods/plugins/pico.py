@@ -31,9 +31,15 @@ def pico(
     weights: Tensor,
     rule: CoreRule,
     *,
-    factors: Annotated[Literal["fixed", "read"], "B of a delta with orthonormal A, or as it was read"] = "fixed",
+    factors: Annotated[
+        Literal["fixed", "read"], "B of a delta with orthonormal A, or as it was read"
+    ] = "fixed",
 ) -> InCore:
-    bs = core.read_lefts() if factors == "read" else [p @ c for p, c in zip(core.lefts, core.cores, strict=True)]
+    bs = (
+        core.read_lefts()
+        if factors == "read"
+        else [p @ c for p, c in zip(core.lefts, core.cores, strict=True)]
+    )
     stack = torch.cat(list(bs), -1)  # (L, K, R)
     crowd = stack @ stack.mT  # (L, K, K)
     total = crowd.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]

@@ -22,7 +22,10 @@ from gam_merge._methods._schema import Range
     reference="arXiv 2506.16506, over the non-zero singular values",
     use="after sums of many specialists",
     avoid="for language models, where no gain is published; for adapters of one goal",
-    breaks={"identity": "the spectrum of a single adapter is raised too", "equal": "as for a single adapter"},
+    breaks={
+        "identity": "the spectrum of a single adapter is raised too",
+        "equal": "as for a single adapter",
+    },
 )
 def subspace_boost(
     core: Core,

@@ -39,10 +39,19 @@ def svc(
     parts = u.mT.unsqueeze(1) @ core.m  # (L, N, k, J)
     squares = parts.square().sum(-1)  # (L, N, k)
     there = squares > _NOTHING * core.norms.square().unsqueeze(-1)
-    response = (parts * (s.unsqueeze(-1) * vt).unsqueeze(1)).sum(-1) / torch.where(there, squares, 1.0)
+    response = (parts * (s.unsqueeze(-1) * vt).unsqueeze(1)).sum(-1) / torch.where(
+        there, squares, 1.0
+    )
     least = 1 / parts.shape[1] if alpha is None else alpha
     counted = torch.where(there, response.clamp(min=least), 0.0).sum(1)  # (L, k)
-    factor = torch.where(counted > 0, there.sum(1) / counted.clamp(min=torch.finfo(s.dtype).tiny), 1.0)
-    close = (s[:, :-1] - s[:, 1:] < _EQUAL * s[:, :1]) & significant(s, max(core.bucket.shape))[:, 1:]
-    warnings = {**merged.warnings, "singular values are equal: their calibration is arbitrary": close.any(-1)}
+    factor = torch.where(
+        counted > 0, there.sum(1) / counted.clamp(min=torch.finfo(s.dtype).tiny), 1.0
+    )
+    close = (s[:, :-1] - s[:, 1:] < _EQUAL * s[:, :1]) & significant(s, max(core.bucket.shape))[
+        :, 1:
+    ]
+    warnings = {
+        **merged.warnings,
+        "singular values are equal: their calibration is arbitrary": close.any(-1),
+    }
     return InCore(u * (s * factor).unsqueeze(-2) @ vt, warnings)

@@ -29,9 +29,13 @@ def ctm(
     weights: Tensor,
     *,
     k: Annotated[int, Range(0), "rank of the shared bases; 0: the largest of the adapters"] = 0,
-    beta: Annotated[float, Range(0, 1), "1 weighs adapters by their norms when bases are chosen, 0 all alike"] = 0.0,
+    beta: Annotated[
+        float, Range(0, 1), "1 weighs adapters by their norms when bases are chosen, 0 all alike"
+    ] = 0.0,
     iterations: Annotated[int, Range(1), "at most"] = 1000,
-    tolerance: Annotated[float, Range(0), "relative change of the captured energy that ends the iteration"] = 1e-8,
+    tolerance: Annotated[
+        float, Range(0), "relative change of the captured energy that ends the iteration"
+    ] = 1e-8,
 ) -> View:
     k = min(k or max(core.bucket.ranks), *core.m.shape[-2:])
     norms = core.norms  # (L, N)
@@ -46,7 +50,9 @@ def ctm(
     return View([Part.of("ctm", u.unsqueeze(1).mT @ core.m @ v.unsqueeze(1))], lift)
 
 
-def _shared_bases(d: Tensor, k: int, iterations: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+def _shared_bases(
+    d: Tensor, k: int, iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """U (L, K, k), V (L, J, k), and where they did not converge: d (L, N, K, J)."""
     u, v = _left(d, k), _left(d.mT, k)
     moving = torch.ones(len(d), dtype=torch.bool, device=d.device)

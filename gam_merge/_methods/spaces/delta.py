@@ -33,10 +33,15 @@ def delta(
     bucket: Bucket,
     weights: Tensor,
     *,
-    columns: Annotated[int, Range(0), "rank that the result is compressed to; 0: the sum of ranks"] = 0,
+    columns: Annotated[
+        int, Range(0), "rank that the result is compressed to; 0: the sum of ranks"
+    ] = 0,
 ) -> View:
     narrow = bucket.deltas[0].b.dtype
-    factors = [((x.b64[0] @ x.u[0] @ x.core[0]).to(narrow), (x.a64[0] @ x.v[0]).to(narrow)) for x in bucket.deltas]
+    factors = [
+        ((x.b64[0] @ x.u[0] @ x.core[0]).to(narrow), (x.a64[0] @ x.v[0]).to(narrow))
+        for x in bucket.deltas
+    ]
     columns = min(columns or sum(bucket.ranks), *bucket.shape)
 
     def rows(some: slice) -> Tensor:
@@ -48,7 +53,9 @@ def delta(
     return View([Part.in_blocks("delta", bucket.shape, len(factors), rows)], lift)
 
 
-def _compress(blocks: Blocks, shape: tuple[int, int], columns: int, random: torch.Generator) -> Merged:
+def _compress(
+    blocks: Blocks, shape: tuple[int, int], columns: int, random: torch.Generator
+) -> Merged:
     """The leading singular pairs of a matrix of that shape that comes in blocks (1, p, n) of rows."""
     rows: Callable[[], Iterator[Tensor]] = lambda: (block[0] for block in blocks())  # noqa: E731
     if shape[0] * shape[1] <= _HELD:

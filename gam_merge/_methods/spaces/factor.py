@@ -36,8 +36,12 @@ def factor(bucket: Bucket, weights: Tensor) -> View:
             f"module {bucket.names[0]} has ranks {ranks}: @factor adds factors and needs equal ones; use @core instead"
         )
     roots = [x.scale.sqrt()[:, None, None] for x in bucket.factors]
-    b = torch.stack([x.b.double() * root for x, root in zip(bucket.factors, roots, strict=True)], 1)  # (L, N, m, r)
-    a = torch.stack([x.a.double().mT * root for x, root in zip(bucket.factors, roots, strict=True)], 1)  # (L, N, r, n)
+    b = torch.stack(
+        [x.b.double() * root for x, root in zip(bucket.factors, roots, strict=True)], 1
+    )  # (L, N, m, r)
+    a = torch.stack(
+        [x.a.double().mT * root for x, root in zip(bucket.factors, roots, strict=True)], 1
+    )  # (L, N, r, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
         (b,), (a,) = (blocks() for blocks in merged)
