@@ -60,7 +60,7 @@ def compare(
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
     )
-    lined_up, job = planned.plan, planned.job
+    lined_up, job = planned.lineup, planned.job
     if len(lined_up.adapters) < 2:
         raise GamMergeError("compare needs two adapters with a weight; inspect looks at one")
     found: list[_Found] = []

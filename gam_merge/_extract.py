@@ -13,13 +13,12 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.random import generator
 from gam_merge._common.tensors import MemoryTensor, parse_dtype
 from gam_merge._common.types import Progress
-from gam_merge._lineup.ranks import RankPolicy, check_ranks
+from gam_merge._lineup.ranks import RankPolicy
 from gam_merge._models.checkpoint import Checkpoint, is_conv1d, open_checkpoint
 from gam_merge._models.difference import Factored, difference, distance, factorize
 from gam_merge._read.adapter import Adapter, LoraModule
-from gam_merge._read.peft import CONFIG_NAME
-from gam_merge._read.peft_config import merged_config
-from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, save_adapter
+from gam_merge._read.formats import format_of
+from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, config_files, save_adapter
 from gam_merge._write.directory import check_output
 from gam_merge._write.provenance import METHOD_KEY
 
@@ -89,8 +88,7 @@ class ExtractResult:
 
         An existing ``path`` is an error; ``force`` replaces it if it is empty or one that we wrote.
         """
-        config = as_json(self.adapter.config, sort=True)
-        texts = {EXTRACT_REPORT_NAME: as_json(self.report.to_dict()), CONFIG_NAME: config}
+        texts = {EXTRACT_REPORT_NAME: as_json(self.report.to_dict()), **config_files(self.adapter)}
         return save_adapter(
             Path(path), self.adapter, {METHOD_KEY: "extract"}, lambda digest: texts, force=force
         )
@@ -123,7 +121,7 @@ def extract(
     The error is within 1 % of the least that the rank allows, before rounding to ``dtype``. Raises GamMergeError for
     models that do not fit together or do not differ, and then nothing is written.
     """
-    check_ranks(RankPolicy(rank, energy, max_rank))
+    RankPolicy(rank, energy, max_rank).check()
     if rank is None and energy is None:
         raise GamMergeError(
             "how large an adapter? give --rank or --energy (rank= or energy= in Python)"
@@ -230,12 +228,6 @@ def _adapter(
             torch.nn.functional.pad(x.a, (0, 0, 0, missing)),
         )
         modules[name] = LoraModule(name, MemoryTensor(a), MemoryTensor(b), 1.0)
-    conv1d = any(is_conv1d(checkpoint, name) for name in found)
-    described = {"base_model_name_or_path": base_model, "fan_in_fan_out": conv1d}
-    layouts = {name: module.layout for name, module in modules.items()}
-    return Adapter(
-        "extracted",
-        modules,
-        base_model,
-        merged_config([described], layouts, (), dict.fromkeys(layouts, rank)),
-    )
+    transposed = any(is_conv1d(checkpoint, name) for name in found)
+    adapter = Adapter("extracted", modules, base_model, transposed=transposed)
+    return format_of([adapter]).describe(adapter)

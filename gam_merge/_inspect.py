@@ -4,12 +4,10 @@ Tensor legend: ``L`` modules at a time, ``r`` rank.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from itertools import product
 from math import prod
-from typing import Any
 
 import torch
 
@@ -17,29 +15,9 @@ from gam_kernels import Delta
 from gam_merge._common.tensors import dtype_name, pick_device
 from gam_merge._common.types import Progress
 from gam_merge._diagnose.inspection import Inspection, ModuleInspection
-from gam_merge._lineup.lineup import PlannedBucket, make_plan
+from gam_merge._lineup.lineup import LineupBucket, line_up
 from gam_merge._load import Source, load
 from gam_merge._run.walk import broken_factor, is_sound, read_delta, walk_chunks
-
-# Fields of a config that make an adapter more, or other, than a plain LoRA, and their plain values if not empty.
-_VARIANTS: Mapping[str, Any] = {
-    "alora_invocation_tokens": None,
-    "alpha_pattern": None,
-    "arrow_config": None,
-    "bias": "none",
-    "fan_in_fan_out": None,
-    "init_lora_weights": True,
-    "layer_replication": None,
-    "lora_bias": None,
-    "modules_to_save": None,
-    "rank_pattern": None,
-    "target_parameters": None,
-    "trainable_token_indices": None,
-    "use_bdlora": None,
-    "use_dora": None,
-    "use_qalora": None,
-    "use_rslora": None,
-}
 
 
 def inspect(
@@ -60,17 +38,17 @@ def inspect(
     adapter = load(source, base_model=base_model, alpha=alpha, problems=problems)
     modules: list[ModuleInspection] = []
     if adapter.modules:
-        plan = make_plan([adapter])
-        task = partial(_visit, plan.compute_dtype, pick_device(device))
-        for part in walk_chunks(plan, task, executor):
+        lineup = line_up([adapter])
+        task = partial(_visit, lineup.compute_dtype, pick_device(device))
+        for part in walk_chunks(lineup, task, executor):
             modules += part
             if progress:
-                progress(len(modules), plan.matrices)
+                progress(len(modules), lineup.matrices)
     return Inspection(
         source=adapter.source,
         base_model=adapter.base_model,
         dtype=dtype_name(adapter.dtype) if adapter.modules else None,
-        settings=_settings(adapter.config),
+        settings=adapter.settings,
         problems=tuple(problems),
         modules=tuple(sorted(modules, key=lambda module: module.name)),
         extras=Counter(extra.kind for extra in adapter.extras.values()),
@@ -78,9 +56,7 @@ def inspect(
 
 
 @torch.no_grad()
-def _visit(
-    dtype: torch.dtype, device: torch.device, chunk: PlannedBucket
-) -> list[ModuleInspection]:
+def _visit(dtype: torch.dtype, device: torch.device, chunk: LineupBucket) -> list[ModuleInspection]:
     """Runs on a worker."""
     members = [member for (member,) in chunk.members]
     delta = read_delta(members, dtype, device)
@@ -110,9 +86,3 @@ def _zero_factor(delta: Delta, j: int) -> str:
     """What makes module ``j`` zero."""
     named = {"lora_B": delta.b[j], "lora_A": delta.a[j]}
     return next((name for name, factor in named.items() if not factor.any()), "the product")
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config sets beyond a plain LoRA."""
-    known = {name: config[name] for name in _VARIANTS if config.get(name)}
-    return {name: value for name, value in known.items() if value != _VARIANTS[name]}

@@ -1,19 +1,26 @@
-"""A merge as asked for -> what to do and how: every check that needs no tensor, in one place."""
+"""``plan``: a merge as asked for -> what to do and how. Every check that needs no tensor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack, get_args
 
 import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import dtype_name, parse_dtype, pick_device
 from gam_merge._common.types import Setting
-from gam_merge._lineup.lineup import Plan, make_plan
-from gam_merge._lineup.ranks import RankPolicy, check_ranks
+from gam_merge._lineup.lineup import Lineup, LineupBucket, line_up
+from gam_merge._lineup.options import (
+    MergeOptions,
+    Missing,
+    Request,
+    Target,
+    explicit,
+)
+from gam_merge._lineup.ranks import RankPolicy, rank_notes
 from gam_merge._lineup.serving import check_target
 from gam_merge._lineup.settings import Settings, make_settings
 from gam_merge._load import Source, load
@@ -24,198 +31,269 @@ from gam_merge._models.placement import base_weights
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.record import Record, RecordedSource
 from gam_merge._read.weight import BaseWeight
-from gam_merge._run.dora import base_weights_needed, check_dora, is_dora
+from gam_merge._run.dora import base_weights_needed, check_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
 from gam_merge._write.directory import check_output
 
-BaseModel = (
-    str | PathLike[str] | Mapping[str, BaseWeight]
-)  # a name or a place, or weights by module
-
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A merge that is settled and not begun: the modules to merge, and how."""
+    """A merge that is settled and not begun: the modules to merge, and how.
 
-    plan: Plan
+    Attributes:
+        lineup: the modules of all adapters, in buckets.
+        job: method, settings, device and dtype.
+        policy: for ranks that only a pass over the deltas can tell.
+        target: the server that the merge is for.
+        base: the base model whose weights are read, for DoRA.
+
+    Example:
+        >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> planned = gm.plan(sources, method="ties", rank=16)
+        >>> planned.rank, planned.dtype, len(planned.modules)
+        (16, 'bfloat16', 210)
+        >>> planned.estimate().seconds < 60
+        True
+    """
+
+    lineup: Lineup
     job: Job
-    policy: RankPolicy = field(
-        default_factory=RankPolicy
-    )  # for ranks that only a look at the deltas can tell
-    target: str | None = None
-    base: Model | None = None  # the base model whose weights are read, for DoRA
+    policy: RankPolicy = field(default_factory=RankPolicy)
+    target: Target | None = None
+    base: Model | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of the merge, sorted."""
+        return self.lineup.names
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that take part."""
+        return self.lineup.adapters
+
+    @property
+    def buckets(self) -> tuple[LineupBucket, ...]:
+        """The modules by shape, layout, adapters and ranks."""
+        return self.lineup.buckets
+
+    @property
+    def rank(self) -> int:
+        """The rank of the output, or an upper limit if it follows from an energy."""
+        return self.lineup.rank
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the output."""
+        return dtype_name(self.job.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the output in bytes."""
+        return self.lineup.nbytes
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The mean weight of each adapter over the modules."""
+        return self.job.mean_weights(self.lineup.names)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know beforehand. Raises GamMergeError if the target does not take the merge."""
-        read = self.base.notes if self.base else ()
-        return (*self.plan.notes, *read, *check_target(self.plan, self.target))
+        """Notes for the user, before the merge.
+
+        Raises GamMergeError if the target does not serve the merge.
+        """
+        on_base = self.base.notes if self.base else ()
+        on_target = check_target(self.lineup, self.target)
+        return (*self.lineup.notes, *rank_notes(self.lineup), *on_base, *on_target)
 
     def estimate(self) -> Estimate:
-        """How long the merge will take and how much memory, from a rehearsal of about a second. Reads no tensor."""
-        return estimate(self.plan, self.job)
+        """Estimate time and memory of the merge, from a trial run on random data of a second.
+
+        Returns:
+            Estimate: seconds and bytes. No tensor of the adapters is read.
+        """
+        return estimate(self.lineup, self.job)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "method": self.job.method.name,
             "params": dict(self.job.settings.params),
-            "sources": [adapter.source for adapter in self.plan.adapters],
-            "weights": list(self.job.mean_weights(self.plan.names)),
+            "sources": [adapter.source for adapter in self.adapters],
+            "weights": list(self.weights),
             "anchor": self.job.anchor,
             "missing": self.job.missing,
-            "base_model": self.plan.base_model,
+            "base_model": self.lineup.base_model,
             "device": str(self.job.device),
-            "rank": self.plan.rank,
+            "rank": self.rank,
             "energy": self.policy.energy,
             "per_module_rank": self.policy.per_module,
-            "dtype": dtype_name(self.job.dtype),
-            "nbytes": self.plan.nbytes,
+            "dtype": self.dtype,
+            "nbytes": self.nbytes,
             "notes": list(self.notes),
-            "buckets": [
-                {
-                    "shape": bucket.shape,
-                    "adapters": bucket.adapters,
-                    "ranks": bucket.ranks,
-                    "modules": bucket.names,
-                }
-                for bucket in self.plan.buckets
-            ],
+            "buckets": [_bucket_dict(bucket) for bucket in self.buckets],
         }
 
 
+def _bucket_dict(bucket: LineupBucket) -> dict[str, Any]:
+    return {
+        "shape": bucket.shape,
+        "adapters": bucket.adapters,
+        "ranks": bucket.ranks,
+        "modules": bucket.names,
+    }
+
+
+@explicit()
 def plan(
     sources: Sequence[Source],
     *,
-    method: str = "gam",
-    weights: Sequence[Setting] | None = None,
     out: str | PathLike[str] | None = None,
-    anchor: int | str = 0,
-    missing: str = "zero",
-    flatten_dora: bool = False,
-    rank: int | None = None,
-    energy: float | None = None,
-    max_rank: int | None = None,
-    per_module_rank: bool = False,
-    target: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device = "auto",
-    base_model: BaseModel | None = None,
-    alpha: float | Sequence[float] | None = None,
-    allow_base_mismatch: bool = False,
-    params: Mapping[str, Setting] | None = None,
     force: bool = False,
+    **options: Unpack[MergeOptions],
 ) -> MergePlan:
-    """What ``merge`` would do with the same arguments, from headers alone: no tensor is read, nothing is written.
+    """Say what ``merge`` would do with the same arguments.
 
-    Raises GamMergeError wherever ``merge`` would before it reads the first tensor.
+    From headers alone: no tensor is read, nothing is written.
+
+    Args:
+        sources: directories, files, Hub ids or adapters in memory; see ``load``.
+        out: the directory that would be written.
+        force: as if an ``out`` that is empty or an earlier merge were to be replaced.
+
+    Returns:
+        MergePlan: modules, ranks, dtype, size and notes; ``estimate()`` adds time and memory.
+
+    Raises:
+        GamMergeError: wherever ``merge`` would before it reads the first tensor.
+
+    Example:
+        >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> planned = gm.plan(sources, method="tsvm")
+        >>> planned.rank, planned.nbytes
+        (16, 9768960)
     """
-    chosen = get_method(method)
-    policy = check_ranks(RankPolicy(rank, energy, max_rank, per_module_rank))
-    adapters = _load_all(sources, base_model, alpha)
-    given = _check_weights(weights, len(adapters))
-    position = _anchor_position(anchor, sources, given)
-    kept = [i for i, weight in enumerate(given) if weight != 0]
-    chosen.check_count(len(kept))
-    settings = _settings(
-        chosen, [adapters[i] for i in kept], [given[i] for i in kept], params or {}
-    )
-    lined_up = make_plan(
-        [adapters[i] for i in kept],
+    request = Request(**options)
+    method = get_method(request.method)
+    policy = RankPolicy(request.rank, request.energy, request.max_rank, request.per_module_rank)
+    policy.check()
+    _check_missing(request.missing)
+    adapters = _load_all(sources, request)
+    weights = _checked_weights(request.weights, len(adapters))
+    anchor = _anchor_position(request.anchor, sources, weights)
+    kept = [i for i, weight in enumerate(weights) if weight != 0]
+    method.check_count(len(kept))
+    kept_adapters = [adapters[i] for i in kept]
+    kept_weights = [weights[i] for i in kept]
+    settings = _settings(method, kept_adapters, kept_weights, request.params or {})
+    lineup = line_up(
+        kept_adapters,
         settings=settings,
-        rank=policy.rank,
-        max_rank=policy.max_rank,
-        native="sum" if policy.energy is not None else chosen.rank,
-        dtype=parse_dtype(dtype),
-        allow_base_mismatch=allow_base_mismatch,
+        dtype=parse_dtype(request.dtype),
+        allow_base_mismatch=request.allow_base_mismatch,
     )
+    lineup = policy.before_reading(lineup, method.rank)
     job = Job(
         settings=settings,
-        method=chosen,
-        anchor=kept.index(position),
-        missing=_check_missing(missing),
-        dtype=lined_up.dtype,
-        device=pick_device(device),
-        flatten=flatten_dora,
+        method=method,
+        anchor=kept.index(anchor),
+        missing=request.missing,
+        dtype=lineup.dtype,
+        device=pick_device(request.device),
+        flatten_dora=request.flatten_dora,
     )
     if out is not None:
         files = [adapter.file for adapter in adapters if adapter.file is not None]
         check_output(Path(out), force=force, sources=files)
     base: Model | None = None
-    if any(map(is_dora, lined_up.adapters)):
-        lined_up, base = _with_base(
-            lined_up, base_model, policy, dtype=parse_dtype(dtype), flatten=flatten_dora
-        )
-    planned = MergePlan(lined_up, job, policy, target, base)
-    if not policy.looks:
-        check_target(lined_up, target)
-    return planned
+    if any(adapter.is_dora for adapter in lineup.adapters):
+        lineup, base = _with_base(lineup, request, policy)
+    if not policy.needs_spectra:
+        check_target(lineup, request.target)
+    return MergePlan(lineup, job, policy, request.target, base)
 
 
-def _with_base(
-    plan: Plan,
-    base: BaseModel | None,
-    policy: RankPolicy,
-    *,
-    dtype: torch.dtype | None,
-    flatten: bool,
-) -> tuple[Plan, Model | None]:
-    """The plan with the base weights that DoRA adapters need, and the model that they are of."""
+def _with_base(lineup: Lineup, request: Request, policy: RankPolicy) -> tuple[Lineup, Model | None]:
+    """Return the lineup with the base weights that DoRA needs, and the model that they are of."""
+    base = request.base_model
     if base is None:
-        raise base_weights_needed(plan.adapters)
-    if flatten and policy.looks:
+        raise base_weights_needed(lineup.adapters)
+    if request.flatten_dora and policy.needs_spectra:
         raise GamMergeError(
-            "DoRA is flattened to a rank that is given; use rank or max_rank, not energy"
+            "DoRA is flattened to a given rank; give rank or max_rank instead of energy"
         )
-    check_dora(plan.adapters)
-    model = None if isinstance(base, Mapping) else resolve_base(base)
-    weights: dict[str, BaseWeight] = dict(base) if isinstance(base, Mapping) else {}
-    if model is not None:
-        for adapter in plan.adapters:
+    check_dora(lineup.adapters)
+    model: Model | None = None
+    weights: dict[str, BaseWeight] = {}
+    if isinstance(base, Mapping):
+        weights |= base
+    else:
+        model = resolve_base(base)
+        for adapter in lineup.adapters:
             weights |= base_weights(model, adapter)
-    buckets = [
-        replace(bucket, bases=tuple(weights[name] for name in bucket.names))
-        for bucket in plan.buckets
-    ]
-    stored = [
-        m.magnitude.dtype
-        for a in plan.adapters
-        for m in a.modules.values()
-        if m.magnitude is not None
-    ]
-    widest = dtype or reduce(torch.promote_types, stored)
-    return replace(plan, buckets=tuple(buckets), magnitude_dtype=None if flatten else widest), model
+    buckets: list[LineupBucket] = []
+    for bucket in lineup.buckets:
+        bases = tuple(weights[name] for name in bucket.names)
+        buckets.append(replace(bucket, bases=bases))
+    dtype = None if request.flatten_dora else _magnitude_dtype(lineup, request)
+    return replace(lineup, buckets=tuple(buckets), magnitude_dtype=dtype), model
 
 
-def _load_all(
-    sources: Sequence[Source], base_model: BaseModel | None, alpha: float | Sequence[float] | None
-) -> list[Adapter]:
+def _magnitude_dtype(lineup: Lineup, request: Request) -> torch.dtype:
+    """Return the dtype of the output if one was asked for, else the narrowest that holds all."""
+    dtype = parse_dtype(request.dtype)
+    if dtype is not None:
+        return dtype
+    stored: list[torch.dtype] = []
+    for adapter in lineup.adapters:
+        for module in adapter.modules.values():
+            if module.magnitude is not None:
+                stored.append(module.magnitude.dtype)
+    return reduce(torch.promote_types, stored)
+
+
+def _load_all(sources: Sequence[Source], request: Request) -> list[Adapter]:
     if isinstance(sources, str | PathLike):
-        raise GamMergeError("sources is one path; give a list of adapters")
+        raise GamMergeError(f"sources must be a list of adapters, got the one path {sources}")
     if not sources:
-        raise GamMergeError("no adapters to merge")
-    alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(sources)
-    if len(alphas) == 1:
-        alphas *= len(sources)
-    if len(alphas) != len(sources):
+        raise GamMergeError("no adapters to merge; give at least one source")
+    alphas = _alphas(request.alpha, len(sources))
+    base = request.base_model
+    name = None if base is None or isinstance(base, Mapping) else str(base)
+    adapters: list[Adapter] = []
+    for source, alpha in zip(sources, alphas, strict=True):
+        adapters.append(load(source, base_model=name, alpha=alpha))
+    return adapters
+
+
+def _alphas(alpha: float | Sequence[float] | None, count: int) -> list[float | None]:
+    """Return one alpha per source."""
+    if not isinstance(alpha, Sequence):
+        return [alpha] * count
+    if len(alpha) == 1:
+        return [alpha[0]] * count
+    if len(alpha) != count:
         raise GamMergeError(
-            f"{len(alphas)} alphas for {len(sources)} adapters; give one, or one for each"
+            f"got {len(alpha)} alphas for {count} adapters; give one, or one for each"
         )
-    name = None if base_model is None or isinstance(base_model, Mapping) else str(base_model)
-    return [
-        load(source, base_model=name, alpha=a) for source, a in zip(sources, alphas, strict=True)
-    ]
+    return list(alpha)
 
 
-def _check_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
+def _checked_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
     if weights is None:
         return [1.0] * count
     if len(weights) != count:
-        raise GamMergeError(f"{len(weights)} weights for {count} adapters; give one for each")
+        raise GamMergeError(f"got {len(weights)} weights for {count} adapters; give one for each")
     if all(weight == 0 for weight in weights):
         raise GamMergeError(f"all {count} weights are zero; there is nothing to merge")
     return list(weights)
+
+
+def _check_missing(missing: Missing) -> None:
+    if missing not in get_args(Missing):
+        raise GamMergeError(f"missing must be 'zero' or 'skip', got {missing!r}")
 
 
 def _settings(
@@ -224,21 +302,21 @@ def _settings(
     weights: Sequence[Setting],
     params: Mapping[str, Setting],
 ) -> Settings:
-    """Checked in every module."""
-    modules = sorted({name for adapter in adapters for name in adapter.modules})
+    """Return weights and parameters, after they were checked for every module."""
+    modules = sorted(set().union(*(adapter.modules for adapter in adapters)))
     settings = make_settings(weights, params, modules)
     for module in modules:
-        method.validate(settings.params_of(module))
+        module_params = method.validate(settings.params_of(module))
         values = settings.weights_of(module)
         if method.normalize and min(values) < 0:
             raise GamMergeError(
-                f"weights {list(values)} of module {module} are negative; {method.name} takes a mean"
+                f"weights must not be negative, since {method.name} takes a mean, got "
+                f"{list(values)} for module {module}"
             )
-        if settings.params_of(module).get("scope") == "global" and values != settings.weights_of(
-            modules[0]
-        ):
+        if method.survey(module_params) and values != settings.weights_of(modules[0]):
             raise GamMergeError(
-                f"weights differ from module to module, and {method.name} with scope=global takes one"
+                f"{method.name} with scope=global takes one weight per adapter, but they differ "
+                "from module to module"
             )
     return settings
 
@@ -246,54 +324,55 @@ def _settings(
 def _anchor_position(
     anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]
 ) -> int:
+    """Return the position of the anchor among the sources. Raises GamMergeError."""
     names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
+    position = anchor
     if isinstance(anchor, str) and anchor in names:
-        anchor = names.index(anchor)
+        position = names.index(anchor)
     elif isinstance(anchor, str) and anchor.isdecimal():
-        anchor = int(anchor)
-    if isinstance(anchor, str) or not 0 <= anchor < len(names):
-        mean = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
+        position = int(anchor)
+    if isinstance(position, str) or not 0 <= position < len(names):
+        hint = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
         raise GamMergeError(
-            f"anchor {anchor!r} is none of the adapters; give a position from 0 or one of {names}{mean}"
+            f"anchor must be a position from 0 or one of the sources {names}, got {anchor!r}{hint}"
         )
-    if weights[anchor] == 0:
-        if len(weights) > 1 and anchor == 0:  # the default: the first that takes part
-            return next(i for i, weight in enumerate(weights) if weight != 0)
-        raise GamMergeError(f"anchor {names[anchor]} has weight zero; choose another")
-    return anchor
-
-
-def _check_missing(missing: str) -> Literal["zero", "skip"]:
-    if missing not in ("zero", "skip"):
-        raise GamMergeError(
-            f"missing = {missing!r}: a module that an adapter lacks counts as 'zero' or is left out, 'skip'"
-        )
-    return missing  # type: ignore[return-value]
+    if weights[position] != 0:
+        return position
+    if len(weights) > 1 and position == 0:  # the default: the first that takes part
+        return next(i for i, weight in enumerate(weights) if weight != 0)
+    raise GamMergeError(f"anchor {names[position]} has weight zero; choose another")
 
 
 def record(planned: MergePlan) -> Record:
-    """What a planned merge will have been made of."""
-    job, plan, base = planned.job, planned.plan, planned.base.place if planned.base else None
+    """Return what a planned merge will have been made of."""
+    lineup, job = planned.lineup, planned.job
+    base = planned.base.place if planned.base else None
+    base_models = {adapter.base_model for adapter in lineup.adapters} - {None}
     return Record(
         method=job.method.name,
         params=job.method.validate({}) | dict(job.settings.params),
-        sources=tuple(map(_recorded, plan.adapters, job.settings.weights)),
+        sources=tuple(map(_recorded, lineup.adapters, job.settings.weights)),
         anchor=job.anchor,
         missing=job.missing,
-        allow_base_mismatch=len({adapter.base_model for adapter in plan.adapters} - {None}) > 1,
+        allow_base_mismatch=len(base_models) > 1,
         base=base.absolute() if isinstance(base, Path) else base,
-        output=_output(planned),
+        output=_recorded_output(planned),
     )
 
 
-def _output(planned: MergePlan) -> dict[str, Any]:
-    policy, job = planned.policy, planned.job
-    ranks: dict[str, Any] = {"rank": planned.plan.rank}
-    if policy.looks:
-        ranks = {"rank": policy.rank, "energy": policy.energy, "max_rank": policy.max_rank}
-        ranks["per_module_rank"] = policy.per_module
-    flatten = {"flatten_dora": True} if job.flatten else {}
-    return {**ranks, **flatten, "dtype": dtype_name(job.dtype)}
+def _recorded_output(planned: MergePlan) -> dict[str, Any]:
+    policy = planned.policy
+    output: dict[str, Any] = {"rank": planned.rank}
+    if policy.needs_spectra:
+        output = {
+            "rank": policy.rank,
+            "energy": policy.energy,
+            "max_rank": policy.max_rank,
+            "per_module_rank": policy.per_module,
+        }
+    if planned.job.flatten_dora:
+        output["flatten_dora"] = True
+    return {**output, "dtype": planned.dtype}
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
@@ -301,7 +380,7 @@ def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
         source=adapter.source,
         weight=weight,
         rank=adapter.rank,
-        alpha=adapter.config.get("lora_alpha"),
+        alpha=adapter.alpha,
         given=adapter.given,
         file=adapter.file,
         version=adapter.version,

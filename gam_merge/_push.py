@@ -18,11 +18,12 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256_of
 from gam_merge._read.hub_id import HubId, parse_hub_id
 from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME
-from gam_merge._write.adapter import CARD_NAME, COMPANIONS, RECIPE_NAME, REPORT_NAME, as_json
+from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, TEXT_NAMES, as_json
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
 from gam_merge._write.directory import stamped
 
 _FIGURE_NAME = "merge.png"
+_NAMES = (*TEXT_NAMES, CONFIG_NAME)
 
 
 def push(
@@ -91,7 +92,9 @@ def _commit(
 def _operations(path: Path, repo: str) -> "Iterator[huggingface_hub.CommitOperationAdd]":
     """One a file that a merge writes and that is there, and the figure of the card."""
     texts = {
-        name: (path / name).read_text("utf-8") for name in COMPANIONS if (path / name).is_file()
+        name: (path / name).read_text("utf-8")
+        for name in (*TEXT_NAMES, CONFIG_NAME)
+        if (path / name).is_file()
     }
     texts = _published(texts)
     figure = _figure(texts) if CARD_NAME in texts else None

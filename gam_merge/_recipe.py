@@ -13,7 +13,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256
 from gam_merge._common.types import Progress
 from gam_merge._load import load
-from gam_merge._merge import MergeResult, merge, promised_adapter
+from gam_merge._merge import MergeResult, merge
 from gam_merge._plan import MergePlan, plan
 from gam_merge._read.adapter import Adapter
 from gam_merge._recipes.file import read_recipes
@@ -65,7 +65,7 @@ def plan_recipe(
     """
 
     def promised(sources: list[Adapter], arguments: dict[str, Any]) -> Adapter:
-        return promised_adapter(plan(sources, **arguments, device=device).plan)
+        return plan(sources, **arguments, device=device).lineup.promised()
 
     sources, last = _prepare(Path(recipe), overrides, promised)
     return plan(sources, **last, out=out, device=device, force=force)

@@ -1,16 +1,19 @@
-"""Adapters from tensors that somebody else holds, and back: for stacks that own their state."""
+"""Adapters from tensors in memory, and back: for training stacks that own their state."""
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import MemoryTensor, read
+from gam_merge._lineup.options import MergeOptions, explicit
+from gam_merge._load import Source
 from gam_merge._merge import MergeResult, merge
 from gam_merge._read.adapter import Adapter
-from gam_merge._read.peft import adapter_tensors, parse_adapter
+from gam_merge._read.format import Contents, adapter_tensors
+from gam_merge._read.formats import format_of, recognized
 
 
 class ConfigObject(Protocol):
@@ -25,41 +28,94 @@ Config = Mapping[str, Any] | ConfigObject
 def from_state_dict(
     tensors: Mapping[str, Tensor], config: Config, *, name: str = "state dict"
 ) -> Adapter:
-    """An adapter from PEFT's tensors in memory, on any device; they are shared, and read when a merge runs.
+    """Make an adapter of tensors in memory, on any device.
 
-    tensors: by the keys of an adapter file. config: the fields of adapter_config.json, or a LoraConfig. name: what
-    errors and reports call it. Raises GamMergeError for what ``load`` would refuse.
+    The tensors are shared, and read when a merge runs.
+
+    Args:
+        tensors: by the keys of an adapter file.
+        config: the fields of adapter_config.json, or a LoraConfig.
+        name: what errors and reports call it.
+
+    Returns:
+        Adapter: a source for ``merge``.
+
+    Raises:
+        GamMergeError: for what ``load`` would refuse.
+
+    Example:
+        >>> saved = gm.load("examples/adapters/addition")
+        >>> adapter = gm.from_state_dict(gm.state_dict(saved), saved.config, name="addition")
+        >>> adapter.source, adapter.rank
+        ('addition', 8)
     """
     fields = config if isinstance(config, Mapping) else config.to_dict()
+    lazy = {key: MemoryTensor(value) for key, value in tensors.items()}
     plain = {key: _plain(value) for key, value in fields.items()}
-    return parse_adapter(name, plain, {key: MemoryTensor(value) for key, value in tensors.items()})
+    return recognized(lazy.keys(), {}).parse(Contents(name, name, lazy, config=plain))
 
 
 def state_dict(adapter: Adapter) -> dict[str, Tensor]:
-    """All tensors of an adapter by the keys of an adapter file, on the CPU."""
-    return {key: read(tensor) for key, tensor in adapter_tensors(adapter).items()}
+    """Return all tensors of an adapter.
+
+    Args:
+        adapter: from ``load``, or the result of a merge.
+
+    Returns:
+        dict: the tensors by the keys of an adapter file, on the CPU.
+
+    Raises:
+        GamMergeError: if a tensor cannot be read.
+
+    Example:
+        >>> tensors = gm.state_dict(gm.load("examples/adapters/addition"))
+        >>> tensors["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape
+        torch.Size([8, 576])
+    """
+    tensors = adapter_tensors(format_of([adapter]), adapter)
+    return {key: read(tensor) for key, tensor in tensors.items()}
 
 
+@explicit()
 def merge_state_dicts(
-    dicts: Sequence[Mapping[str, Tensor]], configs: Config | Sequence[Config], **options: Any
+    dicts: Sequence[Mapping[str, Tensor]],
+    configs: Config | Sequence[Config],
+    **options: Unpack[MergeOptions],
 ) -> MergeResult:
-    """Merge adapters that are state dicts; ``state_dict(result.adapter)`` and ``result.adapter.config`` are the merge.
+    """Merge adapters that are state dicts.
 
-    configs: one for each, or one for all. ``options`` are those of ``merge``. Raises GamMergeError.
+    ``state_dict(result.adapter)`` and ``result.adapter.config`` are the merge.
+
+    Args:
+        dicts: the tensors of each adapter, by the keys of an adapter file.
+        configs: the config of each adapter, or one for all.
+
+    Returns:
+        MergeResult: the adapter in memory, the report, the record.
+
+    Raises:
+        GamMergeError: as ``merge`` does.
+
+    Example:
+        >>> adapters = [gm.load(f"examples/adapters/{name}") for name in ("addition", "sorting")]
+        >>> dicts = [gm.state_dict(adapter) for adapter in adapters]
+        >>> result = gm.merge_state_dicts(dicts, adapters[0].config, method="mean")
+        >>> result.report.rank
+        16
     """
     listed = list(configs) if isinstance(configs, Sequence) else [configs] * len(dicts)
     if len(listed) != len(dicts):
         raise GamMergeError(
-            f"{len(listed)} configs for {len(dicts)} state dicts; give one, or one for each"
+            f"got {len(listed)} configs for {len(dicts)} state dicts; give one, or one for each"
         )
-    pairs = zip(dicts, listed, strict=True)
-    return merge(
-        [from_state_dict(d, c, name=f"state dict {i}") for i, (d, c) in enumerate(pairs)], **options
-    )
+    adapters: list[Source] = []
+    for i, (tensors, config) in enumerate(zip(dicts, listed, strict=True)):
+        adapters.append(from_state_dict(tensors, config, name=f"state dict {i}"))
+    return merge(adapters, **options)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would have it: PEFT's objects hold sets and enums."""
+    """Return a value as JSON has it: PEFT's objects hold sets and enums."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return value.value if isinstance(value, Enum) else value

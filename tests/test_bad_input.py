@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
 from gam_merge._common.tensors import MemoryTensor
-from gam_merge._read import peft
+from gam_merge._read.format import Contents
+from gam_merge._read.peft import Peft
 from gam_merge._state_dict import from_state_dict
 
 PATTERNS = st.sampled_from(
@@ -383,7 +384,8 @@ def test_patterns_are_matched_as_peft_matches_them(patterns: list[str], module: 
     numbers = {pattern: i + 1 for i, pattern in enumerate(patterns)}
     a, b = (MemoryTensor(torch.ones(1, 1)) for _ in range(2))
     tensors = {f"base_model.model.{module}.lora_{x}.weight": t for x, t in [("A", a), ("B", b)]}
-    adapter = peft.parse_adapter("x", {"r": 1, "lora_alpha": 99, "alpha_pattern": numbers}, tensors)
+    config = {"r": 1, "lora_alpha": 99, "alpha_pattern": numbers}
+    adapter = Peft().parse(Contents("x", "x", tensors, config=config))
     assert adapter.modules[module].scale == numbers.get(key, 99)
 
 

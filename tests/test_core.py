@@ -8,7 +8,7 @@ from torch import Tensor
 import gam_merge as gm
 from gam_kernels import span
 from gam_merge._deltas.core import by_span, core_of
-from gam_merge._lineup.lineup import make_plan
+from gam_merge._lineup.lineup import line_up
 from gam_merge._run.walk import walk
 
 Pair = tuple[Tensor, Tensor]
@@ -26,7 +26,7 @@ def drifted(drift: float, dtype: torch.dtype = torch.float64, count: int = 3) ->
 
 
 def cores(pairs: list[Pair]) -> list[gm.Core]:
-    plan = make_plan([adapter({"w": pair}, source=str(i)) for i, pair in enumerate(pairs)])
+    plan = line_up([adapter({"w": pair}, source=str(i)) for i, pair in enumerate(pairs)])
     return [
         core
         for found in walk(
@@ -75,7 +75,7 @@ def test_modules_of_unlike_span_are_taken_apart() -> None:
     generator = torch.Generator().manual_seed(1)
     pairs = [random_factors(generator, 20, 18, 2) for _ in range(3)]
     factors = [{"general": pairs[i], "two": pairs[max(1, i)], "one": pairs[0]} for i in range(3)]
-    plan = make_plan([adapter(f, source=str(i)) for i, f in enumerate(factors)])
+    plan = line_up([adapter(f, source=str(i)) for i, f in enumerate(factors)])
     assert len(plan.buckets) == 1
     found = {
         core.bucket.names[0]: core.m.shape[-2:]

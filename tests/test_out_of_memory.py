@@ -14,7 +14,7 @@ from helpers import adapter, random_factors, stack, write_adapter
 
 import gam_merge as gm
 import gam_merge._run.walk as walking
-from gam_merge._lineup.lineup import make_plan
+from gam_merge._lineup.lineup import line_up
 from gam_merge._run.walk import walk
 
 _M_ARENA_MAX = -8  # malloc.h
@@ -94,7 +94,7 @@ def test_every_module_once_whatever_fits(name: str, threads: int) -> None:
     """Chunks of more than two modules fail."""
     generator = torch.Generator().manual_seed(0)
     shapes = {f"layers.{i}.q": (6, 5, 2) for i in range(7)} | {"head": (4, 3, 1)}
-    plan = make_plan(_adapters(generator, shapes))
+    plan = line_up(_adapters(generator, shapes))
 
     def visit(bucket: gm.Bucket) -> tuple[str, ...]:
         if len(bucket.names) > 2:
@@ -118,7 +118,7 @@ def _adapters(
 
 
 def test_one_module_that_does_not_fit_is_an_error() -> None:
-    plan = make_plan(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
+    plan = line_up(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
 
     def visit(bucket: gm.Bucket) -> None:
         raise MemoryError
@@ -130,7 +130,7 @@ def test_one_module_that_does_not_fit_is_an_error() -> None:
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
-    plan = make_plan(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
+    plan = line_up(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
     calls = []
 
     def visit(bucket: gm.Bucket) -> None:

@@ -157,9 +157,9 @@ def test_the_order_of_documents_is_free_but_for_the_last(folder):
 def test_a_plan_of_merges_of_merges_reads_no_tensor(folder):
     planned = gm.plan_recipe(write(TWO))
     done = gm.merge_recipe(write(TWO))
-    assert planned.plan.names == [module.name for module in done.report.modules]
-    assert [a.source for a in planned.plan.adapters] == list(done.report.sources)
-    assert (planned.plan.rank, planned.job.dtype) == (done.report.rank, done.adapter.dtype)
+    assert planned.modules == [module.name for module in done.report.modules]
+    assert [a.source for a in planned.adapters] == list(done.report.sources)
+    assert (planned.rank, planned.job.dtype) == (done.report.rank, done.adapter.dtype)
     Path("out").mkdir()
     Path("out", "mine").touch()
     for function in (gm.plan_recipe, gm.merge_recipe):

@@ -6,7 +6,7 @@ import torch
 from helpers import adapter, delta, random_factors, relative
 
 import gam_merge as gm
-from gam_merge._lineup.lineup import make_plan
+from gam_merge._lineup.lineup import line_up
 from gam_merge._lineup.settings import make_settings
 
 LAYERS = [f"model.layers.{i}.{part}" for i in range(3) for part in ("attn.q", "mlp.up")]
@@ -147,7 +147,7 @@ def test_modules_of_other_parameters_are_in_other_buckets():
     settings = make_settings(
         [1, 1], {"density": [{"filter": "mlp", "value": 0.5}, {"filter": "*", "value": 1}]}, LAYERS
     )
-    buckets = make_plan(sources, settings=settings).buckets
+    buckets = line_up(sources, settings=settings).buckets
     assert [set(b.names) for b in buckets] == [
         {n for n in LAYERS if part in n} for part in ("attn", "mlp")
     ]

@@ -8,7 +8,7 @@ import torch
 
 import gam_merge._run.walk as walking
 from gam_merge import GamMergeError
-from gam_merge._lineup.lineup import make_plan
+from gam_merge._lineup.lineup import line_up
 from gam_merge._run.walk import walk
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def generator() -> torch.Generator:
 def test_every_module_once(adapters, monkeypatch, chunk_bytes):
     monkeypatch.setattr(walking, "_CHUNK_BYTES", chunk_bytes)
     seen = {}
-    for bucket in walk(make_plan(adapters), lambda bucket: bucket, device=CPU):
+    for bucket in walk(line_up(adapters), lambda bucket: bucket, device=CPU):
         for i, x in zip(bucket.adapters, bucket.deltas, strict=True):
             dense = x.b64 @ x.u @ x.core @ (x.a64 @ x.v).mT
             for name, delta in zip(bucket.names, dense, strict=True):
@@ -53,7 +53,7 @@ def test_every_module_once(adapters, monkeypatch, chunk_bytes):
 def test_zero_deltas_are_left_out_of_the_bucket(generator):
     b, a = helpers.random_factors(generator, 6, 5, 2)
     (bucket,) = walk(
-        make_plan(helpers.stack([(b, a), (torch.zeros_like(b), a)])),
+        line_up(helpers.stack([(b, a), (torch.zeros_like(b), a)])),
         lambda bucket: bucket,
         device=CPU,
     )
@@ -76,7 +76,7 @@ def test_inner_products_of_all_at_once_are_those_of_pairs(generator, monkeypatch
     def inner(columns: int) -> dict[str, list[torch.Tensor]]:
         monkeypatch.setattr(walking, "_JOINT", columns)
         found = {}
-        for bucket in walk(make_plan(adapters), lambda bucket: bucket, device=CPU):
+        for bucket in walk(line_up(adapters), lambda bucket: bucket, device=CPU):
             assert (bucket.grams is not None) == (columns > 0 and not bucket.fell_back)
             everyone = range(len(bucket.deltas))
             parts = [part for i in everyone for j in everyone for part in bucket.cross(i, j)]
@@ -98,4 +98,4 @@ def test_not_finite_names_adapter_module_and_factor(generator, side):
     broken[side == "lora_A"][1, 1] = nan
     adapters = helpers.stack([(b, a), (broken[0], broken[1])])
     with pytest.raises(GamMergeError, match=rf"adapter-1: module w has NaN or Inf in {side}"):
-        list(walk(make_plan(adapters), lambda bucket: None, device=CPU))
+        list(walk(line_up(adapters), lambda bucket: None, device=CPU))

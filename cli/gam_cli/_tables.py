@@ -33,7 +33,7 @@ def of_plan(
     planned: MergePlan, *, verbose: bool, expected: Estimate | None = None
 ) -> Iterator[RenderableType]:
     """What the merge would read, compute and write."""
-    plan, job = planned.plan, planned.job
+    plan, job = planned.lineup, planned.job
     dtype = dtype_name(plan.dtype)
     yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
     yield ""

@@ -1,24 +1,26 @@
-"""Tensors that are no factors: trained biases, modules saved whole, embeddings of some tokens.
+"""Tensors that are not factors: trained biases, modules saved whole, embeddings of some tokens.
 
-Each is merged by the weighted mean over the adapters that have it. Most are new values of the base's parameters, so
-that an adapter without one has no say about it; only ``lora_bias`` is added to the base and can count as zero.
+Each is merged by the weighted mean over the adapters that have it. Most are new values of the
+base's parameters, so that an adapter without one has no say about it; only ``lora_bias`` is added
+to the base and can count as zero.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
-from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.tensors import blocks, dtype_name
 from gam_merge._read.adapter import Adapter, Extra, ExtraKind, LoraModule
 from gam_merge._read.layout import EmbeddingLayout, ExpertsLayout
 
+_NEXT_TO_FACTORS = ("bias", "lora_bias", "base_weight")  # a module may have these and factors
+
 
 @dataclass(frozen=True)
-class PlannedExtra:
-    """A tensor of the output: ``members[k]`` of adapter ``adapters[k]``. Without members it is zero."""
+class LineupExtra:
+    """A tensor of the output: ``members[k]`` of adapter ``adapters[k]``. Without members zero."""
 
     name: str
     kind: ExtraKind
@@ -38,121 +40,91 @@ class PlannedExtra:
         return self.name.removesuffix(".bias").removesuffix(".lora_B")
 
 
-def plan_extras(
+def line_up_extras(
     adapters: Sequence[Adapter], modules: Mapping[str, LoraModule], dtype: torch.dtype | None
-) -> tuple[PlannedExtra, ...]:
-    """Line up the extras of the adapters. ``modules`` are those of the merge; ``dtype`` is that of the output if the
-    user has one, else each extra keeps the narrowest that holds it in every adapter.
+) -> tuple[LineupExtra, ...]:
+    """Line up the extras of the adapters.
+
+    modules: those of the merge. dtype: of the output if the user named one; otherwise each extra
+    keeps the narrowest that holds it in every adapter.
 
     Reads no tensor. Raises GamMergeError if two adapters do not mean the same by a name.
     """
     _check_tokens(adapters)
-    names = sorted({name for adapter in adapters for name in adapter.extras})
-    planned = [_plan_extra(adapters, name, dtype) for name in names]
-    for extra in planned:
+    names = sorted(set().union(*(adapter.extras for adapter in adapters)))
+    extras = [_line_up_extra(adapters, name, dtype) for name in names]
+    for extra in extras:
         owner = extra.name.rpartition(".")[0].removesuffix(".token_adapter")
-        if extra.kind not in ("bias", "lora_bias", "base_weight") and owner in modules:
+        if extra.kind not in _NEXT_TO_FACTORS and owner in modules:
             raise GamMergeError(
-                f"{owner} has LoRA factors in one adapter and {extra.name} ({extra.kind}) in another"
+                f"{owner} has LoRA factors in one adapter and {extra.name} ({extra.kind}) in "
+                "another; leave one of them out"
             )
-    if any(extra.kind == "lora_bias" for extra in planned):
-        planned += _zero_biases({extra.name: extra for extra in planned}, modules)
-    return tuple(sorted(planned, key=lambda extra: extra.name))
+    if any(extra.is_delta for extra in extras):
+        extras += _zero_biases({extra.name: extra for extra in extras}, modules)
+    return tuple(sorted(extras, key=lambda extra: extra.name))
 
 
-def _plan_extra(adapters: Sequence[Adapter], name: str, dtype: torch.dtype | None) -> PlannedExtra:
+def _line_up_extra(
+    adapters: Sequence[Adapter], name: str, dtype: torch.dtype | None
+) -> LineupExtra:
     holders = tuple(i for i, adapter in enumerate(adapters) if name in adapter.extras)
     members = tuple(adapters[i].extras[name] for i in holders)
-    first, narrowest = members[0], members[0].tensor.dtype
+    first = members[0]
     for i, member in zip(holders, members, strict=True):
-        narrowest = torch.promote_types(narrowest, member.tensor.dtype)
         if member.tensor.shape != first.tensor.shape:
             raise GamMergeError(
-                f"tensor {name} is {first.tensor.shape} in {adapters[holders[0]].source} and {member.tensor.shape} in "
-                f"{adapters[i].source}; leave one of them out"
+                f"tensor {name} is {first.tensor.shape} in {adapters[holders[0]].source} and "
+                f"{member.tensor.shape} in {adapters[i].source}; leave one of them out"
             )
-    # The same parameter may have been trained as a bias in one adapter and with its module in another.
-    kind = next((m.kind for m in members if m.kind == "modules_to_save"), first.kind)
-    return PlannedExtra(name, kind, first.tensor.shape, dtype or narrowest, holders, members)
+    narrowest = reduce(torch.promote_types, [member.tensor.dtype for member in members])
+    # The same parameter may have been trained as a bias in one and with its module in another.
+    kinds = {member.kind for member in members}
+    kind: ExtraKind = "modules_to_save" if "modules_to_save" in kinds else first.kind
+    return LineupExtra(name, kind, first.tensor.shape, dtype or narrowest, holders, members)
 
 
 def _check_tokens(adapters: Sequence[Adapter]) -> None:
-    """Rows of trained tokens can be averaged only if they stand for the same tokens."""
-    with_tokens = [
-        a for a in adapters if any(extra.kind == "trainable_tokens" for extra in a.extras.values())
-    ]
-    for adapter in with_tokens[1:]:
-        if adapter.config.get("trainable_token_indices") != with_tokens[0].config.get(
-            "trainable_token_indices"
-        ):
+    """Raise GamMergeError unless rows of trained tokens stand for the same tokens."""
+    trained: Adapter | None = None
+    for adapter in adapters:
+        if not any(extra.kind == "trainable_tokens" for extra in adapter.extras.values()):
+            continue
+        trained = trained or adapter
+        if adapter.tokens != trained.tokens:
             raise GamMergeError(
-                f"{with_tokens[0].source} and {adapter.source} train different tokens (trainable_token_indices); "
-                "leave one of them out"
+                f"{trained.source} and {adapter.source} train different tokens "
+                "(trainable_token_indices); leave one of them out"
             )
 
 
 def _zero_biases(
-    planned: Mapping[str, PlannedExtra], modules: Mapping[str, LoraModule]
-) -> Iterator[PlannedExtra]:
-    """A config with lora_bias promises one for every module: zero where no adapter has it."""
-    dtype = next(extra.dtype for extra in planned.values() if extra.kind == "lora_bias")
+    extras: Mapping[str, LineupExtra], modules: Mapping[str, LoraModule]
+) -> Iterator[LineupExtra]:
+    """Yield a zero bias per module where no adapter has one: a config promises it for all."""
+    dtype = next(extra.dtype for extra in extras.values() if extra.is_delta)
     for name, module in sorted(modules.items()):
         if isinstance(module.layout, EmbeddingLayout | ExpertsLayout):
             raise GamMergeError(
-                f"module {name} is no linear layer, and another adapter has lora_bias: PEFT loads no both"
+                f"lora_bias needs linear layers, but {name} is {module.layout}; leave the adapters "
+                "with lora_bias out"
             )
         bias = f"{name}.lora_B.bias"
-        if bias not in planned:
-            yield PlannedExtra(bias, "lora_bias", (module.b.shape[0],), dtype, (), ())
+        if bias not in extras:
+            yield LineupExtra(bias, "lora_bias", (module.b.shape[0],), dtype, (), ())
 
 
-def merge_extra(extra: PlannedExtra, weights: Sequence[float], sources: Sequence[str]) -> Tensor:
-    """The weighted sum of the members, their scale folded in, in pieces so that one tensor is held at a time.
-
-    weights: one a member. Raises GamMergeError for NaN or Inf, in a source or from the dtype of the output.
-    """
-    out = torch.zeros(extra.shape, dtype=extra.dtype)
-    for pieces in zip(*(blocks(member.tensor) for member in extra.members), strict=True):
-        total = torch.zeros((), dtype=torch.float64)
-        for i, (member, w, (_, piece)) in enumerate(
-            zip(extra.members, weights, pieces, strict=True)
-        ):
-            if not piece.isfinite().all():
-                raise GamMergeError(
-                    f"{sources[extra.adapters[i]]}: tensor {extra.name} has NaN or Inf; leave it out"
-                )
-            total = total + w * member.scale * piece.double()
-        out.view(-1)[pieces[0][0]] = total.to(extra.dtype)
-    if not out.isfinite().all():
-        dtype = dtype_name(extra.dtype)
-        raise GamMergeError(
-            f"tensor {extra.name} of the merge does not fit into {dtype}; write bfloat16 or float32"
-        )
-    return out
-
-
-def check_equal(extra: PlannedExtra, sources: Sequence[str]) -> None:
-    """Raises GamMergeError unless all members hold the same values."""
-    for i, other in zip(extra.adapters[1:], extra.members[1:], strict=True):
-        for (_, x), (_, y) in zip(
-            blocks(extra.members[0].tensor), blocks(other.tensor), strict=True
-        ):
-            if not torch.equal(x, y):
-                raise GamMergeError(
-                    f"tensor {extra.name} of the base differs between {sources[extra.adapters[0]]} and {sources[i]}; "
-                    "adapters of different base models cannot be merged"
-                )
-
-
-def extra_notes(extras: Sequence[PlannedExtra], adapters: int) -> Iterator[str]:
-    """What is not merged as a user may expect."""
-    if left_out := [extra.name for extra in extras if extra.kind == "base_weight"]:
+def extra_notes(extras: Sequence[LineupExtra], adapters: int) -> Iterator[str]:
+    """Yield a note for each kind of extra that is not merged as a user may expect."""
+    left_out = [extra.name for extra in extras if extra.kind == "base_weight"]
+    if left_out:
         yield f"left out, as it belongs to the base model: {', '.join(left_out)}"
-    for kind in sorted({extra.kind for extra in extras} - {"base_weight", "lora_bias"}):
+    kinds = {extra.kind for extra in extras} - {"base_weight", "lora_bias"}
+    for kind in sorted(kinds):
         partial = [
             extra for extra in extras if extra.kind == kind and len(extra.adapters) < adapters
         ]
         if partial:
-            some = f"{partial[0].name} (in {len(partial[0].adapters)} of {adapters})"
+            first = f"{partial[0].name} (in {len(partial[0].adapters)} of {adapters})"
             more = f" and {len(partial) - 1} more" if len(partial) > 1 else ""
-            yield f"{kind} is averaged over the adapters that have it: {some}{more}"
+            yield f"{kind} is averaged over the adapters that have it: {first}{more}"

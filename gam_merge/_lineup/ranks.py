@@ -1,77 +1,139 @@
-"""The rank of the output: as asked for, or found from the spectra of the merge before anything is written."""
+"""The rank of the output: as asked for, as the method needs it, or found from spectra.
+
+All of it happens before anything is written.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import lcm
+from typing import Literal
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._lineup.lineup import Plan
-from gam_merge._read.peft import owner
+from gam_merge._lineup.lineup import Lineup, LineupBucket
+
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
+_LARGEST_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros
+
+NativeRank = Literal["largest", "sum"]
 
 
 @dataclass(frozen=True)
 class RankPolicy:
-    """rank: of every module. energy: the share of each module's squared norm to keep, in as few ranks as that takes.
-    max_rank: a limit. per_module: every module has the rank that it needs, instead of all the largest."""
+    """How the rank of the output is settled.
+
+    Attributes:
+        rank: of every module.
+        energy: the share of each module's squared norm to keep, in as few ranks as that takes.
+        max_rank: an upper limit.
+        per_module: every module has the rank that it needs, instead of all the largest.
+    """
 
     rank: int | None = None
     energy: float | None = None
     max_rank: int | None = None
     per_module: bool = False
 
+    def check(self) -> None:
+        """Raise GamMergeError for values out of range, or that contradict each other."""
+        for name, rank in (("rank", self.rank), ("max_rank", self.max_rank)):
+            if rank is not None and not (isinstance(rank, int) and rank >= 1):
+                raise GamMergeError(f"{name} must be a positive integer, got {rank!r}")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise GamMergeError(f"energy must be in (0, 1], got {self.energy!r}")
+        if self.rank is not None and (self.energy is not None or self.max_rank is not None):
+            raise GamMergeError("rank cannot be combined with energy or max_rank; give one of them")
+
     @property
-    def looks(self) -> bool:
-        """Whether it takes a pass over the deltas to tell the ranks."""
+    def needs_spectra(self) -> bool:
+        """Whether the ranks can be told only after a pass over the deltas."""
         return self.energy is not None or self.per_module
 
+    def before_reading(self, lineup: Lineup, native: NativeRank) -> Lineup:
+        """Return the lineup with ranks that follow from headers: the final ones, or upper limits.
 
-def check_ranks(policy: RankPolicy) -> RankPolicy:
-    """Raises GamMergeError for what is no rank, or says two things at once."""
-    for name, rank in (("rank", policy.rank), ("max_rank", policy.max_rank)):
-        if rank is not None and not (isinstance(rank, int) and rank >= 1):
-            raise GamMergeError(f"{name} {rank!r} is not a positive whole number")
-    if policy.energy is not None and not 0 < policy.energy <= 1:
-        raise GamMergeError(f"energy {policy.energy!r} is no share above 0 and up to 1")
-    if policy.rank is not None and (policy.energy is not None or policy.max_rank is not None):
-        raise GamMergeError("rank says it all; give energy and max_rank without it")
-    return policy
+        native: the rank of the method's result, the largest of the sources or their sum. Raises
+        GamMergeError for a rank that no module can have.
+        """
+        kind: NativeRank = "largest" if self.energy is None and native == "largest" else "sum"
+        step = lcm(*(bucket.layout.groups for bucket in lineup.buckets))
+        self._check_fits(lineup, step)
+        if self.rank is not None:
+            rank = self.rank
+        else:
+            needed = max(_native_rank(bucket, kind) for bucket in lineup.buckets)
+            rank = _rounded_up(needed, step)
+            if self.max_rank is not None:
+                rank = min(rank, self.max_rank)
+        return _with_ranks(lineup, dict.fromkeys(lineup.layouts, rank))
+
+    def after_reading(self, lineup: Lineup, needed: Mapping[str, int]) -> Lineup:
+        """Return the lineup with the ranks that its matrices need, by module."""
+        ranks: dict[str, int] = {}
+        for name, layout in lineup.layouts.items():
+            ranks[name] = max(1, needed[name]) * layout.groups
+        if self.per_module:
+            return _with_ranks(lineup, _equal_where_wrapped(ranks, lineup.owners))
+        step = lcm(*(layout.groups for layout in lineup.layouts.values()))
+        return _with_ranks(lineup, dict.fromkeys(ranks, _rounded_up(max(ranks.values()), step)))
+
+    def _check_fits(self, lineup: Lineup, step: int) -> None:
+        for name, rank in (("rank", self.rank), ("max_rank", self.max_rank)):
+            if rank is not None and rank % step:
+                raise GamMergeError(
+                    f"{name} must be a multiple of {step}, which the groups of a convolution "
+                    f"share, got {rank}"
+                )
+        sides = [side for bucket in lineup.buckets for side in bucket.shape]
+        limit = max(_LARGEST_RANK, *sides)
+        if self.rank is not None and self.rank > limit:
+            raise GamMergeError(
+                f"rank must be at most {limit}, the rows or columns of the largest module, "
+                f"got {self.rank}"
+            )
 
 
-def with_ranks(plan: Plan, needed: Mapping[str, int], *, per_module: bool) -> Plan:
-    """The plan with the ranks that its matrices need, by module, one for all or each module its own."""
-    ranks = {name: max(1, needed[name]) * layout.groups for name, layout in plan.layouts.items()}
-    if not per_module:
-        step = lcm(*(layout.groups for layout in plan.layouts.values()))
-        ranks = dict.fromkeys(ranks, -(-max(ranks.values()) // step) * step)
-    else:
-        ranks = _equal_where_wrapped(ranks)
-    buckets = []
-    for bucket in plan.buckets:
-        order = sorted(
-            range(len(bucket.names)), key=lambda j: (ranks[bucket.names[j]], bucket.names[j])
+def rank_notes(lineup: Lineup) -> list[str]:
+    """Return notes on ranks that not every server takes."""
+    notes: list[str] = []
+    if len(set(lineup.ranks.values())) > 1:
+        notes.append(
+            "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales "
+            "them wrongly"
         )
-        for rank, group in groupby(order, key=lambda j: ranks[bucket.names[j]]):
-            index = list(group)
-            names, members = (
-                tuple(bucket.names[j] for j in index),
-                tuple(bucket.members[j] for j in index),
-            )
-            bases, k = (
-                tuple(bucket.bases[j] for j in index if bucket.bases),
-                rank // bucket.layout.groups,
-            )
-            buckets.append(
-                replace(bucket, names=names, members=members, bases=bases, output_rank=k)
-            )
-    return replace(
-        plan, buckets=tuple(sorted(buckets, key=lambda b: b.names)), rank=max(ranks.values())
-    )
+    if lineup.rank > SERVED_RANKS[-1]:
+        notes.append(
+            f"rank {lineup.rank} is more than the {SERVED_RANKS[-1]} that servers of LoRA take; "
+            "cut it with --rank"
+        )
+    return notes
 
 
-def _equal_where_wrapped(ranks: Mapping[str, int]) -> dict[str, int]:
-    """PEFT looks up one rank for all that it wraps around one module of the model."""
+def _rounded_up(rank: int, step: int) -> int:
+    return -(-rank // step) * step
+
+
+def _native_rank(bucket: LineupBucket, kind: NativeRank) -> int:
+    """Return the rank of a result without a cut. No matrix has more than its sides hold."""
+    rank = max(bucket.ranks) if kind == "largest" else min(sum(bucket.ranks), *bucket.shape)
+    return rank * bucket.layout.groups
+
+
+def _with_ranks(lineup: Lineup, ranks: Mapping[str, int]) -> Lineup:
+    """Return the lineup with a rank for each module, its buckets split where they differ."""
+    buckets: list[LineupBucket] = []
+    for bucket in lineup.buckets:
+        names = bucket.names
+        order = sorted(range(len(names)), key=lambda j: (ranks[names[j]], names[j]))
+        for rank, index in groupby(order, key=lambda j: ranks[names[j]]):
+            part = bucket.select(list(index))
+            buckets.append(replace(part, output_rank=rank // bucket.layout.groups))
+    return replace(lineup, buckets=tuple(sorted(buckets, key=lambda bucket: bucket.names)))
+
+
+def _equal_where_wrapped(ranks: Mapping[str, int], owners: Mapping[str, str]) -> dict[str, int]:
+    """Return ranks that agree within each module of the model: PEFT looks up one for all in it."""
     largest: dict[str, int] = {}
     for name, rank in ranks.items():
-        largest[owner(name)] = max(rank, largest.get(owner(name), 0))
-    return {name: largest[owner(name)] for name in ranks}
+        largest[owners[name]] = max(rank, largest.get(owners[name], 0))
+    return {name: largest[owners[name]] for name in ranks}

@@ -12,7 +12,6 @@ from gam_merge._models.checkpoint import Model, common_prefix, is_conv1d, rename
 from gam_merge._models.edit import AddDelta, AddExtra, Edit, Replace
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout
-from gam_merge._read.peft_config import owner
 from gam_merge._read.weight import BaseWeight
 
 _HEAD = "lm_head.weight"
@@ -112,7 +111,7 @@ def _is_tied(config: Mapping[str, Any]) -> bool:
 def _parameters(module: LoraModule) -> list[str]:
     """What the parameter of a module may be called: keys of PEFT name neither parameters nor what it wraps."""
     if isinstance(module.layout, ExpertsLayout):
-        return [f"{owner(module.name)}.{parameter}" for parameter in module.layout.parameters]
+        return [f"{module.owner}.{parameter}" for parameter in module.layout.parameters]
     name = module.name.replace(".base_layer", "")
     return [f"{name}.weight", f"{name}.in_proj_weight"]  # the second in torch's MultiheadAttention
 
@@ -164,7 +163,7 @@ def _is_transposed(base: _Base, module: LoraModule) -> bool:
     if isinstance(module.layout, ExpertsLayout):
         return model in _TRANSPOSED_EXPERTS
     if model is None:
-        return bool(base.adapter.config.get("fan_in_fan_out"))
+        return base.adapter.transposed
     return is_conv1d(base.model, module.name)
 
 
@@ -190,18 +189,14 @@ def _place_extra(base: _Base, extra: Extra) -> tuple[str, Edit]:
     return key, edit
 
 
-def _token_rows(adapter: Adapter, module: str) -> list[int]:
-    """The tokens that an adapter trained in an embedding."""
-    indices = adapter.config.get("trainable_token_indices")
-    if isinstance(indices, Mapping):
-        indices = next(
-            (rows for name, rows in indices.items() if f".{module}".endswith(f".{name}")), None
-        )
-    if not isinstance(indices, list) or not all(type(row) is int and row >= 0 for row in indices):
-        raise GamMergeError(
-            f"{adapter.source}: trainable_token_indices does not say which tokens of {module} it holds"
-        )
-    return indices
+def _token_rows(adapter: Adapter, module: str) -> tuple[int, ...]:
+    """Return the tokens that an adapter trained in an embedding. Raises GamMergeError."""
+    for name, rows in adapter.tokens.items():
+        if not name or f".{module}".endswith(f".{name}"):
+            return rows
+    raise GamMergeError(
+        f"{adapter.source}: trainable_token_indices does not say which tokens of {module} it holds"
+    )
 
 
 def _settle_tied(base: _Base, found: Placement) -> None:
@@ -209,7 +204,7 @@ def _settle_tied(base: _Base, found: Placement) -> None:
     embedding = base.embedding() if found.edits else _HEAD
     changes = [*found.edits.get(embedding, ()), *found.edits.get(_HEAD, ())]
     tokens = all(isinstance(edit, Replace) and edit.rows is not None for edit in changes)
-    if tokens or base.adapter.config.get("ensure_weight_tying"):
+    if tokens or base.adapter.ties_weights:
         found.edits.pop(_HEAD, None)  # PEFT lets the head follow
     elif base.model.config.get("is_encoder_decoder") or base.prefix != (0, ""):
         raise GamMergeError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,23 @@ ExtraKind = Literal[
 class LoraModule:
     """One adapted weight: delta = scale * B A.
 
-    ``a`` and ``b`` are as PEFT stores them: (r, in) and (out, r) for a linear layer, what ``layout`` says for others.
-    ``scale`` is alpha / r, or alpha / sqrt(r) with rsLoRA. ``magnitude`` makes it DoRA: the norms, one a row, to which
-    the rows of base weight + delta are scaled.
+    Attributes:
+        name: of the module in the model, without prefixes of the file.
+        a: the factor A, (r, in) of a linear layer; as ``layout`` says for others.
+        b: the factor B, (out, r) of a linear layer; as ``layout`` says for others.
+        scale: alpha / r, or alpha / sqrt(r) with rsLoRA.
+        layout: how the factors are stored.
+        magnitude: makes it DoRA: the norms, one per row, to which the rows of base weight + delta
+            are scaled.
+        wrapper: the module of the model that it stands in, where a format wraps several adapted
+            modules in one another.
+
+    Example:
+        >>> module = gm.load("examples/adapters/addition").modules["model.layers.0.mlp.up_proj"]
+        >>> module.shape, module.rank, module.scale
+        ((1536, 576), 8, 2.0)
+        >>> tuple(module.delta().shape)
+        (1536, 576)
     """
 
     name: str
@@ -33,6 +47,7 @@ class LoraModule:
     scale: float
     layout: Layout = field(default_factory=Layout)
     magnitude: LazyTensor | None = None
+    wrapper: str | None = None
 
     @cached_property
     def _matrices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -46,7 +61,7 @@ class LoraModule:
 
     @property
     def rank(self) -> int:
-        """r as a config counts it: that of one expert, or of all groups of a convolution together."""
+        """r as a config counts it: that of one expert, or of all groups of a convolution."""
         return self.matrix_rank * self.layout.groups
 
     @property
@@ -55,24 +70,34 @@ class LoraModule:
         b, a = self._matrices
         return b[1], a[2]
 
+    @property
+    def owner(self) -> str:
+        """The module of the model that it belongs to: its own name unless it is wrapped."""
+        return self.wrapper or self.name
+
     def factors(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """B and A as stacks of matrices, without the scale: (S, out, r), (S, r, in)."""
-        return self.layout.split(
-            read(self.b).to(dtype).unsqueeze(0), read(self.a).to(dtype).unsqueeze(0)
-        )
+        b, a = read(self.b).to(dtype), read(self.a).to(dtype)
+        return self.layout.split(b.unsqueeze(0), a.unsqueeze(0))
 
     def delta(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """The dense delta (out, in), or (S, out, in) of a stack. For small modules and for tests: the merge never
-        forms it."""
+        """The dense delta (out, in), or (S, out, in) of a stack.
+
+        For small modules and for tests: a merge never forms it.
+        """
         b, a = self.factors(dtype)
         return (self.scale * b @ a).squeeze(0)
 
 
 @dataclass(frozen=True)
 class Extra:
-    """A tensor of an adapter that is no factor: a trained bias, a module saved whole, embeddings of some tokens.
+    """A tensor of an adapter that is not a factor.
 
-    ``name`` is its key without prefixes and infixes. ``scale`` makes it what is added to the base (lora_bias).
+    Attributes:
+        name: its key without prefixes and infixes.
+        kind: a trained bias, a module saved whole, embeddings of some tokens, ...
+        tensor: its values.
+        scale: makes it what is added to the base (lora_bias).
     """
 
     name: str
@@ -85,11 +110,34 @@ class Extra:
 class Adapter:
     """One LoRA checkpoint.
 
-    ``source`` is what the user named, ``base_model`` the model that it was trained on if that is known, ``config``
-    the fields of its adapter_config.json, ``extras`` its tensors that are no factors, by name, ``notes`` what the
-    user should know about how it was read, ``given`` those fields of the config that the user had to tell. ``file``
-    holds its weights, in that ``version``, unless they are in memory; ``revision`` is the commit that they were fetched
-    from if that was the Hub; ``made_by`` is the merge that it came out of, if that was in this process and from files.
+    Attributes:
+        source: as the user named it.
+        modules: the adapted modules, by name.
+        base_model: the model that it was trained on, if that is known.
+        config: the fields of its config as they were read. They are for the writer of its format
+            and for users; the library itself reads the fields below.
+        extras: its tensors that are not factors, by name.
+        notes: how it was read, as far as the user should know.
+        given: ``base_model`` and ``alpha``, as far as the user had to give them.
+        file: the file of its weights, unless they are in memory.
+        version: of that file, to notice a change.
+        revision: the commit on the Hub that it was fetched from.
+        made_by: the merge that it came out of, if that was in this process and from files.
+        format: the name of the format that it was read in.
+        alpha: the alpha of its config; modules may have others.
+        task: the task of its model, as PEFT calls it (``CAUSAL_LM``).
+        transposed: whether the weights of its layers are kept as (in, out).
+        tokens: the rows of embeddings that it trained, by the end of a module's name; under ``""``
+            those of all.
+        ties_weights: whether embedding and head stay one tensor though it changes one of them.
+        settings: what makes it more, or other, than a plain LoRA, by the names of its config.
+
+    Example:
+        >>> adapter = gm.load("examples/adapters/addition")
+        >>> adapter.rank, adapter.dtype, len(adapter.modules)
+        (8, torch.bfloat16, 210)
+        >>> adapter.base_model
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
     """
 
     source: str
@@ -103,6 +151,13 @@ class Adapter:
     version: FileVersion | None = None
     revision: str | None = None
     made_by: Record | None = None
+    format: str = "peft"
+    alpha: float | None = None
+    task: str | None = None
+    transposed: bool = False
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    ties_weights: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def rank(self) -> int:
@@ -112,8 +167,11 @@ class Adapter:
     @property
     def dtype(self) -> torch.dtype:
         """The narrowest dtype that holds all of its factors."""
-        dtypes = [t.dtype for module in self.modules.values() for t in (module.a, module.b)]
-        result = dtypes[0]
-        for dtype in dtypes:
-            result = torch.promote_types(result, dtype)
-        return result
+        dtypes = [module.a.dtype for module in self.modules.values()]
+        dtypes += [module.b.dtype for module in self.modules.values()]
+        return reduce(torch.promote_types, dtypes)
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether some of its modules have magnitudes."""
+        return any(module.magnitude is not None for module in self.modules.values())

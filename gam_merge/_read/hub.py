@@ -16,8 +16,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._read.formats import config_names, config_names_next_to, weights_names
 from gam_merge._read.hub_id import HubId
-from gam_merge._read.peft import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME, config_names
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -62,17 +62,12 @@ def fetch(hub: HubId) -> tuple[Path, str]:
         if hub.subfolder and hub.subfolder.endswith(".safetensors"):
             return _fetch_file(hub, hub.subfolder)
         folder = PurePosixPath(hub.subfolder or "")
-        config = first(hub, [str(folder / CONFIG_NAME)])
+        config = first(hub, [str(folder / name) for name in config_names()])
         if config is None:
             raise _no_adapter(hub)
         commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
-        if (
-            first(
-                replace(hub, revision=commit),
-                [str(folder / WEIGHTS_NAME), str(folder / PICKLE_NAME)],
-            )
-            is None
-        ):
+        pinned = replace(hub, revision=commit)
+        if first(pinned, [str(folder / name) for name in weights_names()]) is None:
             raise _no_adapter(hub)
         return config.parent, commit
 
@@ -82,10 +77,8 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     file = PurePosixPath(name)
     weights = download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
-    first(
-        replace(hub, revision=commit),
-        [str(file.with_name(config)) for config in config_names(file)],
-    )
+    configs = [str(file.with_name(config)) for config in config_names_next_to(file)]
+    first(replace(hub, revision=commit), configs)
     return weights, commit
 
 
@@ -117,7 +110,7 @@ def _no_adapter(hub: HubId) -> GamMergeError:
     files = {PurePosixPath(sibling.rfilename) for sibling in siblings}
     folder = PurePosixPath(hub.subfolder or "")
     folders = sorted(
-        file.parent for file in files if file.name == CONFIG_NAME and file.parent != folder
+        file.parent for file in files if file.name in config_names() and file.parent != folder
     )
     if folders:
         others = (
@@ -127,7 +120,7 @@ def _no_adapter(hub: HubId) -> GamMergeError:
             f"{hub}: holds no adapter, but others do: name one as {', '.join(map(str, others))}"
         )
     return GamMergeError(
-        f"{hub}: is no adapter: it does not hold both {CONFIG_NAME} and {WEIGHTS_NAME}"
+        f"{hub}: is no adapter: it does not hold both {config_names()[0]} and {weights_names()[0]}"
     )
 
 

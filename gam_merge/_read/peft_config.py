@@ -1,12 +1,12 @@
 """adapter_config.json: every field that PEFT's LoraConfig knows, and what it means for a merge.
 
-Names of modules come from the tensors and ranks from their shapes, so that what only chose them in training is
-ignored. A field that is on no list and away from its default is refused by name: it may change what the factors mean.
+Names of modules come from the tensors and ranks from their shapes, so fields that only chose them in
+training are ignored. A field that is on no list and away from its default is refused by name: it may
+change what the factors mean.
 """
 
-import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from math import sqrt
 from time import thread_time
 from typing import Any
@@ -14,76 +14,39 @@ from typing import Any
 import regex
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._read.adapter import ExtraKind
-from gam_merge._read.layout import ExpertsLayout, Layout
 
-MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: what is linear in them may be done for each
+MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: each may be matched with each
 _MAX_NAMES = 1000  # in a list of a config that every name is compared with
 _PATTERN_SECONDS, _SECONDS = 1.0, 10.0  # for one match, and for all of an adapter
 
-# What a merge reads, here or in the reading of keys.
+# Fields that a merge reads, here or in the reading of keys.
 HONOURED = {
-    *(
-        "peft_type",
-        "base_model_name_or_path",
-        "revision",
-        "task_type",
-        "auto_mapping",
-        "fan_in_fan_out",
-        "r",
-    ),
-    *(
-        "lora_alpha",
-        "use_rslora",
-        "rank_pattern",
-        "alpha_pattern",
-        "init_lora_weights",
-        "target_modules",
-    ),
-    *(
-        "target_parameters",
-        "bias",
-        "lora_bias",
-        "modules_to_save",
-        "trainable_token_indices",
-        "ensure_weight_tying",
-    ),
-    "use_dora",
-}
-# What says how the adapter was trained, placed or saved, and leaves the meaning of its tensors alone.
+    "peft_type", "base_model_name_or_path", "revision", "task_type", "auto_mapping",
+    "fan_in_fan_out", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
+    "init_lora_weights", "target_modules", "target_parameters", "bias", "lora_bias",
+    "modules_to_save", "trainable_token_indices", "ensure_weight_tying", "use_dora",
+}  # fmt: skip
+# Fields that say how the adapter was trained, placed or saved, and leave its tensors' meaning alone.
 IGNORED = {
-    *(
-        "peft_version",
-        "inference_mode",
-        "lora_dropout",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-    ),
-    *(
-        "megatron_core",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "qalora_group_size",
-    ),
-    "runtime_config",
-}
-# What changes what the factors mean. Value: why such an adapter cannot be merged from its factors alone.
+    "peft_version", "inference_mode", "lora_dropout", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "qalora_group_size", "runtime_config",
+}  # fmt: skip
+# Fields that change what the factors mean. Value: why such an adapter cannot be merged from its
+# factors alone.
 REFUSED = {
     "layer_replication": "its layers are copies of the base model's",
     "alora_invocation_tokens": "an activated LoRA applies to some tokens only",
     "use_qalora": "QALoRA pools the input",
     "use_bdlora": "block-diagonal LoRA has other factors",
-    "arrow_config": "an Arrow router is no single adapter",
+    "arrow_config": "an Arrow router is not a single adapter",
     "megatron_config": "Megatron layers are split over devices",
-    "velora_config": "VeLoRA keeps projections of its own beside the factors",
-    "monteclora_config": "MonteCLoRA keeps samplers beside the factors",
+    "velora_config": "VeLoRA keeps projections of its own besides the factors",
+    "monteclora_config": "MonteCLoRA keeps samplers besides the factors",
     "kasa_config": "KaSA changes the base weights and scales the factors",
 }
-# How the factors were initialised. These start from the base weights and leave a changed base behind. Value: the way
-# to a LoRA of the base as it was.
+# How the factors were initialised. These start from the base weights and leave a changed base
+# behind. Value: the way to a LoRA of the base as it was.
 _CONVERT = "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
 _EXTRACT = "fuse it into its own base with PEFT's merge_and_unload, of which gam-merge extract makes a LoRA"
 _INIT_CHANGES_BASE = {
@@ -91,52 +54,68 @@ _INIT_CHANGES_BASE = {
     "loftq": _EXTRACT,
 }
 _INIT_LEAVES_BASE = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
+_BIASES = ("none", "all", "lora_only")
+
+# Fields that make an adapter more, or other, than a plain LoRA, and their plain values, if those
+# are not empty.
+_VARIANTS: Mapping[str, Any] = {
+    "alora_invocation_tokens": None,
+    "alpha_pattern": None,
+    "arrow_config": None,
+    "bias": "none",
+    "fan_in_fan_out": None,
+    "init_lora_weights": True,
+    "layer_replication": None,
+    "lora_bias": None,
+    "modules_to_save": None,
+    "rank_pattern": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "use_dora": None,
+    "use_qalora": None,
+    "use_rslora": None,
+}
 
 
 def check_type(where: str, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type") or "LORA"
     if kind != "LORA":
         raise GamMergeError(
-            f"{where}: is {kind}, and only LoRA can be merged; PEFT's convert_to_lora makes one of many kinds, and "
-            "gam-merge extract of a model that any kind was fused into"
+            f"{where}: is {kind}, and only LoRA can be merged; PEFT's convert_to_lora converts "
+            "many kinds, and gam-merge extract makes a LoRA of a model that any kind was fused into"
         )
 
 
 def check_fields(where: str, config: Mapping[str, Any]) -> None:
     for name, value in config.items():
-        if (
-            name in HONOURED
-            or name in IGNORED
-            or value is None
-            or value is False
-            or value in ({}, [], "")
-        ):
+        empty = value is None or value is False or value in ({}, [], "")
+        if empty or name in HONOURED or name in IGNORED:
             continue
         if name in REFUSED:
             raise GamMergeError(f"{where}: {name} is set and cannot be merged: {REFUSED[name]}")
         raise GamMergeError(
-            f"{where}: {name} is set in its config and unknown here; if it changes nothing about the factors, "
-            "remove it from the config"
+            f"{where}: {name} is set in its config and unknown here; if it changes nothing about "
+            "the factors, remove it from the config"
         )
-    if config.get("bias") not in (None, "none", "all", "lora_only"):
-        raise GamMergeError(
-            f"{where}: bias is {config['bias']!r}, not 'none', 'all' or 'lora_only'"
-        )
+    bias = config.get("bias", "none")
+    if bias is not None and bias not in _BIASES:
+        raise GamMergeError(f"{where}: bias must be 'none', 'all' or 'lora_only', got {bias!r}")
 
 
 def check_init(where: str, config: Mapping[str, Any]) -> None:
     init = config.get("init_lora_weights")
     name = str(init).lower()
-    if remedy := next(
-        (way for start, way in _INIT_CHANGES_BASE.items() if name.startswith(start)), None
-    ):
-        raise GamMergeError(
-            f"{where}: init_lora_weights={init!r} changed the base weights, so its factors are no delta of them; "
-            f"{remedy}"
-        )
+    for start, remedy in _INIT_CHANGES_BASE.items():
+        if name.startswith(start):
+            raise GamMergeError(
+                f"{where}: init_lora_weights={init!r} changed the base weights, so its factors are "
+                f"not a delta of the original base; {remedy}"
+            )
     if init is not None and name not in _INIT_LEAVES_BASE:
         raise GamMergeError(
-            f"{where}: init_lora_weights={init!r} is unknown here and may have changed the base weights"
+            f"{where}: init_lora_weights={init!r} is unknown here and may have changed the base "
+            "weights"
         )
 
 
@@ -145,17 +124,23 @@ def check_lists(where: str, config: Mapping[str, Any]) -> None:
         strings(where, config, name)
 
 
-# Each raises GamMergeError if the config says that the tensors are more, or other, than deltas of the base model.
+def check_base(where: str, config: Mapping[str, Any]) -> None:
+    base = config.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise GamMergeError(f"{where}: base_model_name_or_path must be a string, got {base!r}")
+
+
+# Each raises GamMergeError if the config says that the tensors are more, or other, than deltas of
+# the base model.
 CHECKS = (check_type, check_fields, check_init, check_lists)
 
 
 def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
-    """A field that is a list of names, or nothing."""
+    """Return a field that is a list of names, or nothing."""
     value = config.get(name) or []
-    if not isinstance(value, list | tuple | set) or not all(
-        isinstance(entry, str) for entry in value
-    ):
-        raise GamMergeError(f"{where}: {name} is {value!r}, not a list of names")
+    listed = isinstance(value, list | tuple | set)
+    if not listed or not all(isinstance(entry, str) for entry in value):
+        raise GamMergeError(f"{where}: {name} must be a list of names, got {value!r}")
     if len(value) > _MAX_NAMES:
         raise GamMergeError(
             f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read"
@@ -163,11 +148,47 @@ def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
     return list(value)
 
 
-class Numbers:
-    """The ranks and scales that a config gives its modules. Raises GamMergeError for what is none.
+def alpha(config: Mapping[str, Any]) -> float | None:
+    """Return the adapter's alpha, None if the config has none."""
+    value = config.get("lora_alpha")
+    return value if _is_number(value) else None
 
-    Patterns come from strangers' files: each is compiled once, and all matches of an adapter share the time that one
-    may take.
+
+def task(config: Mapping[str, Any]) -> str | None:
+    """Return the task of the model, None if the config has none."""
+    value = config.get("task_type")
+    return value if isinstance(value, str) else None
+
+
+def tokens(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the trained rows of embeddings, by the end of a module's name, "" for any.
+
+    What is not a list of rows is left out: it is missed where the rows are needed.
+    """
+    indices = config.get("trainable_token_indices")
+    by_module = indices if isinstance(indices, Mapping) else {"": indices}
+    rows: dict[str, tuple[int, ...]] = {}
+    for name, listed in by_module.items():
+        if isinstance(listed, list) and all(type(row) is int and row >= 0 for row in listed):
+            rows[name] = tuple(listed)
+    return rows
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the config sets beyond a plain LoRA."""
+    values: dict[str, Any] = {}
+    for name, plain in _VARIANTS.items():
+        value = config.get(name)
+        if value and value != plain:
+            values[name] = value
+    return values
+
+
+class RanksAndScales:
+    """The ranks and scales that a config gives its modules.
+
+    Patterns come from strangers' files: each is compiled once, and all matches of an adapter share
+    the time that one may take. Every method raises GamMergeError for a value that is not a number.
     """
 
     def __init__(self, where: str, config: Mapping[str, Any]) -> None:
@@ -176,37 +197,44 @@ class Numbers:
         self._compiled: dict[str, regex.Pattern[str]] = {}
 
     def rank(self, name: str) -> int | None:
-        """Of a module, None if the config gives it none."""
+        """Return the rank of a module, None if the config gives it none."""
         value = self._number(name, "rank_pattern", "r")
-        if value is not None and (value != int(value) or value < 1):
-            raise GamMergeError(f"{self._where}: r = {value!r} for module {name} is no rank")
-        return None if value is None else int(value)
+        if value is None:
+            return None
+        if value != int(value) or value < 1:
+            raise GamMergeError(
+                f"{self._where}: r must be a positive integer, got {value!r} for module {name}"
+            )
+        return int(value)
 
     def scale(self, name: str, r: int) -> float:
-        """alpha / r of a module of rank ``r``, alpha / sqrt(r) with rsLoRA."""
+        """Return alpha / r of a module of rank ``r``, or alpha / sqrt(r) with rsLoRA."""
         alpha = self._number(name, "alpha_pattern", "lora_alpha")
         if alpha is None:
             raise GamMergeError(
-                f"{self._where}: lora_alpha is not known; give it with --alpha (alpha= in Python)"
+                f"{self._where}: lora_alpha is unknown; give it with --alpha (alpha= in Python)"
             )
         return alpha / (sqrt(r) if self._config.get("use_rslora") else r)
 
     def _number(self, name: str, pattern: str, field: str) -> float | None:
-        """A module's own number, else the adapter's, else None; a finite positive number or an error."""
+        """Return a module's own number, else the adapter's, else None."""
         patterns = self._config.get(pattern) or {}
         if not isinstance(patterns, Mapping):
-            raise GamMergeError(f"{self._where}: {pattern} is not a table")
+            raise GamMergeError(f"{self._where}: {pattern} must be an object, got {patterns!r}")
         key = self._first_match(patterns, name)
         value = self._config.get(field) if key is None else patterns[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and 0 <= value <= sys.float_info.max):
+        if value is not None and not (_is_number(value) and value >= 0):
             raise GamMergeError(
-                f"{self._where}: {field} = {value!r} for module {name} is not a number"
+                f"{self._where}: {field} must be a finite number of at least 0, got {value!r} for "
+                f"module {name}"
             )
         return value
 
     def _first_match(self, patterns: Iterable[str], name: str) -> str | None:
-        """PEFT's rule: the first key, in order, that matches the whole name or a tail of it after a dot."""
+        """Return the first key that matches the whole name or a tail of it after a dot.
+
+        This is PEFT's rule, and its order.
+        """
         for key in patterns:
             start = thread_time()
             try:
@@ -219,7 +247,8 @@ class Numbers:
             self._seconds -= thread_time() - start
             if self._seconds < 0:
                 raise GamMergeError(
-                    f"{self._where}: matching the patterns in the config takes more than {_SECONDS:g} seconds"
+                    f"{self._where}: matching the patterns in the config takes more than "
+                    f"{_SECONDS:g} seconds"
                 )
         return None
 
@@ -231,114 +260,22 @@ class Numbers:
         return self._compiled[key]
 
 
-def merged_config(
-    configs: Sequence[Mapping[str, Any]],
-    layouts: Mapping[str, Layout],
-    kinds: Collection[ExtraKind],
-    ranks: Mapping[str, int],
-    *,
-    dora: bool = False,
-    whole: bool = True,
-) -> dict[str, Any]:
-    """The adapter_config.json of a merge: scale folded in, lora_alpha = r, so that every reader agrees.
-
-    configs: of the adapters. layouts, ranks: of the modules of the merge. kinds: of its extras. whole: the modules
-    are all that the adapters have. Fields that describe the model and not the training are carried over where the
-    adapters agree.
-    """
-    rank = max(ranks.values())
-    others = {
-        key: r for name, r in ranks.items() if r != rank for key in _patterns(name, layouts[name])
-    }
-    shared = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")
-    saved = {entry for config in configs for entry in config.get("modules_to_save") or []}
-    may_be_tied = {"modules_to_save", "embedding", "trainable_tokens"}.intersection(kinds)
-    return {
-        **{name: _agreed(configs, name) for name in shared},
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": _bias(configs) if "bias" in kinds else "none",
-        "lora_bias": "lora_bias" in kinds,
-        "fan_in_fan_out": bool(_agreed(configs, "fan_in_fan_out")),
-        "use_rslora": False,
-        "use_dora": dora,
-        "init_lora_weights": True,
-        "inference_mode": True,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "modules_to_save": sorted(saved) if "modules_to_save" in kinds else None,
-        "trainable_token_indices": _agreed(configs, "trainable_token_indices")
-        if "trainable_tokens" in kinds
-        else None,
-        "ensure_weight_tying": bool(may_be_tied)
-        and any(config.get("ensure_weight_tying") for config in configs),
-        "target_modules": _target_modules(configs, layouts, whole=whole),
-        "target_parameters": _target_parameters(configs, layouts, whole=whole) or None,
-    }
-
-
-def _patterns(name: str, layout: Layout) -> list[str]:
-    """Patterns that match a module alone, by PEFT's rule."""
-    parameters = layout.parameters if isinstance(layout, ExpertsLayout) else ()
-    return [f"^{re.escape(known)}" for known in config_names(name, parameters)]
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def config_names(name: str, parameters: Collection[str]) -> list[str]:
-    """What PEFT looks up in rank_pattern and alpha_pattern for a module, or for parameters of it."""
+    """Return what PEFT looks up in rank_pattern and alpha_pattern for a module.
+
+    parameters: those of the module that are adapted by name; they are looked up one by one.
+    """
     return [f"{owner(name)}.{parameter}" for parameter in parameters] or [owner(name)]
 
 
-def _agreed(configs: Sequence[Mapping[str, Any]], name: str) -> Any:
-    values = [config[name] for config in configs if config.get(name) is not None]
-    return values[0] if values and all(value == values[0] for value in values) else None
-
-
-def _bias(configs: Sequence[Mapping[str, Any]]) -> str:
-    return "all" if any(config.get("bias") == "all" for config in configs) else "lora_only"
-
-
-def _target_modules(
-    configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool
-) -> list[str]:
-    """Suffixes where every adapter named them as a list without exceptions and no module is left out, so that they
-    mean the same set; else full names, which always do. A module that PEFT wraps along with another is not named."""
-    modules = sorted(
-        n
-        for n, layout in layouts.items()
-        if owner(n) == n and not isinstance(layout, ExpertsLayout)
-    )
-    suffixes = {name.rpartition(".")[2] for name in modules}
-    for config in configs:
-        listed = config.get("target_modules")
-        limited = (
-            not whole
-            or config.get("layers_to_transform") is not None
-            or config.get("exclude_modules")
-        )
-        if not isinstance(listed, list) or limited or not set(map(str, listed)) <= suffixes:
-            return modules
-    named = {str(entry) for config in configs for entry in config["target_modules"]}
-    return sorted(suffixes) if named == suffixes else modules
-
-
-def _target_parameters(
-    configs: Sequence[Mapping[str, Any]], layouts: Mapping[str, Layout], *, whole: bool
-) -> list[str]:
-    """As every adapter spells them, if all do alike: a model in PEFT takes no other spelling. Else, or where a module
-    is left out, full names."""
-    experts = {
-        owner(name): layout for name, layout in layouts.items() if isinstance(layout, ExpertsLayout)
-    }
-    spelled = {frozenset(map(str, config.get("target_parameters") or ())) for config in configs}
-    if whole and len(spelled) == 1:
-        return sorted(spelled.pop())
-    return sorted(
-        f"{name}.{parameter}" for name, layout in experts.items() for parameter in layout.parameters
-    )
-
-
 def owner(name: str) -> str:
-    """The module of the model that a module of PEFT stands for: PEFT wraps some in one another."""
+    """Return the module of the model that a module of PEFT belongs to.
+
+    PEFT wraps some modules in one another, as ``<owner>.base_layer.<name>``.
+    """
     return f"{name}.".partition(".base_layer.")[0].removesuffix(".")

@@ -1,4 +1,4 @@
-"""What a merge was made of: a merge as it was done, without its tensors."""
+"""The record of a merge: what it was made of, without its tensors."""
 
 import os
 from collections.abc import Mapping
@@ -18,24 +18,26 @@ class RecordedSource:
     source: str
     weight: Setting
     rank: int
-    alpha: float | None  # lora_alpha of the config
-    given: Mapping[str, Any]
+    alpha: float | None  # of its config
+    given: Mapping[str, Any]  # base_model and alpha, as far as the user had to give them
     file: Path | None
     version: FileVersion | None
     revision: str | None
     made_by: "Record | None"
 
     def name(self, home: Path | None) -> str:
-        """A Hub id at its commit; or a path, relative to ``home``, and the last part of it without one."""
+        """Return a Hub id at its commit, or a path.
+
+        The path is relative to ``home``; without one it is the last part of it.
+        """
         if self.revision is not None:
             hub = parse_hub_id(self.source)
             assert hub is not None, self.source
             return str(replace(hub, revision=self.revision))
         if self.file is None:
             return self.source
-        return _seen_from(
-            home, self.file if Path(self.source).name == self.file.name else self.file.parent
-        )
+        named = self.file if Path(self.source).name == self.file.name else self.file.parent
+        return _seen_from(home, named)
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,19 @@ class Record:
     @property
     def repeatable(self) -> bool:
         """Whether all of it began with files."""
-        return all(s.file is not None or s.made_by is not None for s in self.sources)
+        return all(source.file or source.made_by for source in self.sources)
 
     def base_name(self, home: Path | None) -> str | None:
-        """What a recipe in ``home`` calls the base model."""
+        """Return the base model as a recipe in ``home`` names it."""
         if self.base is None:
             return None
         return str(self.base) if isinstance(self.base, HubId) else _seen_from(home, self.base)
 
 
 def _seen_from(home: Path | None, path: Path) -> str:
-    """A path relative to ``home``, and the last part of it without one."""
+    """Return a path relative to ``home``; without one the last part of it."""
     if home is None:
         return path.name
     relative = Path(os.path.relpath(path, home.absolute())).as_posix()
-    return (
-        relative if relative.startswith("..") else f"./{relative}"
-    )  # never to be taken for a name or a Hub id
+    # "./" in front: never to be taken for a name or a Hub id
+    return relative if relative.startswith("..") else f"./{relative}"

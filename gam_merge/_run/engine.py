@@ -1,7 +1,7 @@
-"""Bucket by bucket: merge, settle the rank, write.
+"""Bucket by bucket: merge, cut to the rank of the output, hand the modules to a sink.
 
-Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r`` rank, ``R`` sum of ranks, ``k`` rank
-of the output.
+Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``r`` rank, ``R`` sum
+of ranks, ``k`` rank of the output.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,33 @@ from torch import Tensor
 
 from gam_kernels import compress, norm, product_norm, response
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.tensors import dtype_name
+from gam_merge._common.tensors import MemoryTensor, dtype_name
 from gam_merge._common.types import Progress
 from gam_merge._deltas.bucket import Bucket, Merged
-from gam_merge._lineup.extras import check_equal, merge_extra
-from gam_merge._lineup.lineup import Plan
+from gam_merge._lineup.lineup import Lineup
+from gam_merge._read.adapter import Extra, LoraModule
 from gam_merge._read.layout import Layout
-from gam_merge._read.peft import extra_key, factor_keys, magnitude_key
+from gam_merge._run.extras import check_equal, merge_extra, share_of_members
 from gam_merge._run.job import Job, combine, visit_all
 from gam_merge._run.report import ModuleReport, combined
 
 
 class Sink(Protocol):
-    """Where merged tensors go, as they become known."""
+    """Where merged modules go, as they become known. Their scale is 1."""
 
-    def write(self, key: str, value: Tensor) -> None: ...
+    def module(self, module: LoraModule) -> None: ...
+
+    def extra(self, extra: Extra) -> None: ...
 
 
-class _Done(NamedTuple):
-    """What becomes of a matrix."""
+class _MergedMatrix(NamedTuple):
+    """A merged matrix, as it is written."""
 
     module: str
     position: int  # in the stack that its module is
     b: Tensor  # (m, k) on the CPU, in the dtype of the output
     a: Tensor  # (k, n) likewise
-    magnitude: Tensor | None  # (m,) likewise, of DoRA
+    magnitude: Tensor | None  # (m,) float64, of DoRA
     report: ModuleReport
 
 
@@ -50,13 +52,11 @@ class _Lifted(NamedTuple):
     a: Tensor  # (L, n, k)
     energy_kept: Tensor  # (L,)
     warnings: dict[str, Tensor]  # text -> (L,) bool
-    coefficients: tuple[Tensor, Tensor] | None = (
-        None  # (L, R, k) each, if b and a lie in the span of the factors
-    )
+    coefficients: tuple[Tensor, Tensor] | None = None  # (L, R, k), if in the span of the factors
 
 
 def run(
-    plan: Plan,
+    lineup: Lineup,
     job: Job,
     sink: Sink,
     *,
@@ -64,94 +64,88 @@ def run(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> tuple[ModuleReport, ...]:
-    """Merge every bucket of the plan into the sink, in the order of the plan. summary: what ``survey`` gave.
+    """Merge every bucket of the lineup into the sink, in the order of the lineup.
 
-    Raises GamMergeError."""
+    summary: from ``survey``. Returns a report per module, by name. Raises GamMergeError.
+    """
     reports: list[ModuleReport] = []
-    waiting: dict[str, list[_Done]] = {}
-    total = len(plan.names)
+    waiting: dict[str, list[_MergedMatrix]] = {}
+    total = len(lineup.names)
     visit = partial(_merge_bucket, job, summary)
-    with closing(
-        visit_all(plan, job, visit, executor)
-    ) as results:  # no chunk is under way once we are out
-        for bucket in results:
-            for done in bucket:
-                parts = waiting.setdefault(done.module, [])
-                parts.append(done)
-                if len(parts) == plan.layouts[done.module].stack:
-                    layout, done_parts = plan.layouts[done.module], waiting.pop(done.module)
-                    reports.append(_write(layout, done_parts, sink, plan.magnitude_dtype))
+    # No chunk is under way once we are out.
+    with closing(visit_all(lineup, job, visit, executor)) as buckets:
+        for matrices in buckets:
+            for matrix in matrices:
+                name = matrix.module
+                layout = lineup.layouts[name]
+                stack = waiting.setdefault(name, [])
+                stack.append(matrix)
+                if len(stack) == layout.stack:
+                    del waiting[name]
+                    sink.module(_joined(layout, stack, lineup.magnitude_dtype))
+                    reports.append(combined([part.report for part in stack]))
             if progress:
                 progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))
 
 
-def _write(
-    layout: Layout, parts: list[_Done], sink: Sink, dtype: torch.dtype | None
-) -> ModuleReport:
-    """Put a module together again from its matrices and write it. dtype: of magnitudes."""
-    parts.sort(key=lambda part: part.position)
+def _joined(
+    layout: Layout, stack: list[_MergedMatrix], magnitude_dtype: torch.dtype | None
+) -> LoraModule:
+    """Return the module that some matrices are together."""
+    stack.sort(key=lambda matrix: matrix.position)
     b, a = layout.join(
-        torch.stack([part.b for part in parts]), torch.stack([part.a for part in parts])
-    )
-    name = parts[0].module
-    for key, value in zip(factor_keys(name, layout), (a, b), strict=True):
-        sink.write(key, value.squeeze(0))
-    if (magnitude := parts[0].magnitude) is not None:
-        stored = magnitude.to(dtype).reshape(layout.magnitude_shape(len(magnitude)))
-        if not stored.isfinite().all():
-            raise GamMergeError(
-                f"the magnitudes of module {name} do not fit into {dtype}; write bfloat16 or float32"
-            )
-        sink.write(magnitude_key(name), stored)
-    return combined([part.report for part in parts])
+        torch.stack([matrix.b for matrix in stack]), torch.stack([matrix.a for matrix in stack])
+    )  # (1, *stored shape) each
+    name, magnitude = stack[0].module, stack[0].magnitude
+    lazy_a, lazy_b = MemoryTensor(a.squeeze(0)), MemoryTensor(b.squeeze(0))
+    if magnitude is None:
+        return LoraModule(name, lazy_a, lazy_b, 1.0, layout)
+    stored = magnitude.to(magnitude_dtype).reshape(layout.magnitude_shape(len(magnitude)))
+    if not stored.isfinite().all():
+        raise GamMergeError(
+            f"the magnitudes of module {name} do not fit into {dtype_name(stored.dtype)}; write "
+            "bfloat16 or float32"
+        )
+    return LoraModule(name, lazy_a, lazy_b, 1.0, layout, MemoryTensor(stored))
 
 
-def run_extras(plan: Plan, job: Job, sink: Sink) -> None:
-    """Merge the tensors that are no factors into the sink. Raises GamMergeError."""
-    sources = [adapter.source for adapter in plan.adapters]
-    average = job.mean_weights(plan.names)
-    for extra in plan.extras:
+def run_extras(lineup: Lineup, job: Job, sink: Sink) -> None:
+    """Merge the tensors that are not factors into the sink. Raises GamMergeError."""
+    sources = [adapter.source for adapter in lineup.adapters]
+    for extra in lineup.extras:
         if extra.kind == "base_weight":
             check_equal(extra, sources)
             continue
-        module = extra.module
-        everyone = job.settings.weights_of(module) if module in plan.layouts else average
-        weights = [everyone[i] for i in extra.adapters]
-        total = sum(everyone if extra.is_delta and job.missing == "zero" else weights)
-        if extra.is_delta and not job.method.normalize:
-            total = 1.0
-        if weights and total <= 0:
-            raise GamMergeError(
-                f"weights {weights} of tensor {extra.name} have no mean; leave the adapters with it out"
-            )
-        merged = merge_extra(extra, [weight / total for weight in weights], sources)
-        sink.write(extra_key(extra.name, extra.kind, plan.layouts), merged)
+        shares = share_of_members(extra, lineup, job)
+        merged = MemoryTensor(merge_extra(extra, shares, sources))
+        sink.extra(Extra(extra.name, extra.kind, merged))
 
 
-def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_Done]:
-    """Runs on a worker."""
-    results: list[_Done] = []
+def _merge_bucket(job: Job, summary: Any, bucket: Bucket) -> list[_MergedMatrix]:
+    """Merge the modules of a bucket. Runs on a worker."""
+    matrices: list[_MergedMatrix] = []
     for part in job.method.parts(bucket):
         lifted, largest = _balanced(_merge(job, part, summary), job.dtype)
-        b, a = _output(job, part, lifted, largest)
+        b, a = _output(job, part, lifted, largest)  # (L, m, k), (L, k, n)
         magnitudes = _magnitudes(job, part, b, a)
         positions = part.indices or (0,) * len(part.names)
-        done = zip(part.names, positions, b, a, magnitudes, _report(job, part, lifted), strict=True)
-        results += [_Done(*each) for each in done]
-    return results
+        reports = _report(job, part, lifted)
+        columns = zip(part.names, positions, b, a, magnitudes, reports, strict=True)
+        matrices += [_MergedMatrix(*column) for column in columns]
+    return matrices
 
 
 def _magnitudes(job: Job, bucket: Bucket, b: Tensor, a: Tensor) -> Sequence[Tensor | None]:
-    """Of DoRA, for the factors as they are written."""
-    if bucket.rows is None or job.flatten:
+    """Return the magnitudes of DoRA for the factors as they are written, one per module."""
+    if bucket.rows is None or job.flatten_dora:
         return [None] * len(b)
     return list(bucket.rows.magnitudes(b, a))
 
 
 def _merge(job: Job, bucket: Bucket, summary: Any) -> _Lifted:
-    """The merged factors of a bucket, cut to the rank of the output."""
-    if job.flatten and bucket.rows:
+    """Return the merged factors of a bucket, cut to the rank of the output."""
+    if job.flatten_dora and bucket.rows:
         whole = _lift(job, bucket, summary, max(bucket.output_rank, *bucket.shape))
         b, a, kept = bucket.rows.flattened(bucket.names, whole.b, whole.a, bucket.output_rank)
         return whole._replace(b=b, a=a, energy_kept=kept, coefficients=None)

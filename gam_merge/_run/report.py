@@ -179,3 +179,20 @@ _TOTALS = (
 def _least_survival(module: ModuleReport) -> float:
     """Survival summed over energy: <merged, sum of deltas> / sum of |delta_i|^2."""
     return sum(module.inners) / sum(n**2 for n in module.norms)
+
+
+def erasure_notes(report: MergeReport) -> list[str]:
+    """Return a note where a method that should average lost most of what averaging keeps.
+
+    The mean keeps its weight of an adapter that shares nothing with the others.
+    """
+    if len(report.sources) < 2:
+        return []
+    for share, weight in zip(report.survival, report.weights, strict=True):
+        if share >= weight / 2:
+            return []
+    return [
+        f"{report.method} keeps at most {max(report.survival):.0%} of each adapter: they share few "
+        "directions, and what one has alone is filtered out; mean keeps its weight (gam-merge "
+        "compare says more)"
+    ]

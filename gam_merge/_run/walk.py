@@ -20,7 +20,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import LazyTensor, read
 from gam_merge._deltas.bucket import Bucket, Factors, diagonal_blocks
 from gam_merge._deltas.rows import RowScaling
-from gam_merge._lineup.lineup import Plan, PlannedBucket
+from gam_merge._lineup.lineup import Lineup, LineupBucket
 from gam_merge._read.adapter import LoraModule
 from gam_merge._run.dora import rescale
 
@@ -52,7 +52,7 @@ class Reader:
 
 
 def walk(
-    plan: Plan,
+    lineup: Lineup,
     visit: Callable[[Bucket], T],
     *,
     device: torch.device,
@@ -70,22 +70,22 @@ def walk(
 
     Raises GamMergeError for a file that cannot be read, and for numbers that are not finite or too large to square.
     """
-    sources = tuple(adapter.source for adapter in plan.adapters)
-    reader = Reader(sources, plan.compute_dtype, device, anchor, plan.labels, factors, shares)
-    for results in walk_chunks(plan, partial(_visit_bucket, reader, visit), executor):
+    sources = tuple(adapter.source for adapter in lineup.adapters)
+    reader = Reader(sources, lineup.compute_dtype, device, anchor, lineup.labels, factors, shares)
+    for results in walk_chunks(lineup, partial(_visit_bucket, reader, visit), executor):
         yield from results
 
 
 def walk_chunks(
-    plan: Plan, task: Callable[[PlannedBucket], list[T]], executor: Executor | None = None
+    lineup: Lineup, task: Callable[[LineupBucket], list[T]], executor: Executor | None = None
 ) -> Iterator[list[T]]:
     """The same for a ``task`` that reads its modules itself: its results, in the order of the plan."""
-    chunks = (chunk for bucket in plan.buckets for chunk in chunks_of(bucket))
+    chunks = (chunk for bucket in lineup.buckets for chunk in chunks_of(bucket))
     with _executor(executor) as (pool, window):
         yield from _ordered(pool, window, partial(_in_memory, task), chunks)
 
 
-def _in_memory(task: Callable[[PlannedBucket], list[T]], chunk: PlannedBucket) -> list[T]:
+def _in_memory(task: Callable[[LineupBucket], list[T]], chunk: LineupBucket) -> list[T]:
     """Do the task, in halves where there is no memory for the whole chunk. Runs on a worker."""
     try:
         return task(chunk)
@@ -107,7 +107,7 @@ def _in_memory(task: Callable[[PlannedBucket], list[T]], chunk: PlannedBucket) -
 
 
 @torch.no_grad()
-def _visit_bucket(reader: Reader, visit: Callable[[Bucket], T], chunk: PlannedBucket) -> list[T]:
+def _visit_bucket(reader: Reader, visit: Callable[[Bucket], T], chunk: LineupBucket) -> list[T]:
     """Runs on a worker."""
     return [visit(bucket) for bucket in _by_rank(reader, chunk, _read_all(reader, chunk))]
 
@@ -133,7 +133,7 @@ def _executor(given: Executor | None) -> Iterator[tuple[Executor, int]]:
 
 
 def _ordered(
-    pool: Executor, window: int, task: Callable[[PlannedBucket], T], chunks: Iterator[PlannedBucket]
+    pool: Executor, window: int, task: Callable[[LineupBucket], T], chunks: Iterator[LineupBucket]
 ) -> Iterator[T]:
     """Results in the order of the chunks, at most ``window`` of them under way. The first failure cancels the rest."""
     waiting: deque[Future[T]] = deque()
@@ -149,14 +149,14 @@ def _ordered(
             future.cancel()
 
 
-def chunks_of(bucket: PlannedBucket) -> Iterator[PlannedBucket]:
+def chunks_of(bucket: LineupBucket) -> Iterator[LineupBucket]:
     """Pieces of a bucket that fit into the working memory."""
     size = max(1, _CHUNK_BYTES // (8 * bucket.layout.stack * sum(bucket.shape) * sum(bucket.ranks)))
     for start in range(0, len(bucket.names), size):
         yield _part(bucket, slice(start, start + size))
 
 
-def _part(bucket: PlannedBucket, part: slice) -> PlannedBucket:
+def _part(bucket: LineupBucket, part: slice) -> LineupBucket:
     return replace(
         bucket, names=bucket.names[part], members=bucket.members[part], bases=bucket.bases[part]
     )
@@ -215,7 +215,7 @@ def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.devi
     return out.to(device, non_blocking=pinned).to(dtype)
 
 
-def _read_all(reader: Reader, chunk: PlannedBucket) -> _Chunk:
+def _read_all(reader: Reader, chunk: LineupBucket) -> _Chunk:
     """Read the deltas of each adapter of a chunk. Non-finite ones are refused."""
     columns = list(zip(*chunk.members, strict=True))
     factors, rows = (
@@ -260,7 +260,7 @@ def broken_factor(delta: Delta, j: int) -> str:
     )
 
 
-def _by_rank(reader: Reader, chunk: PlannedBucket, found: _Chunk) -> Iterator[Bucket]:
+def _by_rank(reader: Reader, chunk: LineupBucket, found: _Chunk) -> Iterator[Bucket]:
     """Split a chunk into buckets of equal numerical ranks, without the adapters whose delta is zero there."""
     deltas, rows, grams = found
     ranks = torch.stack([delta.rank for delta in deltas], -1).tolist()  # (L, N)
@@ -304,7 +304,7 @@ def _some(
     return left, right
 
 
-def _factors(chunk: PlannedBucket, i: int, delta: Delta, members: list[int]) -> Factors:
+def _factors(chunk: LineupBucket, i: int, delta: Delta, members: list[int]) -> Factors:
     """The factors of one adapter as they were read, of some modules of the chunk."""
     scales = [chunk.members[j // chunk.layout.stack][i].scale for j in members]
     scale = torch.tensor(scales, dtype=torch.float64, device=delta.core.device)

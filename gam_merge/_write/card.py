@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 from urllib.parse import quote
 
 import huggingface_hub  # loads its parts when they are asked for
@@ -19,6 +18,7 @@ from gam_merge._common.files import read_text
 from gam_merge._common.version import VERSION
 from gam_merge._lineup.serving import max_lora_rank
 from gam_merge._methods import get_method
+from gam_merge._read.adapter import Adapter
 from gam_merge._read.hub_id import HubId, parse_hub_id
 from gam_merge._read.record import Record, RecordedSource
 from gam_merge._run.report import MergeReport
@@ -41,10 +41,10 @@ _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformer
 
 
 def card_text(
-    config: Mapping[str, Any], report: MergeReport, record: Record, files: Mapping[str, str]
+    adapter: Adapter, report: MergeReport, record: Record, files: Mapping[str, str]
 ) -> str:
-    """The whole card. ``config`` is the adapter_config.json that it stands beside, ``files`` the sha256 of others."""
-    base = _base_model(config)
+    """The whole card. ``adapter`` is the one that it stands beside, ``files`` the sha256 of others."""
+    base = _base_model(adapter)
     sections = (
         "# Merged LoRA adapter",
         _summary(base, len(record.sources)),
@@ -58,24 +58,24 @@ def card_text(
         "## Recipe",
         f"`gam-merge --recipe gam_merge_recipe.yaml -o OUT` makes the same bytes again.\n\n{_recipe(record, files)}",
         "## Load it",
-        _peft(base or "BASE_MODEL", config),
+        _peft(base or "BASE_MODEL", adapter),
         _vllm(base or "BASE_MODEL", report.rank),
     )
     return (
-        f"---\n{_front_matter(base, config, record).to_yaml()}\n---\n\n"
+        f"---\n{_front_matter(base, adapter, record).to_yaml()}\n---\n\n"
         + "\n\n".join(sections)
         + "\n"
     )
 
 
 def _front_matter(
-    base: str | None, config: Mapping[str, Any], record: Record
+    base: str | None, adapter: Adapter, record: Record
 ) -> "huggingface_hub.ModelCardData":
     return huggingface_hub.ModelCardData(
         base_model=[base] if base else None,
         base_model_relation="adapter" if base else None,
         library_name="peft",
-        pipeline_tag=_task(config)[0],
+        pipeline_tag=_task(adapter)[0],
         license=_license(record),
         tags=["lora", "peft", "merge", "gam-merge"],
         merge_method=record.method,
@@ -83,15 +83,15 @@ def _front_matter(
     )
 
 
-def _base_model(config: Mapping[str, Any]) -> str | None:
+def _base_model(adapter: Adapter) -> str | None:
     """The Hub id of the base model; None for a path of this machine, which the Hub refuses."""
-    name = config.get("base_model_name_or_path")
+    name = adapter.base_model
     hub = parse_hub_id(name) if isinstance(name, str) and not os.path.exists(name) else None
     return hub.repo if hub is not None and hub == HubId(hub.repo) else None
 
 
-def _task(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    return _TASKS.get(str(config.get("task_type")), (None, "AutoModel"))
+def _task(adapter: Adapter) -> tuple[str | None, str]:
+    return _TASKS.get(adapter.task or "", (None, "AutoModel"))
 
 
 def _license(record: Record) -> str | None:
@@ -179,8 +179,8 @@ def _recipe(record: Record, files: Mapping[str, str]) -> str:
     return f"{(fence := _fence(text, 3))}yaml\n{text}{fence}"
 
 
-def _peft(base: str, config: Mapping[str, Any]) -> str:
-    auto = _task(config)[1]
+def _peft(base: str, adapter: Adapter) -> str:
+    auto = _task(adapter)[1]
     return f"""```python
 from peft import PeftModel
 from transformers import {auto}

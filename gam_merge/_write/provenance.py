@@ -1,4 +1,4 @@
-"""The record of a merge as text: a recipe that gives the same bytes again, and what weights say of their origins."""
+"""The record of a merge as text: a recipe that gives the same bytes again, and its origins."""
 
 import json
 import re
@@ -19,9 +19,14 @@ _Digest = Callable[[Path, FileVersion | None], str]
 
 
 def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | None = None) -> str:
-    """The recipe as it stands in the directory ``home``; without one it is for others, and tells no path of this
-    machine but its last part. Merges that were sources of this one come before it, each a document. ``files``: the
-    sha256 of what it gave, by name. Raises GamMergeError if a source can no longer be read, or has changed."""
+    """Return the recipe as it stands in the directory ``home``.
+
+    Without ``home`` it is for others, and holds no more of a path of this machine than its last
+    part. Merges that were sources of this one come before it, each a document. files: the sha256
+    of what it gave, by name.
+
+    Raises GamMergeError if a source can no longer be read, or has changed.
+    """
     documents = _documents(record, home, sha256)
     if files:
         documents[-1]["output"]["sha256"] = dict(files)
@@ -32,35 +37,42 @@ def recipe_text(record: Record, home: Path | None, files: Mapping[str, str] | No
 
 
 def origins_text(record: Record, *, known: bool = True) -> str:
-    """What the metadata of the weights say of the files that a merge began with, as JSON. As long if the digests are
-    not ``known`` yet. Raises GamMergeError as above."""
-    return json.dumps(
-        origins(_documents(record, None, sha256 if known else lambda file, version: "0" * 64))
-    )
+    """Return the files that a merge began with as JSON, for the metadata of the weights.
+
+    If the digests are not ``known`` yet, a text of the same length. Raises GamMergeError as above.
+    """
+    digest = sha256 if known else _unknown_digest
+    return json.dumps(origins(_documents(record, None, digest)))
+
+
+def _unknown_digest(file: Path, version: FileVersion | None) -> str:
+    return "0" * 64
 
 
 def origins(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The files that the merges of a recipe began with, in order: the sha256 of each, and the Hub id at its commit."""
-    sources = [
-        source for document in documents for source in document["sources"] if source.get("sha256")
-    ]
-    return [
-        {
-            "sha256": source["sha256"],
-            **({"source": source["path"]} if _is_pinned(source["path"]) else {}),
-        }
-        for source in sources
-    ]
+    """Return the files that the merges of a recipe began with, in order.
+
+    Each with its sha256, and the Hub id at its commit if it has one.
+    """
+    files: list[dict[str, str]] = []
+    for document in documents:
+        for source in document["sources"]:
+            if source.get("sha256"):
+                origin = {"sha256": source["sha256"]}
+                if _is_pinned(source["path"]):
+                    origin["source"] = source["path"]
+                files.append(origin)
+    return files
 
 
 def _is_pinned(path: str) -> bool:
-    """Whether it names a commit on the Hub."""
+    """Tell whether a source names a commit on the Hub."""
     hub = parse_hub_id(path)
     return hub is not None and re.fullmatch(r"[0-9a-f]{40}", hub.revision or "") is not None
 
 
 def _documents(record: Record, home: Path | None, digest: _Digest) -> list[dict[str, Any]]:
-    """The merges of a recipe, the one that is written last."""
+    """Return the merges of a recipe; the last one is the one that is written."""
     documents: list[dict[str, Any]] = []
     _add("merged", record, home, digest, documents)
     if len(documents) == 1:
@@ -71,50 +83,51 @@ def _documents(record: Record, home: Path | None, digest: _Digest) -> list[dict[
 def _add(
     wanted: str, record: Record, home: Path | None, digest: _Digest, documents: list[dict[str, Any]]
 ) -> str:
-    """Add the document of a merge after those of its sources, unless it is there; its name."""
-    sources = []
+    """Add the document of a merge after those of its sources, unless it is there.
+
+    Returns its name.
+    """
+    sources: list[dict[str, Any]] = []
     for source in record.sources:
-        name = (
-            _add(source.source, source.made_by, home, digest, documents)
-            if source.made_by
-            else source.name(home)
-        )
-        given = {
-            "base_model": source.given.get("base_model_name_or_path"),
-            "alpha": source.given.get("lora_alpha"),
-        }
-        found = digest(source.file, source.version) if source.file else None
-        sources.append({"path": name, "weight": source.weight, **given, "sha256": found})
-    document = {
+        if source.made_by:
+            path = _add(source.source, source.made_by, home, digest, documents)
+        else:
+            path = source.name(home)
+        sha = digest(source.file, source.version) if source.file else None
+        sources.append({"path": path, "weight": source.weight, **source.given, "sha256": sha})
+    document: dict[str, Any] = {
         "method": record.method,
         "params": dict(record.params),
         "sources": sources,
         "anchor": record.anchor,
         "missing": record.missing,
-        **({"allow_base_mismatch": True} if record.allow_base_mismatch else {}),
-        **({"base_model": base} if (base := record.base_name(home)) else {}),
-        "output": dict(record.output),
     }
+    if record.allow_base_mismatch:
+        document["allow_base_mismatch"] = True
+    base = record.base_name(home)
+    if base:
+        document["base_model"] = base
+    document["output"] = dict(record.output)
     plain = _plain(document)
     for known in documents:
         if {**plain, "name": known["name"]} == known:
             return str(known["name"])
-    document = {"name": _free(wanted, [known["name"] for known in documents]), **plain}
-    documents.append(document)
-    return str(document["name"])
+    name = _free(wanted, [known["name"] for known in documents])
+    documents.append({"name": name, **plain})
+    return name
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked, and in the types of YAML."""
+    """Return a document in the types of YAML, after it was checked as a recipe."""
     checked = Recipe.model_validate(json.loads(json.dumps(document)))
     return checked.model_dump(exclude_none=True, exclude_unset=True)
 
 
 def _free(wanted: str, taken: Sequence[str]) -> str:
-    """A name of a merge that no other has."""
+    """Return a name of a merge that no other has."""
     word = re.sub(r"[^\w.-]+", "-", wanted)
-    return next(
-        name
-        for i in range(1, len(taken) + 2)
-        if (name := word if i == 1 else f"{word}-{i}") not in taken
-    )
+    name, number = word, 1
+    while name in taken:
+        number += 1
+        name = f"{word}-{number}"
+    return name

@@ -18,7 +18,6 @@ from gam_merge._common.tensors import MemoryTensor
 from gam_merge._merge import MergeResult, merge
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.weight import BaseWeight
-from gam_merge._run.dora import is_dora
 from gam_merge._run.report import MergeReport
 from gam_merge._state_dict import from_state_dict, state_dict
 
@@ -116,7 +115,7 @@ def _merge(model: PeftModel, adapters: Sequence[str], options: dict[str, Any]) -
     if isinstance(adapters, str):
         raise GamMergeError(f"adapters is one name, {adapters!r}; give a list of names")
     sources = [from_model(model, name) for name in adapters]
-    if any(map(is_dora, sources)):
+    if any(source.is_dora for source in sources):
         options = {"base_model": _base_weights(model), **options}
     return merge(sources, **options)
 
