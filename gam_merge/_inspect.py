@@ -17,7 +17,8 @@ from gam_merge._common.types import Progress
 from gam_merge._diagnose.inspection import Inspection, ModuleInspection
 from gam_merge._lineup.lineup import LineupBucket, line_up
 from gam_merge._load import Source, load
-from gam_merge._run.walk import broken_factor, is_sound, read_delta, walk_chunks
+from gam_merge._run.reader import broken_factor, is_sound, read_delta
+from gam_merge._run.walk import walk_chunks
 
 
 def inspect(

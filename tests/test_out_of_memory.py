@@ -35,13 +35,13 @@ def _merge_within(sources: list[Path], out: Path, room: int | None, told: Path) 
     gm.merge(
         [source.with_name("small") for source in sources], method="ties"
     )  # libraries load, workspaces appear
-    before, tried, visit = _status("VmSize"), list[int](), walking._visit_bucket
+    before, tried, visit = _status("VmSize"), list[int](), walking._visit_chunk
 
     def count(reader, function, chunk):
         tried.append(len(chunk.names))
         return visit(reader, function, chunk)
 
-    walking._visit_bucket = count
+    walking._visit_chunk = count
     if room is not None:
         resource.setrlimit(resource.RLIMIT_AS, (before + room, resource.RLIM_INFINITY))
     try:

@@ -49,7 +49,7 @@ def test_figures_equal_dense(method: str, problem: Problem):
 def test_figures_in_float32(method: str, rank: int, joint: int, monkeypatch: pytest.MonkeyPatch):
     """Both ways to them, for results that are cut and for those that are not."""
     monkeypatch.setattr(
-        "gam_merge._run.walk._JOINT", joint
+        "gam_merge._run.reader._JOINT", joint
     )  # columns times adapters up to which Gram matrices are formed
     generator = torch.Generator().manual_seed(2)
     adapters = helpers.stack(

@@ -1,6 +1,7 @@
 """Layouts: how a module stores its factors, and the stack of low-rank matrices that they are.
 
-Methods and kernels know stacks of matrices alone; a layout takes the tensors of equal modules there and back.
+Methods and kernels know stacks of matrices alone; a layout takes the tensors of equal modules there
+and back.
 Tensor legend: ``L`` modules, ``S`` matrices in each, ``m`` out, ``n`` in, ``r`` rank of one matrix.
 """
 
@@ -16,9 +17,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """One matrix: A is (r, n) and B is (m, r). Linear layers, and everything that PEFT treats as one.
+    """One matrix: A is (r, n) and B is (m, r). Linear layers, and all that PEFT treats as one.
 
-    As text it is what an error calls the layer.
+    ``str`` gives the words for it in an error.
     """
 
     def __str__(self) -> str:
@@ -31,34 +32,34 @@ class Layout:
 
     @property
     def groups(self) -> int:
-        """How many of the matrices share the rank of the module; the others have it each."""
+        """How many of the matrices share the rank of the module; in other layouts each has it."""
         return 1
 
     def split(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors as they are stored, of L modules -> (L S, m, r), (L S, r, n)."""
+        """Turn the stored factors of L modules into matrices: (L S, m, r), (L S, r, n)."""
         return b, a
 
     def join(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """(L S, m, r), (L S, r, n) -> factors as they are stored, of L modules."""
+        """Turn matrices (L S, m, r), (L S, r, n) into the stored factors of L modules."""
         return b, a
 
     def magnitude_shape(self, m: int) -> Shape:
-        """The shape of a stored magnitude vector of DoRA."""
+        """Return the shape of a stored magnitude vector of DoRA."""
         return (m,)
 
     def split_shapes(self, b: Shape, a: Shape) -> tuple[Shape, Shape]:
-        """What ``split`` makes of the shapes of one module."""
+        """Return the shapes of the matrices of one module: (S, m, r), (S, r, n)."""
         return _shapes(self.split, (1, *b), (1, *a))
 
     def join_shapes(self, m: int, n: int, r: int) -> tuple[Shape, Shape]:
-        """The shapes of the stored B and A of one module."""
+        """Return the shapes of the stored B and A of one module."""
         b, a = _shapes(self.join, (self.stack, m, r), (self.stack, r, n))
         return b[1:], a[1:]
 
 
 @dataclass(frozen=True)
 class EmbeddingLayout(Layout):
-    """One matrix (dim, vocabulary): A is (r, vocabulary) and B is (dim, r), under keys of their own."""
+    """One matrix (dim, vocabulary): A is (r, vocabulary) and B is (dim, r)."""
 
     def __str__(self) -> str:
         return "an embedding"
@@ -68,8 +69,9 @@ class EmbeddingLayout(Layout):
 class ConvLayout(Layout):
     """A is (r, channels, *kernel), B is (m, r / groups, 1, ...).
 
-    The kernel is flattened into the columns. B alone is grouped: group g sees rows g of A, so that a module of rank r
-    is ``groups`` matrices of m / groups rows and rank r / groups, one below the other.
+    The kernel is flattened into the columns. B alone is grouped: group g sees rows g of A, so a
+    module of rank r is ``groups`` matrices of m / groups rows and rank r / groups, one below the
+    other.
     """
 
     kernel: tuple[int, ...]
@@ -104,10 +106,11 @@ class ConvLayout(Layout):
 
 @dataclass(frozen=True)
 class ExpertsLayout(Layout):
-    """``count`` matrices, one an expert: A is (count * r, n), B is (m, r * count); the expert is slow in A, fast in B.
+    """``count`` matrices, one per expert: A is (count * r, n), B is (m, r * count).
 
-    ``parameters`` are the parameters of the module that are adapted: the keys number them without naming them, so
-    that two adapters speak of the same one only if they adapt the same set.
+    The expert is the slow index in A, the fast one in B. ``parameters`` are the parameters of the
+    module that are adapted: the keys number them without naming them, so two adapters mean the
+    same one only if they adapt the same set.
     """
 
     count: int

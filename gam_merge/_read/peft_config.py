@@ -1,8 +1,8 @@
 """adapter_config.json: every field that PEFT's LoraConfig knows, and what it means for a merge.
 
-Names of modules come from the tensors and ranks from their shapes, so fields that only chose them in
-training are ignored. A field that is on no list and away from its default is refused by name: it may
-change what the factors mean.
+Names of modules come from the tensors and ranks from their shapes, so fields that only chose them
+in training are ignored. A field that is on no list and away from its default is refused by name: it
+may change what the factors mean.
 """
 
 import sys
@@ -26,7 +26,7 @@ HONOURED = {
     "init_lora_weights", "target_modules", "target_parameters", "bias", "lora_bias",
     "modules_to_save", "trainable_token_indices", "ensure_weight_tying", "use_dora",
 }  # fmt: skip
-# Fields that say how the adapter was trained, placed or saved, and leave its tensors' meaning alone.
+# Fields that say how the adapter was trained, placed or saved; its tensors mean the same.
 IGNORED = {
     "peft_version", "inference_mode", "lora_dropout", "exclude_modules", "layers_to_transform",
     "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
@@ -48,7 +48,10 @@ REFUSED = {
 # How the factors were initialised. These start from the base weights and leave a changed base
 # behind. Value: the way to a LoRA of the base as it was.
 _CONVERT = "convert it with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
-_EXTRACT = "fuse it into its own base with PEFT's merge_and_unload, of which gam-merge extract makes a LoRA"
+_EXTRACT = (
+    "fuse it into its own base with PEFT's merge_and_unload, of which gam-merge extract makes a "
+    "LoRA"
+)
 _INIT_CHANGES_BASE = {
     **dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), _CONVERT),
     "loftq": _EXTRACT,

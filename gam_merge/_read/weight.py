@@ -1,4 +1,4 @@
-"""A weight of the base model: not read but for DoRA, whose deltas depend on it, and then a block at a time.
+"""A weight of the base model: read for DoRA alone, whose deltas depend on it, block by block.
 
 Tensor legend: ``m`` out, ``n`` in, ``r`` rank.
 """
@@ -28,13 +28,13 @@ class BaseWeight:
     transposed: bool
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        """(m, n)."""
+        """Return the matrix: (m, n)."""
         value = read(self.tensor).to(dtype).flatten(1)
         return value.mT if self.transposed else value
 
     def row_norms(self, deltas: Sequence[Factors]) -> list[Tensor]:
-        """|rows of W + b a| for each delta: (m,) float64, in one pass over W."""
-        size = self.tensor.shape[0 if not self.transposed else 1]
+        """Return |rows of W + b a| for each delta: (m,) float64, in one pass over W."""
+        size = self.tensor.shape[1 if self.transposed else 0]
         sums = [torch.zeros(size, dtype=torch.float64, device=b.device) for b, _ in deltas]
         for rows, columns, block in self._blocks():
             for total, (b, a) in zip(sums, deltas, strict=True):
@@ -43,9 +43,12 @@ class BaseWeight:
         return [total.sqrt() for total in sums]
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns and values of pieces (p, q) of the matrix."""
+        """Yield pieces (p, q) of the matrix, with their rows and columns."""
         width = prod(self.tensor.shape[1:])
         whole = slice(None)
         for part, flat in blocks(self.tensor, max(1, _BLOCK // width) * width):
             lines, block = slice(part.start // width, part.stop // width), flat.view(-1, width)
-            yield (whole, lines, block.mT) if self.transposed else (lines, whole, block)
+            if self.transposed:
+                yield whole, lines, block.mT
+            else:
+                yield lines, whole, block

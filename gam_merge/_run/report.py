@@ -1,27 +1,48 @@
-"""What a merge did: norms, the share of each adapter that survives, what was cut off, what was doubtful."""
+"""The report of a merge: norms, survival of each adapter, energy that was cut off, warnings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import hypot
 from typing import Any
 
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """One module of the merge. Tuples run over the adapters of the merge; norms are Frobenius norms of deltas."""
+    """One module of a merge. Tuples run over the adapters; norms are Frobenius norms of deltas.
+
+    Attributes:
+        name: of the module.
+        shape: (out, in), of each matrix if the module is a stack.
+        ranks: the numerical rank of each delta, 0 where the adapter lacks the module.
+        norms: |delta_i|.
+        inners: <merged, delta_i>.
+        responses: |U_i^T merged V_i|^2, the result where adapter i acts.
+        mean_norm: the weighted mean of |delta_i|.
+        merged_rank: columns of the result that are not padding.
+        merged_norm: |merged|.
+        energy_kept: |cut|^2 / |uncut|^2 of the cut to the output rank, 1 if nothing was cut.
+        warnings: doubts about the result, in words.
+        fell_back: float32 was not exact enough; products of full size were formed in float64.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> module = result.report.modules[0]
+        >>> module.name, module.shape, module.ranks
+        ('model.layers.0.mlp.down_proj', (576, 1536), (8, 8))
+    """
 
     name: str
-    shape: tuple[int, int]  # (out, in), of each matrix if it is a stack
-    ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter lacks the module
-    norms: tuple[float, ...]  # |delta_i|
-    inners: tuple[float, ...]  # <merged, delta_i>
-    responses: tuple[float, ...]  # |U_i^T merged V_i|^2, what the result does where adapter i acts
-    mean_norm: float  # weighted mean of |delta_i|
-    merged_rank: int  # columns of the result that are not padding
+    shape: tuple[int, int]
+    ranks: tuple[int, ...]
+    norms: tuple[float, ...]
+    inners: tuple[float, ...]
+    responses: tuple[float, ...]
+    mean_norm: float
+    merged_rank: int
     merged_norm: float
-    energy_kept: float  # |cut|^2 / |uncut|^2 of the cut to the output rank, 1 if nothing was cut
+    energy_kept: float
     warnings: tuple[str, ...] = ()
-    fell_back: bool = False  # float32 did not serve: products of full size were formed in float64
+    fell_back: bool = False
 
     @property
     def norm_ratio(self) -> float:
@@ -30,63 +51,76 @@ class ModuleReport:
 
     @property
     def survival(self) -> tuple[float, ...]:
-        """<merged, delta_i> / |delta_i|^2: how much of each adapter is in the result, 1 for all."""
-        return tuple(
-            x / n**2 if n**2 else 0.0 for x, n in zip(self.inners, self.norms, strict=True)
-        )
+        """<merged, delta_i> / |delta_i|^2: the share of each adapter in the result, 1 for all."""
+        return tuple(map(_survival, self.inners, self.norms))
 
     @property
     def own(self) -> tuple[float, ...]:
-        """Of each response what is along the delta itself: <merged, delta_i>^2 / |delta_i|^2."""
-        return tuple(
-            (x / n) ** 2 if n else 0.0 for x, n in zip(self.inners, self.norms, strict=True)
-        )
+        """<merged, delta_i>^2 / |delta_i|^2: the part of each response along the delta itself."""
+        return tuple(map(_own, self.inners, self.norms))
 
     @property
     def cross_talk(self) -> tuple[float, ...]:
-        """Of what the result does where adapter i acts, the share not along delta_i: 0 if nothing disturbs it."""
-        return tuple(_cross_talk(x, y) for x, y in zip(self.own, self.responses, strict=True))
+        """The share of the result where adapter i acts that is not along delta_i.
+
+        0 if nothing disturbs it.
+        """
+        return tuple(map(_cross_talk, self.own, self.responses))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         figures = ("norm_ratio", "survival", "cross_talk")
         return {**vars(self), **{name: getattr(self, name) for name in figures}}
 
 
-def _cross_talk(own: float, response: float) -> float:
-    return max(0.0, 1 - own / response) if response else 0.0
-
-
 def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
-    """The report of a module that is a stack of matrices, from those of the matrices."""
+    """Return the report of a module that is a stack of matrices, from those of the matrices."""
+    first = parts[0]
     if len(parts) == 1:
-        return parts[0]
-    merged = sqrt(sum(part.merged_norm**2 for part in parts))
-    uncut = sum(part.merged_norm**2 / part.energy_kept for part in parts if part.energy_kept)
-    columns = zip(*(part.ranks for part in parts), strict=True)
+        return first
+    warnings: dict[str, None] = {}
+    for part in parts:
+        warnings |= dict.fromkeys(part.warnings)
     return ModuleReport(
-        name=parts[0].name,
-        shape=parts[0].shape,
-        ranks=tuple(max(column) for column in columns),
-        norms=tuple(
-            sqrt(sum(x**2 for x in column))
-            for column in zip(*(part.norms for part in parts), strict=True)
-        ),
-        inners=tuple(map(sum, zip(*(part.inners for part in parts), strict=True))),
-        responses=tuple(map(sum, zip(*(part.responses for part in parts), strict=True))),
-        mean_norm=sqrt(sum(part.mean_norm**2 for part in parts)),
+        name=first.name,
+        shape=first.shape,
+        ranks=tuple(map(max, *(part.ranks for part in parts))),
+        norms=tuple(map(hypot, *(part.norms for part in parts))),
+        inners=_sums(part.inners for part in parts),
+        responses=_sums(part.responses for part in parts),
+        mean_norm=hypot(*(part.mean_norm for part in parts)),
         merged_rank=max(part.merged_rank for part in parts),
-        merged_norm=merged,
-        energy_kept=merged**2 / uncut if uncut else 1.0,
-        warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+        merged_norm=hypot(*(part.merged_norm for part in parts)),
+        energy_kept=_energy_kept(parts),
+        warnings=tuple(warnings),
         fell_back=any(part.fell_back for part in parts),
     )
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """The whole merge. ``extras`` counts the merged tensors of each kind that are no factors; ``notes`` says in words
-    what the user should know and no number tells."""
+    """The whole merge.
+
+    Attributes:
+        method: the method, with its space and plug-ins.
+        sources: of the adapters, as they were named.
+        weights: of the adapters, on average over the modules.
+        anchor: position of the adapter that ``gam`` aligned the others to.
+        rank: the largest of the output.
+        dtype: of the output.
+        modules: one report per module, by name.
+        params: of the method.
+        extras: how many tensors of each kind were merged that are not factors.
+        notes: facts for the user that no number shows.
+
+    Example:
+        >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> report = gm.merge(sources, method="mean").report
+        >>> [round(share, 2) for share in report.survival]
+        [0.5, 0.5]
+        >>> report.worst(1)[0].name.startswith("model.layers.")
+        True
+    """
 
     method: str
     sources: tuple[str, ...]
@@ -95,90 +129,108 @@ class MergeReport:
     rank: int
     dtype: str
     modules: tuple[ModuleReport, ...]
-    params: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the method
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     extras: Mapping[str, int] = field(default_factory=dict[str, int])
     notes: tuple[str, ...] = ()
 
     @property
     def norms(self) -> tuple[float, ...]:
         """|delta_i| over all modules."""
-        return tuple(
-            sqrt(sum(m.norms[i] ** 2 for m in self.modules)) for i in range(len(self.sources))
-        )
+        return tuple(map(hypot, *(module.norms for module in self.modules)))
 
     @property
     def merged_norm(self) -> float:
         """|merged| over all modules."""
-        return sqrt(sum(m.merged_norm**2 for m in self.modules))
+        return hypot(*(module.merged_norm for module in self.modules))
 
     @property
     def norm_ratio(self) -> float:
         """|merged| / weighted mean of |delta_i|: 1 if the adapters agree."""
-        weights = [abs(w) for w in self.weights]
-        mean = sum(w * n for w, n in zip(weights, self.norms, strict=True)) / sum(weights)
+        weights = [abs(weight) for weight in self.weights]
+        total = sum(weight * norm for weight, norm in zip(weights, self.norms, strict=True))
+        mean = total / sum(weights)
         return self.merged_norm / mean if mean else 0.0
 
     @property
     def survival(self) -> tuple[float, ...]:
-        """<merged, delta_i> / |delta_i|^2 over all modules: how much of each adapter is in the result, 1 for all."""
-        inners = (sum(m.inners[i] for m in self.modules) for i in range(len(self.sources)))
-        return tuple(x / n**2 if n**2 else 0.0 for x, n in zip(inners, self.norms, strict=True))
+        """<merged, delta_i> / |delta_i|^2 over all modules: the share of each in the result."""
+        inners = _sums(module.inners for module in self.modules)
+        return tuple(map(_survival, inners, self.norms))
 
     @property
     def cross_talk(self) -> tuple[float, ...]:
-        """Of what the result does where adapter i acts, the share that is not along delta_i, over all modules."""
-        everyone = range(len(self.sources))
-        own = (sum(m.own[i] for m in self.modules) for i in everyone)
-        responses = (sum(m.responses[i] for m in self.modules) for i in everyone)
+        """The share of the result where adapter i acts that is not along delta_i, in all."""
+        own = _sums(module.own for module in self.modules)
+        responses = _sums(module.responses for module in self.modules)
         return tuple(map(_cross_talk, own, responses))
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """Modules whose factors are too ill-conditioned for float32: products of full size were formed in float64."""
-        return tuple(m.name for m in self.modules if m.fell_back)
+        """Modules for which float32 was not exact enough: they were computed in float64."""
+        return tuple(module.name for module in self.modules if module.fell_back)
 
     def worst(self, count: int = 10) -> tuple[ModuleReport, ...]:
-        """The modules in which the least of the adapters survives, worst first."""
+        """Return the modules in which the least of the adapters survives, worst first."""
         present = [module for module in self.modules if any(module.norms)]
         return tuple(sorted(present, key=_least_survival)[:count])
 
     @property
     def energy_kept(self) -> float:
-        """Share of the squared norm that the cut to the output rank kept."""
-        before = sum(m.merged_norm**2 / m.energy_kept for m in self.modules if m.energy_kept)
-        return self.merged_norm**2 / before if before else 1.0
+        """The share of the squared norm that the cut to the output rank kept."""
+        return _energy_kept(self.modules)
 
     @property
     def warnings(self) -> dict[str, tuple[str, ...]]:
-        """Each warning and the modules that it is about."""
-        found: dict[str, list[str]] = {}
+        """Each warning, with the modules that it is about."""
+        modules: dict[str, list[str]] = {}
         for module in self.modules:
             for text in module.warnings:
-                found.setdefault(text, []).append(module.name)
-        return {text: tuple(names) for text, names in found.items()}
+                modules.setdefault(text, []).append(module.name)
+        return {text: tuple(names) for text, names in modules.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the totals first, then every module."""
+        """Return plain data for JSON: the totals first, then every module."""
         fields = {name: value for name, value in vars(self).items() if name != "modules"}
         figures = {name: getattr(self, name) for name in _TOTALS}
         return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
 
 
 _TOTALS = (
-    "norms",
-    "merged_norm",
-    "norm_ratio",
-    "survival",
-    "cross_talk",
-    "energy_kept",
-    "fallbacks",
+    "norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "energy_kept", "fallbacks",
     "warnings",
-)
+)  # fmt: skip
+
+
+def _sums(rows: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """Return the sum of each column."""
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+def _survival(inner: float, norm: float) -> float:
+    return inner / norm**2 if norm**2 else 0.0
+
+
+def _own(inner: float, norm: float) -> float:
+    return (inner / norm) ** 2 if norm else 0.0
+
+
+def _cross_talk(own: float, response: float) -> float:
+    return max(0.0, 1 - own / response) if response else 0.0
+
+
+def _energy_kept(modules: Sequence[ModuleReport]) -> float:
+    """Return |cut|^2 / |uncut|^2 over some modules, 1 if there was nothing to cut."""
+    cut, uncut = 0.0, 0.0
+    for module in modules:
+        if module.energy_kept:
+            cut += module.merged_norm**2
+            uncut += module.merged_norm**2 / module.energy_kept
+    return cut / uncut if uncut else 1.0
 
 
 def _least_survival(module: ModuleReport) -> float:
-    """Survival summed over energy: <merged, sum of deltas> / sum of |delta_i|^2."""
-    return sum(module.inners) / sum(n**2 for n in module.norms)
+    """Return survival summed over energy: <merged, sum of deltas> / sum of |delta_i|^2."""
+    return sum(module.inners) / sum(norm**2 for norm in module.norms)
 
 
 def erasure_notes(report: MergeReport) -> list[str]:

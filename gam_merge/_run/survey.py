@@ -1,4 +1,4 @@
-"""Passes over all modules before anything is written: summaries for methods, ranks for an energy."""
+"""Passes over all modules before anything is written: summaries of methods, needed ranks."""
 
 from concurrent.futures import Executor
 from functools import partial

@@ -1,8 +1,8 @@
 """Merges during a training run, by the trainers of transformers and TRL.
 
 from gam_merge.integrations.transformers import MergeCheckpointsCallback
-trainer.add_callback(MergeCheckpointsCallback(last=3))                                    # the mean of the last three
-trainer.add_callback(MergeCheckpointsCallback(adapters=["org/other"], method="gam"))      # this run with another
+trainer.add_callback(MergeCheckpointsCallback(last=3))  # the mean of the last three
+trainer.add_callback(MergeCheckpointsCallback(adapters=["org/other"], method="gam"))
 """
 
 import warnings
@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gam_merge._checkpoints import ema_weights, find_checkpoints
 from gam_merge._common.errors import GamMergeError
+from gam_merge._lineup.options import MergeOptions
 from gam_merge._load import Source
 from gam_merge._merge import MergeResult, merge
 from gam_merge._plan import plan
@@ -38,11 +39,28 @@ class MergeRecord:
 
 
 class MergeCheckpointsCallback(TrainerCallback):
-    """Merges adapters at every save and at the end of the training, into one directory that is whole at any time.
+    """Merges adapters at every save and at the end of the training, into one directory.
 
-    By default the last checkpoints of the run; with ``adapters`` the run as it is and these. ``history`` tells what was
-    merged when. A merge that fails is a warning: the training goes on. What can be checked beforehand is checked when
-    the training begins, and raises GamMergeError.
+    By default the last checkpoints of the run; with ``adapters`` the run as it is and these. The
+    directory is whole at any time. A merge that fails is a warning: the training goes on. What can
+    be checked beforehand is checked when the training begins, and raises GamMergeError.
+
+    Args:
+        last: how many checkpoints to merge; ``save_total_limit`` must leave as many.
+        adapters: merge the run with these instead of its checkpoints.
+        ema: decay of a moving average over the checkpoints, in [0, 1).
+        out: the directory to write, by default ``merged`` in the output folder of the run.
+        evaluate: returns the score of a model, such as
+            ``lambda model: trainer.evaluate()["eval_loss"]``; called with the merge active in the
+            model that is trained, which is then as it was before.
+        greater_is_better: of the score.
+        keep_if_better: write only merges that score better than the run does at that moment and
+            than the merge written last.
+        recipe: a file with the settings of the merge; its sources give the weights alone.
+        options: those of ``gam_merge.merge``.
+
+    Attributes:
+        history: every merge of the run, with its scores.
     """
 
     def __init__(
@@ -56,19 +74,11 @@ class MergeCheckpointsCallback(TrainerCallback):
         greater_is_better: bool = False,
         keep_if_better: bool = False,
         recipe: str | PathLike[str] | None = None,
-        **options: Any,
+        **options: Unpack[MergeOptions],
     ) -> None:
-        """
-        last: how many checkpoints; ``save_total_limit`` must leave so many. adapters: to merge the run with, instead.
-        ema: decay of a moving average over the checkpoints. out: where to write, by default ``merged`` in the output
-        folder of the run. evaluate: the score of a model, such as ``lambda model: trainer.evaluate()["eval_loss"]``;
-        called with the merge active in the model that is trained, which is then as it was before. keep_if_better: write
-        only merges that score better than the run does at that moment and than the merge written last. recipe: a file
-        with the settings of the merge; its sources give the weights alone. ``options`` are those of ``merge``.
-        """
         if keep_if_better and evaluate is None:
             raise GamMergeError(
-                "keep_if_better needs evaluate, a function that gives a model its score"
+                "keep_if_better needs evaluate, a function that returns the score of a model"
             )
         self._last, self._adapters, self._ema, self._out = last, list(adapters), ema, out
         self._evaluate, self._sign, self._keep_if_better = (
@@ -76,8 +86,10 @@ class MergeCheckpointsCallback(TrainerCallback):
             1 if greater_is_better else -1,
             keep_if_better,
         )
-        default = {} if adapters or recipe else {"method": "mean"}
-        self._options = {**default, **(recipe_settings(recipe) if recipe else {}), **options}
+        self._options: MergeOptions = {} if adapters or recipe else {"method": "mean"}
+        if recipe:
+            self._options.update(recipe_settings(recipe))
+        self._options.update(options)
         self._best: float | None = None
         self._merged_at: int | None = None
         self.history: list[MergeRecord] = []
@@ -85,7 +97,7 @@ class MergeCheckpointsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Plan a merge as they will be: mistakes show now and not after hours."""
+        """Plan a merge like those to come: mistakes show now and not after hours."""
         run = _run(kwargs["model"])
         sources = [run, *self._adapters] if self._adapters else [run] * self._last
         plan(sources, **self._settings(len(sources)))
@@ -115,7 +127,7 @@ class MergeCheckpointsCallback(TrainerCallback):
             warnings.warn(f"no merge at step {state.global_step}: {error}", stacklevel=2)
 
     def _result(self, args: TrainingArguments, model: PeftModel) -> MergeResult | None:
-        """The merge in memory; None while there are fewer checkpoints than weights."""
+        """Return the merge in memory; None while there are fewer checkpoints than weights."""
         if self._adapters:
             sources: list[Source] = [_run(model), *self._adapters]
         else:
@@ -124,18 +136,16 @@ class MergeCheckpointsCallback(TrainerCallback):
                 return None
         return merge(sources, **self._settings(len(sources)))
 
-    def _settings(self, count: int) -> dict[str, Any]:
-        weights = (
-            {}
-            if self._ema is None or self._adapters
-            else {"weights": ema_weights(count, self._ema)}
-        )
-        return {**weights, **self._options}
+    def _settings(self, count: int) -> MergeOptions:
+        settings = self._options.copy()
+        if self._ema is not None and not self._adapters:
+            settings.setdefault("weights", ema_weights(count, self._ema))
+        return settings
 
     def _finish(
         self, out: Path, result: MergeResult, state: TrainerState, model: PeftModel
     ) -> None:
-        """Score the merge, and write it unless it is to be better than it is."""
+        """Score the merge, and write it unless it had to be better."""
         score = run_score = None
         if self._evaluate is not None:
             with evaluating(model):
@@ -159,7 +169,7 @@ class MergeCheckpointsCallback(TrainerCallback):
 
 
 def _run(model: PeftModel) -> Adapter:
-    """The adapter that is trained."""
+    """Return the adapter that is trained."""
     return from_model(
         model, model.active_adapters[0] if isinstance(model, PeftModel) else "default"
     )
