@@ -70,8 +70,8 @@ def test_mistakes(folder, tmp_path):
     for call, message in (
         (lambda: gm.average_checkpoints(tmp_path / "nowhere"), "no such directory"),
         (lambda: gm.average_checkpoints(tmp_path), "holds no adapter checkpoints"),
-        (lambda: gm.average_checkpoints(folder, last=0), "last 0 is not positive"),
-        (lambda: gm.average_checkpoints(folder, ema=1.0), r"ema 1\.0 is no decay"),
+        (lambda: gm.average_checkpoints(folder, last=0), "last must be positive, got 0"),
+        (lambda: gm.average_checkpoints(folder, ema=1.0), r"ema must be in \[0, 1\), got 1\.0"),
     ):
         with pytest.raises(gm.GamMergeError, match=message):
             call()

@@ -249,7 +249,7 @@ def test_name_of_any_other_characters(name: str, sources: list[Path], tmp_path: 
 def test_bare_file_without_a_config(sources: list[Path]) -> None:
     (sources[1] / "adapter_config.json").unlink()
     bare = sources[1] / "adapter_model.safetensors"
-    refused([sources[0], bare], str(bare), "no config beside it", "--alpha")
+    refused([sources[0], bare], str(bare), "no config next to it", "--alpha")
     refused([sources[0], bare], str(bare), "--base", alpha=6)
     refused([sources[0], bare], "3 alphas for 2 adapters", alpha=[1, 2, 3])
 
@@ -283,22 +283,22 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"target_parameters": ["q_proj.up"], "r": 2},
         ["layers.0.q_proj", "(3, 6)"],
     ),
-    "rank_a_text": ({"r": "3"}, ["r = '3'"]),
+    "rank_a_text": ({"r": "3"}, ["r must be", "got '3'"]),
     "rank_pattern_sorted": (
         {"rank_pattern": {"0.q_proj": 2, "q_proj": 3}},
         ["0.q_proj", "correct r or rank_pattern"],
     ),
     "modules_to_save_a_number": (
         {"modules_to_save": 7},
-        ["modules_to_save is 7, not a list of names"],
+        ["modules_to_save must be a list of names, got 7"],
     ),
     "rank_pattern_a_list": ({"rank_pattern": ["v_proj"]}, ["rank_pattern"]),
     "alpha_missing": ({"lora_alpha": None}, ["lora_alpha", "--alpha"]),
-    "alpha_a_text": ({"lora_alpha": "6"}, ["lora_alpha = '6'"]),
-    "alpha_true": ({"lora_alpha": True}, ["lora_alpha = True"]),
-    "alpha_negative": ({"lora_alpha": -6}, ["lora_alpha = -6"]),
-    "alpha_nan": ({"lora_alpha": math.nan}, ["lora_alpha = nan"]),
-    "alpha_infinite": ({"lora_alpha": math.inf}, ["lora_alpha = inf"]),
+    "alpha_a_text": ({"lora_alpha": "6"}, ["lora_alpha must be", "got '6'"]),
+    "alpha_true": ({"lora_alpha": True}, ["lora_alpha must be", "got True"]),
+    "alpha_negative": ({"lora_alpha": -6}, ["lora_alpha must be", "got -6"]),
+    "alpha_nan": ({"lora_alpha": math.nan}, ["lora_alpha must be", "got nan"]),
+    "alpha_infinite": ({"lora_alpha": math.inf}, ["lora_alpha must be", "got inf"]),
     "alpha_beyond_floats": ({"lora_alpha": 10**400}, ["lora_alpha"]),
     "alpha_pattern_of_texts": ({"alpha_pattern": {"q_proj": "6"}}, ["layers.0.q_proj", "'6'"]),
     "pattern_not_regular": ({"alpha_pattern": {"(": 6}}, ["'('", "cannot be matched"]),
@@ -415,14 +415,14 @@ ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"weights": [1, math.inf]}, ["inf"]),
     ({"weights": [0, 0]}, ["zero"]),
     ({"weights": ["1", 1]}, ["'1'"]),
-    ({"anchor": 2}, ["anchor 2", "good", "bad"]),
-    ({"anchor": -1}, ["anchor -1"]),
-    ({"anchor": "ugly"}, ["anchor 'ugly'", "good", "bad"]),
+    ({"anchor": 2}, ["anchor must be", "got 2", "good", "bad"]),
+    ({"anchor": -1}, ["anchor must be", "got -1"]),
+    ({"anchor": "ugly"}, ["anchor must be", "got 'ugly'", "good", "bad"]),
     ({"anchor": 1, "weights": [1, 0]}, ["bad", "weight zero"]),
-    ({"rank": 0}, ["rank 0"]),
-    ({"rank": -4}, ["rank -4"]),
-    ({"rank": 2.5}, ["rank 2.5"]),
-    ({"rank": "8"}, ["rank '8'"]),
+    ({"rank": 0}, ["rank must be", "got 0"]),
+    ({"rank": -4}, ["rank must be", "got -4"]),
+    ({"rank": 2.5}, ["rank must be", "got 2.5"]),
+    ({"rank": "8"}, ["rank must be", "got '8'"]),
     ({"dtype": "int8"}, ["'int8'", "bf16", "float32"]),
     ({"dtype": torch.int32}, ["torch.int32", "bf16"]),
     ({"device": "abacus"}, ["'abacus'"]),
@@ -441,7 +441,7 @@ def test_arguments(arguments: dict[str, Any], words: list[str], sources: list[Pa
 def test_sources_that_are_none() -> None:
     with pytest.raises(gm.GamMergeError, match="no adapters"):
         gm.merge([])
-    with pytest.raises(gm.GamMergeError, match="give a list"):
+    with pytest.raises(gm.GamMergeError, match="must be a list of adapters"):
         gm.merge("adapter")
 
 

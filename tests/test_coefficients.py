@@ -144,7 +144,5 @@ def test_global_scope_takes_one_weight_an_adapter() -> None:
     adapters = [adapter(f, source=str(i)) for i, f in enumerate(factors)]
     options = {"method": "karcher", "params": {"scope": "global"}}
     assert gm.merge(adapters, weights=[0.2, 0.8], **options).adapter.modules
-    with pytest.raises(
-        GamMergeError, match="weights differ from module to module, and karcher with scope=global"
-    ):
+    with pytest.raises(GamMergeError, match="karcher with scope=global"):
         gm.merge(adapters, weights=[0.2, [0.8, 0.6]], **options)

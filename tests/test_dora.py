@@ -212,15 +212,23 @@ def test_base_that_is_not_there(saved: dict[str, Path], tmp_path: Path) -> None:
         (
             "lora_bias",
             "v_proj",
-            r"a has model\.layers\.0\.self_attn\.k_proj\.lora_B\.bias and .*d is DoRA: PEFT takes no both",
+            r"a has model\.layers\.0\.self_attn\.k_proj\.lora_B\.bias and .*d uses DoRA; PEFT does not support",
         ),
-        ("conv_grouped", "plain", r"a adapts grouped and .*d is DoRA, which PEFT has not there"),
+        (
+            "conv_grouped",
+            "plain",
+            r"d uses DoRA, which PEFT does not support on grouped, adapted by .*a",
+        ),
         (
             "multihead_attention",
             "plain",
-            r"a adapts attention\.base_layer\.out_proj and .*d is DoRA",
+            r"d uses DoRA, .* not support on attention\.base_layer\.out_proj, adapted by .*a",
         ),
-        ("experts_alone", "v_proj", r"a adapts model\.layers\.0\.mlp\.experts and .*d is DoRA"),
+        (
+            "experts_alone",
+            "v_proj",
+            r"d uses DoRA, .* not support on model\.layers\.0\.mlp\.experts, adapted by .*a",
+        ),
     ],
 )
 def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> None:

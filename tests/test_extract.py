@@ -157,9 +157,9 @@ def test_mistakes_write_nothing(llama, gpt2, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, options, message in (
         ((base, tuned), {}, r"give --rank or --energy"),
-        ((base, tuned), {"rank": 0}, r"rank 0 is not a positive"),
-        ((base, tuned), {"energy": 1.5}, r"energy 1\.5 is no share"),
-        ((base, tuned), {"energy": 0.5, "rank": 2}, r"rank says it all"),
+        ((base, tuned), {"rank": 0}, r"rank must be a positive integer, got 0"),
+        ((base, tuned), {"energy": 1.5}, r"energy must be in \(0, 1\], got 1\.5"),
+        ((base, tuned), {"energy": 0.5, "rank": 2}, r"rank cannot be combined"),
         ((base, base), {"rank": 2}, r"do not differ in any of these layers"),
         (
             (base, other),

@@ -106,8 +106,8 @@ def test_a_module_of_zeros_keeps_a_rank() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"rank": 4, "energy": 0.9}, "without it"),
-        ({"rank": 4, "max_rank": 8}, "without it"),
+        ({"rank": 4, "energy": 0.9}, "cannot be combined"),
+        ({"rank": 4, "max_rank": 8}, "cannot be combined"),
         ({"energy": 0.0}, "energy"),
         ({"energy": 1.5}, "energy"),
         ({"max_rank": 0}, "max_rank"),
@@ -174,7 +174,8 @@ def test_ranks_that_groups_of_convolutions_share(
 @pytest.mark.parametrize("name", ["rank", "max_rank"])
 def test_a_rank_that_groups_do_not_share(name: str, grouped: gm.Adapter) -> None:
     with pytest.raises(
-        gm.GamMergeError, match=r"rank 8 is not shared by 12 groups of a convolution.*multiple"
+        gm.GamMergeError,
+        match=r"rank must be a multiple of 12, which the groups of a convolution.*got 8",
     ):
         gm.plan([grouped], **{name: 8})
 
@@ -248,35 +249,35 @@ SERVED = {
     "rank_pattern": (None, None),
     "alpha_pattern": (None, None),
     "layers_to_transform": (None, None),
-    "embedding": ("note: LoRA on embed_tokens for some models alone", None),
+    "embedding": ("note: LoRA on embed_tokens for some models only", None),
     "tied_both": (
         "note: LoRA on embed_tokens and lm_head for some",
         "note: on lm_head unless the model ties it",
     ),
     "lm_head": (
-        "note: LoRA on lm_head for some models alone",
+        "note: LoRA on lm_head for some models only",
         "note: on lm_head unless the model ties it",
     ),
-    "conv1d_of_gpt2": (None, "no LoRA on Conv1D (fan_in_fan_out)"),
-    "experts": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
-    "router": (None, "no LoRA on experts (model.layers.0.mlp.experts)"),
+    "conv1d_of_gpt2": (None, "LoRA on Conv1D (fan_in_fan_out)"),
+    "experts": (None, "LoRA on experts (model.layers.0.mlp.experts)"),
+    "router": (None, "LoRA on experts (model.layers.0.mlp.experts)"),
     "gate": (None, None),
     "multihead_attention": (
         None,
-        "no LoRA on what PEFT wraps in one another (attention.base_layer.out_proj)",
+        "LoRA on modules that PEFT wraps in one another (attention.base_layer.out_proj)",
     ),
     "experts_alone": (
-        "no gate_up_proj without the other of experts (model.layers.0.mlp.experts)",
-        "no LoRA on experts",
+        "gate_up_proj of experts alone (model.layers.0.mlp.experts)",
+        "LoRA on experts",
     ),
-    "dora": ("no DoRA; --flatten-dora", "no DoRA; --flatten-dora"),
-    "modules_to_save": ("no modules_to_save (lm_head.weight)",) * 2,
-    "modules_to_save_tied": ("no whole embedding (lm_head.weight)",) * 2,
-    "bias_all": ("no bias (model.layers.0.self_attn.k_proj.bias)",) * 2,
-    "bias_lora_only": ("no bias (model.layers.0.self_attn.q_proj.bias)",) * 2,
-    "lora_bias": ("no lora_bias (model.layers.0.self_attn.k_proj.lora_B.bias)",) * 2,
-    "trainable_tokens": ("no trainable_tokens (model.embed_tokens.token_adapter",) * 2,
-    "conv": ("no LoRA on convolutions (line)",) * 2,
+    "dora": ("DoRA; --flatten-dora", "DoRA; --flatten-dora"),
+    "modules_to_save": ("modules_to_save (lm_head.weight)",) * 2,
+    "modules_to_save_tied": ("whole embedding (lm_head.weight)",) * 2,
+    "bias_all": ("bias (model.layers.0.self_attn.k_proj.bias)",) * 2,
+    "bias_lora_only": ("bias (model.layers.0.self_attn.q_proj.bias)",) * 2,
+    "lora_bias": ("lora_bias (model.layers.0.self_attn.k_proj.lora_B.bias)",) * 2,
+    "trainable_tokens": ("trainable_tokens (model.embed_tokens.token_adapter",) * 2,
+    "conv": ("LoRA on convolutions (line)",) * 2,
 }
 
 
@@ -294,7 +295,9 @@ def test_what_servers_take(name: str, target: str, tmp_path: Path) -> None:
         assert len(notes) == (said is not None)
         assert all(said.removeprefix("note: ") in note for note in notes)
         return
-    with pytest.raises(gm.GamMergeError, match=re.escape(f"{target} takes {said}")) as caught:
+    with pytest.raises(
+        gm.GamMergeError, match=re.escape(f"{target} does not serve {said}")
+    ) as caught:
         gm.plan([source], **given)
     assert "; " in str(caught.value)
     assert "\n" not in str(caught.value)

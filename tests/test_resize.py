@@ -65,7 +65,7 @@ def test_energy(source):
 
 
 def test_no_size_is_a_mistake(source):
-    with pytest.raises(gm.GamMergeError, match="to what size"):
+    with pytest.raises(gm.GamMergeError, match="give one of --rank"):
         gm.resize(source)
 
 

@@ -68,24 +68,24 @@ def test_the_first_filter_that_fits_holds():
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("half", "weight is 'half', not a finite number"),
-        (float("nan"), "not a finite number"),
-        (True, "not a finite number"),
-        ([], "neither a list of numbers"),
-        ([1, "2"], "neither a list of numbers"),
-        ([{"filter": "*"}], "where it should have"),
-        ([{"filter": "*", "value": 1, "weight": 2}], "where it should have"),
-        ([{"filter": 3, "value": 1}], "where it should have"),
+        ("half", "weight must be a finite number, got 'half'"),
+        (float("nan"), "must be a finite number"),
+        (True, "must be a finite number"),
+        ([], "must be a list of numbers or of"),
+        ([1, "2"], "must be a list of numbers or of"),
+        ([{"filter": "*"}], "must have entries"),
+        ([{"filter": "*", "value": 1, "weight": 2}], "must have entries"),
+        ([{"filter": 3, "value": 1}], "must have entries"),
         (
             [{"filter": "mlp.*", "value": 1}],
             "filter 'mlp.*' fits no module, for instance not model.layers.0.attn.q",
         ),
         (
             [{"filter": "*.mlp.*", "value": 1}],
-            "no filter of weight fits module model.layers.0.attn.q",
+            "weight: no filter fits module model.layers.0.attn.q",
         ),
-        ([{"filter": "*", "value": ["x"]}], "neither a list of numbers"),
-        ([-1, 1], r"weights \[-1.0, 1\] of module model.layers.0.attn.q are negative; gam"),
+        ([{"filter": "*", "value": ["x"]}], "must be a list of numbers or of"),
+        ([-1, 1], r"gam takes a mean, got \[-1.0, 1\] for module model.layers.0.attn.q"),
     ],
 )
 def test_what_is_malformed_is_an_error(setting, expected):
