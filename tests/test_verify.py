@@ -206,7 +206,7 @@ def test_the_command(folder):
     shutil.rmtree("a")
     done = run(["verify", "out"], folder)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[0] == "verify: out: 2 of 6 checks failed"
+    assert done.stdout.splitlines()[0] == "verify: out does not hold: 2 of 6 checks failed"
     assert re.search(rf"^{WEIGHTS} +differs", done.stdout, re.MULTILINE)
     done = run(["verify", "out", "--json", "--no-sources", "--rerun"], folder)
     assert done.returncode == 1

@@ -21,7 +21,7 @@ def of_fuse(
     if verbose:
         yield _fused(report)
         yield ""
-    yield f"the norm of the delta is {percent(report.relative_norm)} of that of the changed weights"
+    yield f"the delta's norm is {percent(report.relative_norm)} of that of the weights it changes"
     yield from map(warning, report.notes)
     yield wrote(Path(out), seconds)
 

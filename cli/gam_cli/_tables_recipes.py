@@ -21,7 +21,7 @@ def of_search(result: SearchResult, *, minimize: bool) -> Iterator[RenderableTyp
     yield rows
     yield ""
     best, first = number(scores[result.best]), number(scores[result.trials[0]])
-    yield f"best score {best}, of the recipe itself {first}, in {count(len(scores), 'trial')}"
+    yield f"best score {best}, the recipe itself {first}, in {count(len(scores), 'trial')}"
     failed = len(result.trials) - len(scores)
     if failed:
         yield f"{count(failed, 'trial')} failed; the journal says why"
@@ -54,9 +54,11 @@ def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
 
 def of_verification(verification: Verification) -> Iterator[RenderableType]:
     """A row per check, then the notes."""
-    total = count(len(verification.checks), "check")
-    verdict = f"{len(verification.failed)} of {total} failed"
-    yield Text.assemble(("verify: ", "bold"), f"{printable(str(verification.path))}: {verdict}")
+    verdict = "holds"
+    if not verification.holds:
+        total = count(len(verification.checks), "check")
+        verdict = f"does not hold: {len(verification.failed)} of {total} failed"
+    yield Text.assemble(("verify: ", "bold"), f"{printable(str(verification.path))} {verdict}")
     yield ""
     rows = table("check", "state")
     for check in verification.checks:
