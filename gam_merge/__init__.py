@@ -33,7 +33,9 @@ from gam_merge._methods import Method as Method
 from gam_merge._methods import Range as Range
 from gam_merge._methods import get_method as get_method
 from gam_merge._methods import methods as methods
+from gam_merge._methods import plugins as plugins
 from gam_merge._methods import rule as rule
+from gam_merge._methods import spaces as spaces
 from gam_merge._models.edit import FusedModule as FusedModule
 from gam_merge._plan import MergePlan as MergePlan
 from gam_merge._plan import plan as plan

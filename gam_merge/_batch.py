@@ -6,6 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,16 @@ class BatchItem:
     seconds: float
     report: MergeReport | None = None
     error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "recipe": str(self.recipe),
+            "out": str(self.out),
+            "seconds": self.seconds,
+            "report": self.report.to_dict() if self.report else None,
+            "error": self.error,
+        }
 
 
 def batch(

@@ -1,5 +1,6 @@
 """``plan``: a merge as asked for -> what to do and how. Every check that needs no tensor."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -64,6 +65,21 @@ class MergePlan:
     base: Model | None = None
 
     @property
+    def method(self) -> str:
+        """The method, with its space and plug-ins."""
+        return self.job.method.name
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model of the adapters, if that is known."""
+        return self.lineup.base_model
+
+    @property
+    def extras(self) -> Mapping[str, int]:
+        """How many tensors of each kind will be written that are not factors."""
+        return Counter(extra.kind for extra in self.lineup.written_extras)
+
+    @property
     def modules(self) -> list[str]:
         """The modules of the merge, sorted."""
         return self.lineup.names
@@ -119,13 +135,13 @@ class MergePlan:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
-            "method": self.job.method.name,
+            "method": self.method,
             "params": dict(self.job.settings.params),
             "sources": [adapter.source for adapter in self.adapters],
             "weights": list(self.weights),
             "anchor": self.job.anchor,
             "missing": self.job.missing,
-            "base_model": self.lineup.base_model,
+            "base_model": self.base_model,
             "device": str(self.job.device),
             "rank": self.rank,
             "energy": self.policy.energy,

@@ -6,11 +6,11 @@ Deterministic: a search that goes on after an interruption asks the same questio
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -36,6 +36,14 @@ class SearchResult:
     best: Trial
     recipe: Path
     plot: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "best": asdict(self.best),
+            "recipe": str(self.recipe),
+            "trials": [asdict(trial) for trial in self.trials],
+        }
 
 
 def search(

@@ -197,7 +197,7 @@ def test_dry_run_reads_no_tensor_and_writes_nothing(folder, tmp_path):
     assert planned.stdout.splitlines()[0] == "gam: 2 adapters, 2 modules -> rank 2, float32"
     assert "to write: 200 bytes of tensors" in planned.stdout
     assert re.search(
-        r"^about [\d.]+ s and [\d.]+ (bytes|.B) of memory", planned.stdout, re.MULTILINE
+        r"^estimated [\d.]+ s and [\d.]+ (bytes|.B) of memory", planned.stdout, re.MULTILINE
     )
     refused = run(["x", "y", "-o", "out"], tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -70,7 +70,7 @@ def test_compare_says_what_it_measured(folder):
     assert f"--method {found.recommendation.method}" in words
     assert f"{found.total.overlap_u:.3f}" in words
     assert "60 layers" in words
-    assert "a bar is the mean of 2 layers" in words
+    assert "each bar is the mean of 2 layers" in words
     assert text.count("v_proj") == 3  # in the table and in both strips
 
 
@@ -85,7 +85,7 @@ def test_inspect_tells_what_a_merge_refuses(folder):
     text = printed(folder, "inspect", "odd")
     readable(text)
     assert "IA3" in text
-    assert "1 module of 3 zero" in text
+    assert "1 of 3 modules: zero" in text
     assert text.count("evil\\x1b[31m[bold]name") >= 2  # the base model and a type
 
 

@@ -134,17 +134,17 @@ def test_schema():
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["a", "--recipe", "r.yaml", "-o", "x"], "do not go together"),
+        (["a", "--recipe", "r.yaml", "-o", "x"], "cannot be combined"),
         (
             ["--recipe", "r.yaml", "-m", "mean", "-o", "x"],
-            "'--method' and '--recipe' do not go together",
+            "'--method' cannot be combined with '--recipe'",
         ),
         (
             ["--recipe", "r.yaml", "-w", "1", "-o", "x"],
-            "'--weights' and '--recipe' do not go together",
+            "'--weights' cannot be combined with '--recipe'",
         ),
-        (["a", "--set", "x=1", "-o", "x"], "'--set' changes a recipe"),
-        (["a", "-o", "x", "--create-pr"], "'--create-pr' is of the upload"),
+        (["a", "--set", "x=1", "-o", "x"], "'--set' needs '--recipe'"),
+        (["a", "-o", "x", "--create-pr"], "'--create-pr' needs '--push-to-hub'"),
         (["-o", "x"], "Missing argument 'SOURCES'"),
         (["--recipe", "r.yaml"], "Missing option '--out'"),
     ],

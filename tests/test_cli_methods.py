@@ -143,8 +143,8 @@ def test_tells_all_about_one(tmp_path: Path) -> None:
         "arXiv 2306.01708",
         "density",
         "pico.factors",
-        "no identity",
-        "shares of one",
+        "breaks identity",
+        "normalised to sum to 1",
         "largest source rank",
     ):
         assert word in done.stdout

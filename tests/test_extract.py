@@ -186,11 +186,11 @@ def test_command(llama, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("extract: 14 modules of tuned -> rank 4\n")
     assert (
-        "5 other tensors changed and stayed out (first model.layers.0.input_layernorm.weight)"
+        "left out: 5 other tensors that changed (first model.layers.0.input_layernorm.weight)"
         in done.stdout
     )
     report = json.loads((tmp_path / "out" / "extract_report.json").read_text())
-    assert f"residual {100 * report['residual']:.1f} %" in done.stdout
+    assert f"residual: {100 * report['residual']:.1f} %" in done.stdout
     options = ["-o", "out", "--energy", "0.5", "--modules", "v_proj"]
     again = run(["extract", "base", "tuned", *options], tmp_path)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)

@@ -57,7 +57,7 @@ def test_the_command_counts_each_kind(tmp_path: Path) -> None:
         "norm.bias": torch.ones(6),
     }
     a = write(tmp_path / "a", extras, modules_to_save=["score"], bias="all")
-    line = "beside factors: 1 bias, 2 modules_to_save"
+    line = "other tensors: 1 bias, 2 modules_to_save"
     assert line in list(of_plan(gm.plan([a]), verbose=False))
     assert line in list(of_merge(gm.merge([a]), 0.1, verbose=False, explain=False))
 

@@ -1,8 +1,8 @@
 """The command line of gam-merge: presents, never computes.
 
-``_app`` knows the verbs, each a function in a file of its own; ``_options`` has the options that verbs share,
-``_present`` all that they print with. A verb imports gam_merge and rich when it runs: help, version and usage errors
-come without torch.
+``_app`` knows the verbs, each a function in a file of its own; ``_options`` has the options that
+verbs share, ``_present`` all that they print with. A verb imports gam_merge and rich when it runs:
+help, version and usage errors come without torch.
 """
 
 import os
@@ -12,20 +12,20 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as in shells
 
 
 def main() -> None:
-    """Run the command line of this process and leave with its exit code: 0 done, 1 a known failure, 2 usage,
-    130 interrupted."""
+    """Run the command line and leave with its exit code.
+
+    0 is success, 1 a known failure, 2 a usage error, 130 an interruption.
+    """
     for stream in (sys.stdout, sys.stderr):
+        # a file name may hold what the terminal cannot encode
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(
-                errors="backslashreplace"
-            )  # a file name may hold what the terminal cannot encode
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # a run in the background ignores it
+            reconfigure(errors="backslashreplace")
+    # a process in the background ignores SIGINT, and goes on doing so
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -33,9 +33,8 @@ def main() -> None:
 
             app(prog_name="gam-merge")
         finally:
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # the outcome is settled, and Python takes a while to leave
+            # the outcome is settled, and Python takes a while to leave
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         _leave_interrupted()
     except SystemExit as leaving:
@@ -45,15 +44,17 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """KeyboardInterrupt, once there may be something to clear away. Before the library is there it is the end at
-    once: packages swallow exceptions while they are imported."""
+    """Raise KeyboardInterrupt once there may be something to clear away.
+
+    Before the library is loaded, leave at once: packages that are imported swallow exceptions.
+    """
     if hasattr(sys.modules.get("gam_merge"), "merge"):
         raise KeyboardInterrupt
     _leave_interrupted()
 
 
 def _leave_interrupted() -> NoReturn:
-    """At once: a thread that is still inside torch would abort an orderly end."""
+    """Leave at once: a thread that is still inside torch would abort an orderly exit."""
     with suppress(OSError):
         os.write(2, b"interrupted\n")
         sys.stdout.flush()

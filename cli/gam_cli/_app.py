@@ -1,7 +1,7 @@
-"""The verbs and the options that stand before them.
+"""The verbs, and the options that come before them.
 
-To add a verb: write it as a function in a file of its own, and name it in ``_VERBS``. What it raises as GamMergeError
-becomes one line on stderr and exit code 1.
+To add a verb, write it as a function in a file of its own and name it in ``VERBS``. A GamMergeError
+that it raises becomes one line on stderr and exit code 1.
 """
 
 import sys
@@ -25,7 +25,7 @@ from gam_cli._resize import resize
 from gam_cli._search import search
 from gam_cli._verify import verify
 
-_VERBS = (
+VERBS = (
     merge,
     inspect,
     compare,
@@ -47,12 +47,16 @@ class VerbGroup(TyperGroup):
     """A group of verbs in which ``gam-merge A B`` means ``gam-merge merge A B``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        options = {
-            name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)
-        }
-        if args and args[0] not in self.commands and args[0].partition("=")[0] not in options:
+        if args and not self._knows(ctx, args[0]):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def _knows(self, ctx: Any, word: str) -> bool:
+        """Whether the word is a verb, or an option that comes before verbs."""
+        flags: list[str] = []
+        for param in self.get_params(ctx):
+            flags += [*param.opts, *param.secondary_opts]
+        return word in self.commands or word.partition("=")[0] in flags
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -63,7 +67,7 @@ class VerbGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            pass  # and with it go its frames, and what they still hold open
+            pass  # and drop its frames with what they still hold open
         except Exception as error:
             if not _is_known(error):
                 raise
@@ -102,12 +106,16 @@ def _global_options(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+            "--version",
+            metavar="",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
         ),
     ] = False,
 ) -> None:
     """LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained."""
 
 
-for _verb in _VERBS:
+for _verb in VERBS:
     app.command()(_verb)

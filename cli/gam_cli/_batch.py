@@ -17,15 +17,13 @@ def batch(
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
-    """Do the merges of many recipes; one that fails does not stop the rest."""
+    """Run many recipes; one that fails does not stop the rest."""
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_recipes as tables
 
-    if quiet:
-        present.silence_downloads()
     with (
-        present.progress_bar("merging", "recipes", quiet=quiet) as progress,
+        present.running("merging", "recipes", quiet=quiet) as run,
         ThreadPoolExecutor(jobs) as pool,
     ):
         items = gm.batch(
@@ -35,18 +33,8 @@ def batch(
             device=device,
             force=force,
             executor=pool,
-            progress=progress,
+            progress=run.progress,
         )
-    data = [
-        {
-            "recipe": str(item.recipe),
-            "out": str(item.out),
-            "seconds": item.seconds,
-            "report": item.report.to_dict() if item.report else None,
-            "error": item.error,
-        }
-        for item in items
-    ]
-    present.show(data, tables.of_batch(items, out), as_json=as_json, quiet=quiet)
+    present.show(items, tables.of_batch(items, out), as_json=as_json, quiet=quiet)
     if any(item.error is not None for item in items):
         raise typer.Exit(1)

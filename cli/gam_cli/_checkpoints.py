@@ -1,7 +1,5 @@
 """``gam-merge checkpoints RUN -o OUT``: the mean of the last checkpoints of a training run."""
 
-from time import perf_counter
-
 from gam_cli import _options as options
 
 
@@ -12,9 +10,12 @@ def checkpoints(
     ema: options.Ema = None,
     method: options.Method = "mean",
     params: options.Params = None,
+    missing: options.Missing = "zero",
+    base: options.Base = None,
     rank: options.Rank = None,
     energy: options.Energy = None,
     max_rank: options.MaxRank = None,
+    for_: options.For = None,
     dtype: options.Dtype = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -23,12 +24,11 @@ def checkpoints(
     verbose: options.Verbose = False,
 ) -> None:
     """Average the last checkpoints of a training run."""
-    start = perf_counter()
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables as tables
 
-    with present.progress_bar("merging", "modules", quiet=quiet) as progress:
+    with present.running("merging", "modules", quiet=quiet) as running:
         result = gm.average_checkpoints(
             run,
             last=last,
@@ -36,13 +36,16 @@ def checkpoints(
             out=out,
             method=method,
             params=dict(params or ()),
+            missing=missing,
+            base_model=base,
             rank=rank,
             energy=energy,
             max_rank=max_rank,
+            target=for_,
             dtype=dtype,
             device=device,
             force=force,
-            progress=progress,
+            progress=running.progress,
         )
-    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose, explain=False)
-    present.show(result.report.to_dict(), lines, as_json=as_json, quiet=quiet)
+    lines = tables.of_merge(result, running.seconds, verbose=verbose)
+    present.show(result.report, lines, as_json=as_json, quiet=quiet)

@@ -12,21 +12,21 @@ def compare(
     base: options.Base = None,
     alpha: options.Alpha = None,
     allow_base_mismatch: options.AllowBaseMismatch = False,
-    by: options.Parts = options.Part.type,
-    seed: options.Seed = 0,
+    by: options.By = options.GroupBy.type,
+    seed: options.SignSeed = 0,
     plot: options.Plot = None,
     html: options.Html = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare adapters before a merge: overlap against chance, cosines, norms, and which method they speak for."""
+    """Compare adapters before a merge (overlaps, cosines, norms), and recommend a method."""
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_compare as tables
 
-    with present.progress_bar("comparing", "modules", quiet=quiet) as progress:
-        found = gm.compare(
+    with present.running("comparing", "modules", quiet=quiet) as run:
+        comparison = gm.compare(
             sources,
             weights=weights or None,
             anchor=anchor,
@@ -35,8 +35,8 @@ def compare(
             allow_base_mismatch=allow_base_mismatch,
             device=device,
             seed=seed,
-            progress=progress,
+            progress=run.progress,
         )
-    written = present.save_documents(found, plot=plot, html=html)
-    lines = chain(tables.of_comparison(found, by.value), written)
-    present.show(found.to_dict(), lines, as_json=as_json, quiet=quiet)
+    written = present.save_documents(comparison, plot=plot, html=html)
+    lines = chain(tables.of_comparison(comparison, by), written)
+    present.show(comparison, lines, as_json=as_json, quiet=quiet)

@@ -1,7 +1,5 @@
 """``gam-merge extract BASE TUNED -o OUT``: what fine-tuning changed, as an adapter."""
 
-from time import perf_counter
-
 from gam_cli import _options as options
 
 
@@ -17,16 +15,16 @@ def extract(
     dtype: options.Dtype = None,
     force: options.Force = False,
     as_json: options.Json = False,
+    seed: options.SketchSeed = 0,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Extract an adapter from a model and its fine-tuned version."""
-    start = perf_counter()
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_model as tables
 
-    with present.progress_bar("extracting", "tensors", quiet=quiet) as progress:
+    with present.running("extracting", "tensors", quiet=quiet) as run:
         report = gm.extract(
             base,
             tuned,
@@ -37,8 +35,9 @@ def extract(
             modules=modules or None,
             base_model=base_model,
             dtype=dtype,
+            seed=seed,
             force=force,
-            progress=progress,
+            progress=run.progress,
         ).report
-    lines = tables.of_extract(report, out, perf_counter() - start, verbose=verbose)
-    present.show(report.to_dict(), lines, as_json=as_json, quiet=quiet)
+    lines = tables.of_extract(report, out, run.seconds, verbose=verbose)
+    present.show(report, lines, as_json=as_json, quiet=quiet)

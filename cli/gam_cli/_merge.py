@@ -1,20 +1,19 @@
-"""``gam-merge A B -o OUT``: merge adapters into one, or say what that would do."""
+"""``gam-merge A B -o OUT``: merge adapters into one, or print what that would do."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from time import perf_counter
 from typing import Any
 
 import typer
 
 from gam_cli import _options as options
 
-_IN_RECIPES = (
-    "method", "params", "weights", "anchor", "missing", "base", "alpha", "allow_base_mismatch",
-    "flatten_dora", "rank", "energy", "max_rank", "per_module_rank", "for_", "dtype",
-)  # fmt: skip
 _RANKS = ("rank", "energy", "max_rank", "per_module_rank")
-_OF_PUSH = ("private", "revision", "create_pr", "commit_message")
+_SAME_IN_LIBRARY = (
+    *("method", "anchor", "missing", "allow_base_mismatch", "flatten_dora", "dtype"),
+    *_RANKS,
+)
+_IN_RECIPES = ("params", "weights", "base", "alpha", "for_", *_SAME_IN_LIBRARY)
+_FOR_PUSH = ("private", "revision", "create_pr", "commit_message")
 
 
 def merge(
@@ -53,89 +52,85 @@ def merge(
 ) -> None:
     """Merge LoRA adapters into one."""
     _check_usage(ctx)
-    start = perf_counter()
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables as tables
 
-    if quiet:
-        present.silence_downloads()
-    running: dict[str, Any] = {"out": out, "force": force, "device": device}
+    subject: Any = sources
+    plan: Callable[..., gm.MergePlan] = gm.plan
+    make: Callable[..., gm.MergeResult] = gm.merge
+    settings = _settings(ctx.params)
     if recipe is not None:
-        plan: Callable[..., gm.MergePlan] = partial(
-            gm.plan_recipe, recipe, overrides=set_ or (), **running
-        )
-        run: Callable[..., gm.MergeResult] = partial(
-            gm.merge_recipe, recipe, overrides=set_ or (), **running
-        )
-    else:
-        settings = {**_settings(ctx.params), **running}
-        plan, run = (
-            partial(gm.plan, sources or (), **settings),
-            partial(gm.merge, sources or (), **settings),
-        )
-    if dry_run:
-        planned = plan()
-        expected = planned.estimate()
-        data = {**planned.to_dict(), "estimate": expected.to_dict()}
-        present.show(
-            data,
-            tables.of_plan(planned, verbose=verbose, expected=expected),
-            as_json=as_json,
-            quiet=quiet,
-        )
-        return
-    with present.progress_bar("merging", "modules", quiet=quiet) as progress:
-        result = run(progress=progress)
-    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose, explain=explain)
+        subject, plan, make = recipe, gm.plan_recipe, gm.merge_recipe
+        settings = {"overrides": set_ or ()}
+    settings |= {"out": out, "force": force, "device": device}
+
+    with present.running("merging", "modules", quiet=quiet) as run:
+        if dry_run:
+            planned = plan(subject, **settings)
+            estimate = planned.estimate()
+            lines = tables.of_plan(planned, verbose=verbose, estimate=estimate)
+            data = {**planned.to_dict(), "estimate": estimate}
+            present.show(data, lines, as_json=as_json, quiet=quiet)
+            return
+        result = make(subject, **settings, progress=run.progress)
+    lines = tables.of_merge(result, run.seconds, verbose=verbose, explain=explain)
     if push_to_hub is None:
-        present.show(result.report.to_dict(), lines, as_json=as_json, quiet=quiet)
+        present.show(result.report, lines, as_json=as_json, quiet=quiet)
         return
-    if not as_json:
-        present.show(None, lines, as_json=False, quiet=quiet)
-    url = result.push_to_hub(push_to_hub, **{name: ctx.params[name] for name in _OF_PUSH})
-    present.show(
-        {**result.report.to_dict(), "url": url}, [f"pushed to {url}"], as_json=as_json, quiet=quiet
-    )
-
-
-def _check_usage(ctx: typer.Context) -> None:
-    """Options that do not go together."""
-    given = {
-        name
-        for name in ctx.params
-        if (s := ctx.get_parameter_source(name)) is not None and s.name == "COMMANDLINE"
-    }
-    flags = {param.name: param.opts[0] for param in ctx.command.params}
-    if ctx.params["recipe"] is None:
-        if not ctx.params["sources"]:
-            ctx.fail("Missing argument 'SOURCES', the adapters to merge; '--recipe' does without.")
-        if "set_" in given:
-            ctx.fail("'--set' changes a recipe; name one with '--recipe'.")
-    elif ctx.params["sources"]:
-        ctx.fail("Adapters and '--recipe' do not go together: the recipe names its sources.")
-    elif both := [flags[name] for name in _IN_RECIPES if name in given]:
-        ctx.fail(f"'{both[0]}' and '--recipe' do not go together; change the recipe with '--set'.")
-    if ctx.params["push_to_hub"] is None and (
-        alone := [flags[name] for name in _OF_PUSH if name in given]
-    ):
-        ctx.fail(f"'{alone[0]}' is of the upload; name a repository with '--push-to-hub'.")
-    if (
-        ctx.params["out"] is None
-        and ctx.params["push_to_hub"] is None
-        and not ctx.params["dry_run"]
-    ):
-        ctx.fail("Missing option '--out' / '-o', the directory to write; '--dry-run' does without.")
+    present.show(None, lines, as_json=False, quiet=quiet or as_json)  # even if the upload fails
+    url = result.push_to_hub(push_to_hub, **{name: ctx.params[name] for name in _FOR_PUSH})
+    data = {**result.report.to_dict(), "url": url}
+    present.show(data, [f"pushed to {url}"], as_json=as_json, quiet=quiet)
 
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the library that decide what comes out."""
-    same = ("method", "anchor", "missing", "allow_base_mismatch", "flatten_dora", "dtype", *_RANKS)
+    """The arguments of the library that decide the result."""
     return {
-        **{name: params[name] for name in same},
+        **{name: params[name] for name in _SAME_IN_LIBRARY},
         "params": dict(params["params"] or ()),
         "weights": params["weights"] or None,
         "base_model": params["base"],
         "target": params["for_"],
         "alpha": params["alpha"] or None,
     }
+
+
+def _check_usage(ctx: typer.Context) -> None:
+    """Refuse options that cannot be combined, and arguments that are missing."""
+    given = _given(ctx)
+    if "recipe" in given:
+        _check_recipe(ctx, given)
+    elif "sources" not in given:
+        ctx.fail("Missing argument 'SOURCES': name adapters to merge, or a recipe with '--recipe'.")
+    elif "set_" in given:
+        ctx.fail("'--set' needs '--recipe'.")
+    if "push_to_hub" in given:
+        return
+    for name in _FOR_PUSH:
+        if name in given:
+            ctx.fail(f"'{given[name]}' needs '--push-to-hub'.")
+    if "out" not in given and "dry_run" not in given:
+        ctx.fail("Missing option '--out' / '-o': name a directory to write, or use '--dry-run'.")
+
+
+def _check_recipe(ctx: typer.Context, given: Mapping[str, str]) -> None:
+    """Refuse what a recipe decides itself."""
+    if "sources" in given:
+        ctx.fail("'SOURCES' cannot be combined with '--recipe': a recipe names its sources.")
+    for name in _IN_RECIPES:
+        if name in given:
+            flag = given[name]
+            ctx.fail(
+                f"'{flag}' cannot be combined with '--recipe'; change the recipe with '--set'."
+            )
+
+
+def _given(ctx: typer.Context) -> dict[str, str]:
+    """The parameters that are on the command line, each with its flag."""
+    given: dict[str, str] = {}
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(str(param.name))
+        if source is not None and source.name == "COMMANDLINE":
+            given[str(param.name)] = param.opts[0]
+    return given

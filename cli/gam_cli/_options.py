@@ -1,19 +1,15 @@
-"""Every option of every verb, declared once, so that verbs spell and explain the same thing alike."""
+"""Every option of every verb, declared once, so that verbs spell and explain it alike."""
 
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-_MERGE, _RECIPE, _OUTPUT, _HUB, _RUNNING = (
-    "Merge",
-    "Recipe",
-    "Output",
-    "Hub",
-    "Running",
-)  # panels of the help
+# panels of the help
+_MERGE, _RECIPE, _INPUT, _OUTPUT = "Merge", "Recipe", "Input", "Output"
+_CHECKS, _HUB, _RUNNING = "Checks", "Hub", "Running"
 
 
 class Param(NamedTuple):
@@ -23,8 +19,8 @@ class Param(NamedTuple):
     value: Any
 
 
-class Part(StrEnum):
-    """What figures are summed over."""
+class GroupBy(StrEnum):
+    """What a row of a table sums over."""
 
     layer = "layer"
     type = "type"
@@ -35,7 +31,7 @@ def _parse_param(text: str) -> Param:
     """``lam=0.5`` -> ("lam", 0.5): a value is JSON where it can be, else the text itself."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+        raise typer.BadParameter(f"must be NAME=VALUE, got {text!r}")
     try:
         return Param(name, json.loads(value))
     except (ValueError, RecursionError):
@@ -46,45 +42,55 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-_SOURCES = r"Adapters: directories that PEFT saved, .safetensors files, Hub ids org/name\[@revision]\[:subfolder]."
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_SOURCES)]
-SomeSources = Annotated[list[str] | None, typer.Argument(metavar="SOURCES", help=_SOURCES)]
+def _flag(panel: str, *names: str, help: str) -> Any:
+    """An option without a value: the help would show ``<bool>`` next to it."""
+    return _option(panel, *names, help=help, metavar="")
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE", help="An adapter: a directory that PEFT saved, or a .safetensors file."
-    ),
-]
 
-Adapter = Annotated[
-    str,
-    typer.Argument(metavar="ADAPTER", help="A directory that PEFT saved, or a .safetensors file."),
-]
+# Arguments
+
+_ADAPTERS = (
+    r"Adapters: PEFT directories, .safetensors files or Hub ids org/name\[@revision]\[:subfolder]."
+)
+_ADAPTER = "An adapter: a PEFT directory, a .safetensors file or a Hub id."
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
+SomeSources = Annotated[list[str] | None, typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=_ADAPTER)]
+Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help=_ADAPTER)]
 Model = Annotated[
     str,
     typer.Argument(metavar="BASE", help="A model: a directory of safetensors files and a config."),
 ]
-
 TunedModel = Annotated[
     str, typer.Argument(metavar="TUNED", help="The same model after fine-tuning.")
 ]
-
 Run = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="The output folder of a trainer, with checkpoint-<step>."),
+    typer.Argument(metavar="RUN", help="Output directory of a trainer, with checkpoint-<step>."),
 ]
-Last = Annotated[
-    int, _option(_MERGE, "--last", metavar="INT", help="How many of them, from the end.")
+RecipeFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="Recipe to check.")]
+Recipes = Annotated[list[Path], typer.Argument(metavar="FILES", help="Recipes to run.")]
+Merge = Annotated[Path, typer.Argument(metavar="OUT", help="Directory written by a merge.")]
+Repository = Annotated[
+    str,
+    typer.Argument(
+        metavar="USER/NAME", help="Repository on the Hub, created if it does not exist."
+    ),
 ]
-Ema = Annotated[
-    float | None,
-    _option(
-        _MERGE, "--ema", metavar="DECAY", help="Of a moving average; equal weights without it."
+MethodName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME", help="A method, or a composition such as ties@knots or pico+tsvm+svc."
     ),
 ]
 
-Method = Annotated[str, _option(_MERGE, "--method", "-m", metavar="NAME", help="How to merge.")]
+# Merge
+
+Method = Annotated[
+    str,
+    _option(_MERGE, "--method", "-m", metavar="NAME", help="Merge method; see gam-merge methods."),
+]
 Params = Annotated[
     list[Param] | None,
     _option(
@@ -93,7 +99,7 @@ Params = Annotated[
         "-p",
         metavar="NAME=VALUE",
         parser=_parse_param,
-        help="A parameter of the method.",
+        help="Parameter of the method; repeatable.",
     ),
 ]
 Weights = Annotated[
@@ -103,7 +109,7 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FLOAT",
-        help="One a source, in order; equal if not given.",
+        help="One weight per source, in order (default: equal).",
     ),
 ]
 Anchor = Annotated[
@@ -112,40 +118,36 @@ Anchor = Annotated[
         _MERGE,
         "--anchor",
         metavar="SOURCE",
-        help="What to align to: position from 0, or source as typed.",
+        help="Source to align to: its position from 0, or as typed.",
     ),
-]
-Base = Annotated[
-    str | None,
-    _option(
-        _MERGE,
-        "--base",
-        metavar="MODEL",
-        help="Base model: of bare files; for DoRA its directory or Hub id.",
-    ),
-]
-Alpha = Annotated[
-    list[float] | None,
-    _option(_MERGE, "--alpha", metavar="FLOAT", help="Their lora_alpha: one, or one a source."),
-]
-OneAlpha = Annotated[
-    float | None, _option(_MERGE, "--alpha", metavar="FLOAT", help="Its lora_alpha.")
 ]
 Missing = Annotated[
-    str,
+    Literal["zero", "skip"],
     _option(
         _MERGE,
         "--missing",
         metavar="NAME",
-        help="What a module that an adapter lacks counts as: zero, or skip.",
+        help="How to treat a module that an adapter lacks: zero or skip.",
     ),
 ]
-AllowBaseMismatch = Annotated[
-    bool, _option(_MERGE, "--allow-base-mismatch", help="Merge though base models differ by name.")
+Last = Annotated[
+    int, _option(_MERGE, "--last", metavar="INT", help="Number of checkpoints, from the end.")
+]
+Ema = Annotated[
+    float | None,
+    _option(
+        _MERGE,
+        "--ema",
+        metavar="DECAY",
+        help="Decay of an exponential moving average (default: equal weights).",
+    ),
 ]
 
-Recipe = Annotated[
-    Path | None, _option(_RECIPE, "--recipe", metavar="FILE", help="Do what a recipe says.")
+# Recipe
+
+Recipe = Annotated[Path | None, _option(_RECIPE, "--recipe", metavar="FILE", help="Recipe to run.")]
+FirstRecipe = Annotated[
+    Path, _option(_RECIPE, "--recipe", metavar="FILE", help="Recipe to start from.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -153,25 +155,21 @@ Set = Annotated[
         _RECIPE,
         "--set",
         metavar="KEY=VALUE",
-        help="Over the recipe: weights.a=0.3, params.density=0.2, ...",
+        help="Override a key of the recipe: weights.a=0.3, params.density=0.2, ...",
     ),
 ]
-
-SearchedRecipe = Annotated[
-    Path, _option(_RECIPE, "--recipe", metavar="FILE", help="Where the search starts.")
-]
-Recipes = Annotated[list[Path], typer.Argument(metavar="FILES", help="Recipes.")]
+Schema = Annotated[bool, _flag(_RECIPE, "--schema", help="Print the JSON Schema of recipes.")]
 Evaluate = Annotated[
     str,
     _option(
         _RECIPE,
         "--evaluate",
         metavar="COMMAND",
-        help='Prints a score last: "python score.py {adapter}".',
+        help='Command that prints a score last: "python score.py {adapter}".',
     ),
 ]
 Trials = Annotated[
-    int, _option(_RECIPE, "--trials", metavar="INT", min=1, help="Merges to score, in all.")
+    int, _option(_RECIPE, "--trials", metavar="INT", min=1, help="Total number of trial merges.")
 ]
 Vary = Annotated[
     list[str] | None,
@@ -179,12 +177,51 @@ Vary = Annotated[
         _RECIPE,
         "--vary",
         metavar="KEY",
-        help="weights (if not given), anchor, params.NAME, KEY=LOW:HIGH.",
+        help="Key to vary: weights (default), anchor, params.NAME or KEY=LOW:HIGH.",
     ),
 ]
-Minimize = Annotated[bool, _option(_RECIPE, "--minimize", help="The lower the score the better.")]
-RecipeFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="A recipe.")]
-Schema = Annotated[bool, _option(_RECIPE, "--schema", help="Print the JSON Schema of recipes.")]
+Minimize = Annotated[bool, _flag(_RECIPE, "--minimize", help="A lower score is better.")]
+
+# Input
+
+Base = Annotated[
+    str | None,
+    _option(
+        _INPUT,
+        "--base",
+        metavar="MODEL",
+        help="Base model: its name for bare files, its directory or Hub id for DoRA.",
+    ),
+]
+Alpha = Annotated[
+    list[float] | None,
+    _option(
+        _INPUT,
+        "--alpha",
+        metavar="FLOAT",
+        help="lora_alpha of bare files: one for all, or one per source.",
+    ),
+]
+OneAlpha = Annotated[
+    float | None, _option(_INPUT, "--alpha", metavar="FLOAT", help="lora_alpha of a bare file.")
+]
+AllowBaseMismatch = Annotated[
+    bool,
+    _flag(
+        _INPUT, "--allow-base-mismatch", help="Accept adapters whose base models differ in name."
+    ),
+]
+Modules = Annotated[
+    list[str] | None,
+    _option(
+        _INPUT,
+        "--modules",
+        metavar="NAME",
+        help="Layers to take, such as q_proj; repeatable (default: all linear layers).",
+    ),
+]
+
+# Output
 
 Out = Annotated[
     str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")
@@ -194,123 +231,154 @@ RequiredOut = Annotated[
 ]
 Rank = Annotated[
     int | None,
-    _option(_OUTPUT, "--rank", metavar="INT", help="By default the largest of the sources."),
-]
-MaxRank = Annotated[
-    int | None, _option(_OUTPUT, "--max-rank", metavar="INT", help="At most so many.")
-]
-FlattenDora = Annotated[
-    bool, _option(_OUTPUT, "--flatten-dora", help="Write DoRA as the nearest plain LoRA.")
-]
-PerModuleRank = Annotated[
-    bool,
     _option(
         _OUTPUT,
-        "--per-module-rank",
-        help="Each module in the rank that it needs: not for llama.cpp.",
+        "--rank",
+        metavar="INT",
+        help="Rank of the merged adapter (default: the method's own).",
     ),
 ]
-For = Annotated[
-    str | None,
-    _option(
-        _OUTPUT, "--for", metavar="SERVER", help="Refuse what it does not serve: vllm, llama.cpp."
-    ),
+NewRank = Annotated[
+    int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Rank of the adapter.")
 ]
-NewRank = Annotated[int | None, _option(_OUTPUT, "--rank", metavar="INT", help="Of the adapter.")]
 Energy = Annotated[
     float | None,
     _option(
         _OUTPUT,
         "--energy",
         metavar="SHARE",
-        help="Least rank that keeps this share of every module's energy.",
+        help="Smallest rank that keeps this share of the energy in every module.",
     ),
 ]
-Modules = Annotated[
-    list[str] | None,
+MaxRank = Annotated[
+    int | None, _option(_OUTPUT, "--max-rank", metavar="INT", help="Upper limit for the rank.")
+]
+PerModuleRank = Annotated[
+    bool,
+    _flag(
+        _OUTPUT,
+        "--per-module-rank",
+        help="Give each module the rank that it needs (not for llama.cpp).",
+    ),
+]
+FlattenDora = Annotated[
+    bool, _flag(_OUTPUT, "--flatten-dora", help="Write DoRA as the nearest plain LoRA.")
+]
+For = Annotated[
+    Literal["vllm", "llama.cpp"] | None,
     _option(
         _OUTPUT,
-        "--modules",
-        metavar="NAME",
-        help="Layers to take, as q_proj; repeatable; by default all linear.",
+        "--for",
+        metavar="SERVER",
+        help="Refuse what this server does not support: vllm or llama.cpp.",
     ),
 ]
 BaseName = Annotated[
     str | None,
-    _option(_OUTPUT, "--base-model", metavar="NAME", help="Base model that the adapter names."),
+    _option(
+        _OUTPUT,
+        "--base-model",
+        metavar="NAME",
+        help="Base model to name in the adapter (default: BASE).",
+    ),
 ]
 Dtype = Annotated[
     str | None,
     _option(
-        _OUTPUT, "--dtype", metavar="NAME", help="bf16, fp16, fp32; by default that of the sources."
+        _OUTPUT,
+        "--dtype",
+        metavar="NAME",
+        help="bf16, fp16 or fp32 (default: that of the sources).",
     ),
 ]
-Force = Annotated[bool, _option(_OUTPUT, "--force", help="Replace an earlier merge.")]
-Json = Annotated[bool, _option(_OUTPUT, "--json", help="Print JSON alone on stdout.")]
-
-PushTo = Annotated[
-    str | None,
-    _option(
-        _HUB, "--push-to-hub", metavar="USER/NAME", help="Upload the merge when it is written."
-    ),
-]
-Private = Annotated[
-    bool, _option(_HUB, "--private", help="The repository that is made is private.")
-]
-Revision = Annotated[
-    str | None, _option(_HUB, "--revision", metavar="BRANCH", help="Upload to a branch.")
-]
-CreatePr = Annotated[
-    bool, _option(_HUB, "--create-pr", help="Open a pull request in place of a commit.")
-]
-CommitMessage = Annotated[
-    str, _option(_HUB, "--commit-message", metavar="TEXT", help="Of the commit.")
-]
-NoSources = Annotated[
-    bool, _option(_MERGE, "--no-sources", help="Leave the sources alone: they may not be here.")
-]
-Rerun = Annotated[
-    bool, _option(_MERGE, "--rerun", help="Do the merge again, to a temporary place, and compare.")
-]
-Merge = Annotated[Path, typer.Argument(metavar="OUT", help="A directory that a merge wrote.")]
-Repository = Annotated[
-    str,
-    typer.Argument(metavar="USER/NAME", help="A repository on the Hub, made if it is not there."),
-]
-
-Parts = Annotated[Part, _option(_OUTPUT, "--by", help="What the rows of the table are.")]
+Force = Annotated[bool, _flag(_OUTPUT, "--force", help="Replace an earlier output.")]
+Json = Annotated[bool, _flag(_OUTPUT, "--json", help="Print only JSON on stdout.")]
+By = Annotated[GroupBy, _option(_OUTPUT, "--by", help="What each row of the table sums over.")]
 Plot = Annotated[
     Path | None,
     _option(
-        _OUTPUT, "--plot", metavar="PATH", help="Write a figure: .png, .svg or .pdf (extra: plot)."
+        _OUTPUT,
+        "--plot",
+        metavar="PATH",
+        help="Write a figure: .png, .svg or .pdf (needs gam-merge\\[plot]).",
     ),
 ]
 Html = Annotated[
     Path | None,
     _option(
-        _OUTPUT, "--html", metavar="PATH", help="Write a report of one HTML file (extra: plot)."
+        _OUTPUT,
+        "--html",
+        metavar="PATH",
+        help="Write a report as one HTML file (needs gam-merge\\[plot]).",
     ),
 ]
 
+# Checks
+
+NoSources = Annotated[
+    bool, _flag(_CHECKS, "--no-sources", help="Skip the sources, which may be elsewhere.")
+]
+Rerun = Annotated[
+    bool, _flag(_CHECKS, "--rerun", help="Merge again, into a temporary directory, and compare.")
+]
+
+# Hub
+
+PushTo = Annotated[
+    str | None,
+    _option(
+        _HUB, "--push-to-hub", metavar="USER/NAME", help="Upload the merge once it is written."
+    ),
+]
+Private = Annotated[bool, _flag(_HUB, "--private", help="Create the repository as private.")]
+Revision = Annotated[
+    str | None, _option(_HUB, "--revision", metavar="BRANCH", help="Branch to upload to.")
+]
+CreatePr = Annotated[
+    bool, _flag(_HUB, "--create-pr", help="Open a pull request instead of a commit.")
+]
+CommitMessage = Annotated[
+    str, _option(_HUB, "--commit-message", metavar="TEXT", help="Commit message.")
+]
+
+# Running
+
 Device = Annotated[
-    str, _option(_RUNNING, "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
-]
-DryRun = Annotated[
-    bool, _option(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing.")
-]
-Seed = Annotated[
-    int, _option(_RUNNING, "--seed", metavar="INT", help="Of the rows on which signs are compared.")
-]
-Explain = Annotated[
-    bool, _option(_RUNNING, "--explain", help="Print the ten modules that lost most.")
-]
-SearchSeed = Annotated[
-    int, _option(_RUNNING, "--seed", metavar="INT", help="Of the first points that are tried.")
+    str,
+    _option(
+        _RUNNING, "--device", metavar="NAME", help="Where to compute: auto, cpu, cuda, cuda:1, ..."
+    ),
 ]
 Jobs = Annotated[
-    int, _option(_RUNNING, "--jobs", "-j", metavar="INT", min=1, help="Recipes at a time.")
+    int, _option(_RUNNING, "--jobs", "-j", metavar="INT", min=1, help="Recipes to run at a time.")
 ]
-Quiet = Annotated[bool, _option(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
+SignSeed = Annotated[
+    int,
+    _option(
+        _RUNNING,
+        "--seed",
+        metavar="INT",
+        help="Seed for sampling the rows whose signs are compared.",
+    ),
+]
+SketchSeed = Annotated[
+    int,
+    _option(
+        _RUNNING, "--seed", metavar="INT", help="Seed for the random sketches of the differences."
+    ),
+]
+SearchSeed = Annotated[
+    int, _option(_RUNNING, "--seed", metavar="INT", help="Seed for the first points of the search.")
+]
+DryRun = Annotated[
+    bool,
+    _flag(_RUNNING, "--dry-run", help="Print the plan; read no tensor, write nothing."),
+]
+Explain = Annotated[
+    bool, _flag(_RUNNING, "--explain", help="List the ten modules that lost the most.")
+]
+Quiet = Annotated[bool, _flag(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[
-    bool, _option(_RUNNING, "--verbose", "-v", help="Print more: a row for each module.")
+    bool,
+    _flag(_RUNNING, "--verbose", "-v", help="Also list every module, or every bucket of a plan."),
 ]

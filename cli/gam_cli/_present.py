@@ -1,7 +1,7 @@
-"""What verbs print with: consoles, names made harmless, numbers, tables, JSON, errors and the progress bar.
+"""What verbs print with: their frame, names made harmless, numbers, tables, JSON and errors.
 
-Results go to stdout, progress and errors to stderr. Names come from strangers' files: they are shown as ``Name``, never
-interpolated into markup.
+Results go to stdout, progress and errors to stderr. Names come from untrusted files: they are shown
+as ``Name``, never interpolated into markup.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from rich import box
@@ -21,10 +22,100 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_BOX = box.Box(
-    "    \n    \n ── \n    \n ── \n    \n    \n    \n"
-)  # rules below the headers and between sections
+# rules below the headers and between sections
+_BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
 _SHORTEST_NAME = 16  # cells that a name keeps in a crowded table
+
+
+@dataclass(frozen=True)
+class Run:
+    """A verb at work: where it reports progress, and when it began."""
+
+    progress: Callable[[int, int], None]  # (done, in all)
+    start: float
+
+    @property
+    def seconds(self) -> float:
+        """The time since the verb began."""
+        return perf_counter() - self.start
+
+
+@contextmanager
+def running(label: str = "", unit: str = "", *, quiet: bool) -> Iterator[Run]:
+    """The frame of every verb: takes the time and shows a progress bar; downloads obey ``quiet``.
+
+    The bar is on stderr from the first call of ``progress`` to the end, then gone; there is none
+    unless stderr is a terminal. Until the first call the terminal is left to downloads.
+    """
+    if quiet:
+        _silence_downloads()
+    shown = sys.stderr.isatty() and not quiet
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    task = bar.add_task("", total=None)
+
+    def progress(done: int, total: int) -> None:
+        if shown:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield Run(progress, perf_counter())
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _silence_downloads() -> None:
+    """Turn off the progress bars and hints of huggingface_hub."""
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    logging.set_verbosity_error()
+
+
+def show(result: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: bool) -> None:
+    """Print the result of a verb on stdout: as JSON, as lines and tables, or not at all.
+
+    ``result`` is JSON data; objects in it are asked for theirs by ``to_dict``.
+    """
+    if quiet:
+        return
+    if as_json:
+        _print_json(result)
+        return
+    stdout = console()
+    for line in lines:
+        stdout.print(line, soft_wrap=not isinstance(line, Table))
+
+
+def _print_json(result: Any) -> None:
+    """JSON alone on stdout, in ASCII: no name in it reaches the terminal raw."""
+    text = json.dumps(result, indent=2, default=lambda value: value.to_dict())
+    sys.stdout.write(text + "\n")
+
+
+def print_error(error: Exception) -> None:
+    """Print one line on stderr, however long."""
+    line = Text.assemble(("error: ", "bold red"), printable(str(error)))
+    console(stderr=True).print(line, soft_wrap=True)
+
+
+def save_documents(result: Any, *, plot: Path | None, html: Path | None) -> list[str]:
+    """Write the figure and the report that were asked for, and return a line about each."""
+    saved = []
+    if plot is not None:
+        saved.append(result.save_plot(plot))
+    if html is not None:
+        saved.append(result.save_html(html))
+    return [f"wrote {printable(str(path))}: {size(path.stat().st_size)}" for path in saved]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -33,13 +124,21 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """The text on one line, its control characters and escape sequences spelled out: ESC becomes \\x1b. The library
-    has the same for its errors; from there it would bring torch along."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """The text on one line, control characters and escape sequences spelled out: ESC becomes \\x1b.
+
+    The library has the same for its errors; imported from there, it would load torch.
+    """
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def shorten(text: str, width: int) -> str:
-    """At most ``width`` cells of the text, its middle left out: the ends of a path tell most."""
+    """At most ``width`` cells of the text, its middle left out: the ends of a path say most."""
     if cell_len(text) <= width:
         return text
     head = max(0, width - 3) // 3
@@ -49,7 +148,7 @@ def shorten(text: str, width: int) -> str:
 
 @dataclass(frozen=True)
 class Name:
-    """A name from a file or from the user: inert, on one line, shortened in the middle where there is no room."""
+    """A name from a file or the user: inert, on one line, shortened in the middle if need be."""
 
     text: str
 
@@ -62,19 +161,19 @@ class Name:
 
 
 def numbered(position: int, source: str) -> Name:
-    """An adapter of several, with the position by which options and warnings name it."""
+    """A source, after the position by which options and warnings refer to it."""
     return Name(f"{position}  {source}")
 
 
 def table(*headers: str) -> Table:
-    """An empty table of the house style: names in the first column, which alone gives way, numbers in the others."""
-    result = Table(
+    """An empty table: names in the first column, which alone gives way, numbers in the others."""
+    rows = Table(
         box=_BOX, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, border_style="dim"
     )
-    result.add_column(headers[0])
+    rows.add_column(headers[0])
     for header in headers[1:]:
-        result.add_column(header, justify="right", no_wrap=True)
-    return result
+        rows.add_column(header, justify="right", no_wrap=True)
+    return rows
 
 
 def number(value: float) -> str:
@@ -88,7 +187,8 @@ def percent(share: float) -> str:
 
 def count(number: int, noun: str) -> str:
     """1 adapter, 2 adapters."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    plural = "" if number == 1 else "s"
+    return f"{number} {noun}{plural}"
 
 
 def span(values: Sequence[int]) -> str:
@@ -118,76 +218,6 @@ def warning(text: str) -> Text:
     return Text.assemble(("warning: ", "yellow"), printable(text))
 
 
-def print_json(data: Any) -> None:
-    """JSON alone on stdout, in ASCII: no name in it reaches the terminal raw."""
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
-
-
 def json_line(value: Any) -> str:
     """A value as it is written in JSON, on one line."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def print_error(error: Exception) -> None:
-    """One line on stderr, however long."""
-    line = Text.assemble(("error: ", "bold red"), printable(str(error)))
-    console(stderr=True).print(line, soft_wrap=True)
-
-
-@contextmanager
-def progress_bar(
-    label: str, unit: str, *, quiet: bool = False
-) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr from the first call to the last, then gone; nothing unless stderr is a terminal.
-
-    Yields the callback (done, in all). While it is not called the terminal is left to others, such as downloads.
-    """
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    bar = Progress(*columns, console=console(stderr=True), transient=True)
-    shown = sys.stderr.isatty() and not quiet
-    task = bar.add_task("", total=None)
-
-    def advance(done: int, total: int) -> None:
-        if shown:
-            bar.start()
-            bar.update(task, completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-def silence_downloads() -> None:
-    """No bars and no hints from huggingface_hub, for a quiet run."""
-    from huggingface_hub.utils import logging
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
-    logging.set_verbosity_error()
-
-
-def save_documents(found: Any, *, plot: Path | None, html: Path | None) -> list[str]:
-    """Write the figure and the report that were asked for; what to say about it."""
-    saved = [found.save_plot(plot)] if plot else []
-    saved += [found.save_html(html)] if html else []
-    return [f"wrote {printable(str(path))}: {size(path.stat().st_size)}" for path in saved]
-
-
-def show(data: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: bool) -> None:
-    """The result of a verb on stdout: as JSON, or in lines and tables, or not at all."""
-    if quiet:
-        return
-    if as_json:
-        print_json(data)
-        return
-    stdout = console()
-    for line in lines:
-        stdout.print(line, soft_wrap=not isinstance(line, Table))

@@ -13,18 +13,17 @@ def push(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Upload a merge to the Hub: the files that we wrote, in one commit."""
+    """Upload the files of a merge to the Hub, in one commit."""
     import gam_merge as gm
     from gam_cli import _present as present
 
-    if quiet:
-        present.silence_downloads()
-    url = gm.push(
-        merge,
-        repository,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        commit_message=commit_message,
-    )
+    with present.running(quiet=quiet):
+        url = gm.push(
+            merge,
+            repository,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
     present.show({"url": url}, [f"pushed to {url}"], as_json=as_json, quiet=quiet)

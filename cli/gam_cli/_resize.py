@@ -1,7 +1,5 @@
 """``gam-merge resize A -o OUT``: an adapter at another rank."""
 
-from time import perf_counter
-
 from gam_cli import _options as options
 
 
@@ -22,15 +20,12 @@ def resize(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Cut an adapter to a lower rank, or fill it up to a higher one."""
-    start = perf_counter()
+    """Cut an adapter to a lower rank, or pad it to a higher one."""
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables as tables
 
-    if quiet:
-        present.silence_downloads()
-    with present.progress_bar("resizing", "modules", quiet=quiet) as progress:
+    with present.running("resizing", "modules", quiet=quiet) as run:
         result = gm.resize(
             source,
             rank=rank,
@@ -44,7 +39,7 @@ def resize(
             base_model=base,
             alpha=alpha,
             force=force,
-            progress=progress,
+            progress=run.progress,
         )
-    lines = tables.of_merge(result, perf_counter() - start, verbose=verbose, explain=False)
-    present.show(result.report.to_dict(), lines, as_json=as_json, quiet=quiet)
+    lines = tables.of_merge(result, run.seconds, verbose=verbose)
+    present.show(result.report, lines, as_json=as_json, quiet=quiet)

@@ -1,6 +1,6 @@
-"""Heat strips: a figure over layers and types of module, a row a type, a cell a layer, in any terminal.
+"""Heat strips: a figure over layers and module types, a row per type, a cell per layer.
 
-Height and colour both tell the value, so that strips survive pipes and NO_COLOR.
+Height and colour both show the value, so that strips survive pipes, NO_COLOR and any terminal.
 """
 
 from collections.abc import Iterator
@@ -14,21 +14,11 @@ from rich.text import Text
 
 from gam_cli._present import Name, number, table
 from gam_merge import Grid
-from gam_merge._common.names import shortened
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII = ".:-=+*#@"
-_COLORS = (
-    "color(24)",
-    "color(31)",
-    "color(37)",
-    "color(71)",
-    "color(143)",
-    "color(178)",
-    "color(208)",
-    "color(196)",
-)
-_MOST_CELLS = 48  # what 80 columns have room for beside a name
+_COLORS = tuple(f"color({code})" for code in (24, 31, 37, 71, 143, 178, 208, 196))
+_MOST_CELLS = 48  # as many as fit next to a name in 80 columns
 
 
 @dataclass(frozen=True)
@@ -44,33 +34,43 @@ class Strip:
         bars = _ASCII if options.ascii_only else _BARS
         text = Text(no_wrap=True)
         for share in self.shares:
-            level = 0 if np.isnan(share) else min(int(share * len(bars)), len(bars) - 1)
-            text.append(" " if np.isnan(share) else bars[level], _COLORS[level])
+            if np.isnan(share):
+                text.append(" ")
+                continue
+            level = min(int(share * len(bars)), len(bars) - 1)
+            text.append(bars[level], _COLORS[level])
         yield text
 
 
 def strips(title: str, grid: Grid) -> Iterator[Table | str]:
-    """The grid as a table of strips. Nothing for a grid of one layer."""
+    """The grid as a table of strips, after an empty line; nothing for a grid of one layer."""
     if len(grid.layers) < 2 or not np.isfinite(grid.values).any():
         return
-    largest = np.nanmax(grid.values)
-    values, wide = _pooled(grid.values)
-    names = shortened(grid.types)
-    rows = table(title, f"{len(grid.layers)} layers, bars from 0 to {number(float(largest))}")
+    largest = float(np.nanmax(grid.values))
+    values, layers_per_bar = _pooled(grid.values)
+    if largest > 0:
+        values = values / largest
+    rows = table(title, f"{len(grid.layers)} layers, bars from 0 to {number(largest)}")
     rows.columns[1].justify = "left"
-    for kind, cells in zip(grid.types, values, strict=True):
-        rows.add_row(Name(names[kind]), Strip(tuple(cells / largest if largest > 0 else cells)))
+    for name, cells in zip(grid.short_types, values, strict=True):
+        rows.add_row(Name(name), Strip(tuple(cells)))
+    yield ""
     yield rows
-    if wide > 1:
-        yield f"a bar is the mean of {wide} layers"
+    if layers_per_bar > 1:
+        yield f"each bar is the mean of {layers_per_bar} layers"
 
 
 def _pooled(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Means of as many neighbouring layers as it takes to fit into a line, and how many that is."""
-    wide = -(-values.shape[1] // _MOST_CELLS)
-    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % wide)), constant_values=np.nan)
-    blocks = padded.reshape(len(values), -1, wide)
+    """Means of as many neighbouring layers as it takes to fit on a line, and that number.
+
+    (types, layers) -> (types, bars); NaN where none of the layers has a value.
+    """
+    layers_per_bar = -(-values.shape[1] // _MOST_CELLS)
+    padding = -values.shape[1] % layers_per_bar
+    padded = np.pad(values, ((0, 0), (0, padding)), constant_values=np.nan)
+    blocks = padded.reshape(len(values), -1, layers_per_bar)
     known = np.isfinite(blocks)
     sums = np.where(known, blocks, 0.0).sum(-1)
     counts = known.sum(-1)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0), wide
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means, layers_per_bar

@@ -1,6 +1,5 @@
 """The tables of a merge, before and after."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
 
@@ -23,52 +22,41 @@ from gam_cli._present import (
     wrote,
 )
 from gam_merge import Estimate, MergePlan, MergeReport, MergeResult, ModuleReport
-from gam_merge._common.tensors import dtype_name
 
 _BUCKETS = 20  # shown unless all are asked for
 _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-talk")
 
 
 def of_plan(
-    planned: MergePlan, *, verbose: bool, expected: Estimate | None = None
+    planned: MergePlan, *, verbose: bool, estimate: Estimate | None = None
 ) -> Iterator[RenderableType]:
     """What the merge would read, compute and write."""
-    plan, job = planned.lineup, planned.job
-    dtype = dtype_name(plan.dtype)
-    yield _headline(job.method.name, len(plan.adapters), len(plan.names), plan.rank, dtype)
+    adapters, modules = len(planned.adapters), len(planned.modules)
+    yield _headline(planned.method, adapters, modules, planned.rank, planned.dtype)
     yield ""
-    rows = table("adapter", "weight", "modules", "rank", "dtype")
-    for i, (adapter, weight) in enumerate(
-        zip(plan.adapters, job.mean_weights(plan.names), strict=True)
-    ):
-        ranks = [module.rank for module in adapter.modules.values()]
-        held = dtype_name(adapter.dtype)
-        rows.add_row(
-            numbered(i, adapter.source), number(weight), str(len(ranks)), span(ranks), held
-        )
-    yield rows
+    yield _planned_adapters(planned)
     yield ""
-    buckets = table("bucket, by its first module", "modules", "out", "in", "adapters", "rank")
-    shown = plan.buckets if verbose else plan.buckets[:_BUCKETS]
+    shown = planned.buckets if verbose else planned.buckets[:_BUCKETS]
+    rows = table("bucket (first module)", "modules", "out", "in", "adapters", "rank")
     for bucket in shown:
         sizes = (len(bucket.names), *bucket.shape, len(bucket.adapters))
-        buckets.add_row(Name(bucket.names[0]), *map(str, sizes), span(bucket.ranks))
-    yield buckets
-    if hidden := len(plan.buckets) - len(shown):
-        yield f"and {count(hidden, 'bucket')} more (-v shows all)"
+        rows.add_row(Name(bucket.names[0]), *map(str, sizes), span(bucket.ranks))
+    yield rows
+    if len(shown) < len(planned.buckets):
+        yield f"and {len(planned.buckets) - len(shown)} more (-v lists all buckets)"
     yield ""
-    if plan.base_model:
-        yield f"base model {printable(plan.base_model)}"
-    yield from _extras(Counter(extra.kind for extra in plan.written_extras))
-    yield f"to write: {size(plan.nbytes)} of tensors"
-    if expected is not None:
-        took = f"{duration(expected.seconds)} and {size(expected.nbytes)} of memory"
-        yield f"about {took}, by a rehearsal on made-up numbers"
+    if planned.base_model:
+        yield f"base model {printable(planned.base_model)}"
+    yield from other_tensors(planned.extras)
+    yield f"to write: {size(planned.nbytes)} of tensors"
+    if estimate is not None:
+        cost = f"{duration(estimate.seconds)} and {size(estimate.nbytes)} of memory"
+        yield f"estimated {cost}, from a trial run on random data"
     yield from map(warning, planned.notes)
 
 
 def of_merge(
-    result: MergeResult, seconds: float, *, verbose: bool, explain: bool
+    result: MergeResult, seconds: float, *, verbose: bool, explain: bool = False
 ) -> Iterator[RenderableType]:
     """What the merge read, what became of it, and where it is."""
     report = result.report
@@ -85,9 +73,9 @@ def of_merge(
         f"rank {report.rank} keeps {percent(report.energy_kept)} of the energy"
     )
     if len(report.sources) > 1:
-        alien = span([round(100 * share) for share in report.cross_talk])
-        yield f"where an adapter acts, {alien} % of the result is not its own (cross-talk)"
-    yield from _extras(report.extras)
+        shares = span([round(100 * share) for share in report.cross_talk])
+        yield f"cross-talk: where an adapter acts, {shares} % of the result is not its own"
+    yield from other_tensors(report.extras)
     yield from map(warning, report.notes)
     for text, names in report.warnings.items():
         yield warning(f"{text} ({len(names)} of {count(total, 'module')}, first {names[0]})")
@@ -95,19 +83,31 @@ def of_merge(
         yield wrote(result.path, seconds)
 
 
-def _extras(counts: Mapping[str, int]) -> Iterator[str]:
-    """How many tensors there are that are no factors, of each kind."""
+def other_tensors(counts: Mapping[str, int]) -> Iterator[str]:
+    """How many tensors of each kind there are besides the factors."""
     if counts:
-        yield f"beside factors: {', '.join(f'{number} {kind}' for kind, number in sorted(counts.items()))}"
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+        yield f"other tensors: {kinds}"
 
 
 def _headline(method: str, adapters: int, modules: int, rank: int, dtype: str) -> Text:
-    what = f"{count(adapters, 'adapter')}, {count(modules, 'module')} -> rank {rank}, {dtype}"
-    return Text.assemble((f"{method}: ", "bold"), what)
+    sizes = f"{count(adapters, 'adapter')}, {count(modules, 'module')} -> rank {rank}, {dtype}"
+    return Text.assemble((f"{method}: ", "bold"), sizes)
+
+
+def _planned_adapters(planned: MergePlan) -> Table:
+    """A row per adapter."""
+    rows = table("adapter", "weight", "modules", "rank", "dtype")
+    for i, (adapter, weight) in enumerate(zip(planned.adapters, planned.weights, strict=True)):
+        ranks = [module.rank for module in adapter.modules.values()]
+        dtype = str(adapter.dtype).removeprefix("torch.")
+        sizes = (str(len(ranks)), span(ranks), dtype)
+        rows.add_row(numbered(i, adapter.source), number(weight), *sizes)
+    return rows
 
 
 def _adapters(report: MergeReport) -> Table:
-    """A row an adapter, and one for what they became."""
+    """A row per adapter, and one for the merge of them."""
     rows = table("adapter", "weight", "modules", "rank", "norm", "survives")
     for i, source in enumerate(report.sources):
         ranks = [module.ranks[i] for module in report.modules if module.ranks[i]]
@@ -120,15 +120,15 @@ def _adapters(report: MergeReport) -> Table:
             percent(report.survival[i]),
         )
     rows.add_section()
-    rows.add_row(
-        "merged", "", str(len(report.modules)), str(report.rank), number(report.merged_norm), ""
-    )
+    modules, rank, norm = str(len(report.modules)), str(report.rank), number(report.merged_norm)
+    rows.add_row("merged", "", modules, rank, norm, "")
     return rows
 
 
 def _modules(report: MergeReport, modules: Sequence[ModuleReport]) -> Table:
-    """A row a module. What all names begin with is said once."""
-    stem = commonprefix([module.name for module in report.modules]).rpartition(".")[0]  # noqa: RUF071 - cut at a dot
+    """A row per module; what all names begin with is in the header."""
+    prefix = commonprefix([module.name for module in report.modules])  # noqa: RUF071 - cut at a dot
+    stem = prefix.rpartition(".")[0]
     rows = table(f"module of {printable(stem)}" if stem else "module", *_MODULE_COLUMNS)
     for module in modules:
         rows.add_row(
@@ -144,6 +144,6 @@ def _modules(report: MergeReport, modules: Sequence[ModuleReport]) -> Table:
 
 
 def _range(module: ModuleReport, shares: Sequence[float]) -> str:
-    """In percent, from the least to the most of the adapters that have the module."""
+    """In percent, from the least to the largest of the adapters that have the module."""
     present = [round(100 * share) for share, norm in zip(shares, module.norms, strict=True) if norm]
     return f"{span(present)} %" if present else "-"

@@ -1,4 +1,4 @@
-"""What the command line says of methods."""
+"""The tables of merge methods."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,54 +9,52 @@ from rich.text import Text
 
 from gam_merge import Method
 
-_WEIGHTS = {True: "shares of one", False: "factors, one each by default"}
+_WEIGHTS = {True: "normalised to sum to 1", False: "used as given, 1 each by default"}
 _RANKS = {"largest": "the largest source rank", "sum": "the sum of the source ranks"}
-
-
-_KINDS = {
+_TITLES = {
     "methods": "methods",
     "spaces": "spaces: ties@knots is ties in the space knots",
-    "plugins": "before and after: pico+tsvm, sum+svc",
+    "plugins": "before or after a method: pico+tsvm, sum+svc",
 }
 
 
-def of_methods(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[RenderableType]:
-    """A line a method, a space, a plug-in."""
-    for kind, title in _KINDS.items():
+def of_methods(cards: Mapping[str, Sequence[Any]]) -> Iterator[RenderableType]:
+    """A line per method, space and plug-in."""
+    for kind, title in _TITLES.items():
         yield Text(title, "bold")
-        rows = _grid("", "")
-        for card in data[kind]:
-            rows.add_row(f"  {card['name']}", card["summary"])
+        rows = _columns("", "")
+        for card in cards[kind]:
+            rows.add_row(f"  {card.name}", card.summary)
         yield rows
         yield ""
-    yield "gam-merge methods NAME tells when to use one, and what may be set"
+    yield "gam-merge methods NAME describes one: when to use it, and its parameters"
 
 
 def of_method(method: Method) -> Iterator[RenderableType]:
-    """All about one."""
+    """The card of one method, and its parameters."""
     yield Text.assemble((method.name, "bold"), f": {method.summary}")
-    about = _grid("dim", "")
     card = method.to_dict()
+    rows = _columns("dim", "")
     for field in ("use", "avoid", "reference"):
-        about.add_row(field, card[field])
-    about.add_row("weights", _WEIGHTS[method.normalize])
-    about.add_row("rank", _RANKS[method.rank])
-    for name, why in method.breaks.items():
-        about.add_row(f"no {name}", why)
-    yield about
+        rows.add_row(field, card[field])
+    rows.add_row("weights", _WEIGHTS[method.normalize])
+    rows.add_row("rank", _RANKS[method.rank])
+    for name, reason in method.breaks.items():
+        rows.add_row(f"breaks {name}", reason)
+    yield rows
     yield ""
     yield "parameters (-p NAME=VALUE)"
-    params = _grid("bold", "", "")
+    params = _columns("bold", "", "")
     for param in method.params:
         default = "" if param.default is None else str(param.default).lower()
         params.add_row(f"  {param.name}", default, f"{param.doc} ({param.allowed})")
     yield params
 
 
-def _grid(*styles: str) -> Table:
-    """Columns without lines; the last one alone gives way."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
+def _columns(*styles: str) -> Table:
+    """Columns without lines, of which the last alone gives way."""
+    columns = Table.grid(padding=(0, 2, 0, 0))
     for style in styles[:-1]:
-        grid.add_column(no_wrap=True, style=style)
-    grid.add_column(style=styles[-1])
-    return grid
+        columns.add_column(no_wrap=True, style=style)
+    columns.add_column(style=styles[-1])
+    return columns

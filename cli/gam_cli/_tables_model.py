@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from gam_cli._present import Name, count, number, percent, printable, table, warning, wrote
@@ -14,54 +15,56 @@ def of_fuse(
     report: FuseReport, out: str, seconds: float, *, verbose: bool
 ) -> Iterator[RenderableType]:
     """What was added to which weights."""
-    yield Text.assemble(
-        ("fuse: ", "bold"), f"{count(len(report.modules), 'module')} of {printable(report.base)}"
-    )
+    modules = count(len(report.modules), "module")
+    yield Text.assemble(("fuse: ", "bold"), f"{modules} of {printable(report.base)}")
     yield ""
     if verbose:
-        rows = table("module", "out x in", "delta", "of its weight")
-        for module in report.modules:
-            share = module.delta_norm / module.weight_norm if module.weight_norm else 0.0
-            rows.add_row(
-                Name(module.name),
-                "{} x {}".format(*module.shape),
-                number(module.delta_norm),
-                percent(share),
-            )
-        yield rows
+        yield _fused(report)
         yield ""
-    yield f"the delta's norm is {percent(report.relative_norm)} of that of the weights it was added to"
+    yield f"the delta's norm is {percent(report.relative_norm)} of that of the weights it changes"
     yield from map(warning, report.notes)
     yield wrote(Path(out), seconds)
+
+
+def _fused(report: FuseReport) -> Table:
+    """A row per module."""
+    rows = table("module", "out x in", "delta", "of weight")
+    for module in report.modules:
+        share = module.delta_norm / module.weight_norm if module.weight_norm else 0.0
+        shape = "{} x {}".format(*module.shape)
+        rows.add_row(Name(module.name), shape, number(module.delta_norm), percent(share))
+    return rows
 
 
 def of_extract(
     report: ExtractReport, out: str, seconds: float, *, verbose: bool
 ) -> Iterator[RenderableType]:
     """How much of which change is in the adapter."""
-    what = (
-        f"{count(len(report.modules), 'module')} of {printable(report.tuned)} -> rank {report.rank}"
-    )
+    modules = count(len(report.modules), "module")
+    what = f"{modules} of {printable(report.tuned)} -> rank {report.rank}"
     yield Text.assemble(("extract: ", "bold"), what)
     yield ""
     if verbose:
-        rows = table("module", "out x in", "rank", "norm", "residual")
-        for module in report.modules:
-            shape = "{} x {}".format(*module.shape)
-            rows.add_row(
-                Name(module.name),
-                shape,
-                str(module.rank),
-                number(module.norm),
-                percent(module.residual),
-            )
-        yield rows
+        yield _extracted(report)
         yield ""
-    yield f"residual {percent(report.residual)} of the change of these modules"
+    yield f"residual: {percent(report.residual)} of the change of these modules"
     yield f"the adapter keeps {percent(report.energy_kept)} of the energy of all changes"
     if report.left_out:
+        changed = count(len(report.left_out), "other tensor")
         first = next(iter(report.left_out))
-        yield warning(
-            f"{count(len(report.left_out), 'other tensor')} changed and stayed out (first {first})"
-        )
+        yield warning(f"left out: {changed} that changed (first {first})")
     yield wrote(Path(out), seconds)
+
+
+def _extracted(report: ExtractReport) -> Table:
+    """A row per module."""
+    rows = table("module", "out x in", "rank", "norm", "residual")
+    for module in report.modules:
+        rows.add_row(
+            Name(module.name),
+            "{} x {}".format(*module.shape),
+            str(module.rank),
+            number(module.norm),
+            percent(module.residual),
+        )
+    return rows

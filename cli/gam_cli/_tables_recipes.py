@@ -11,42 +11,38 @@ from gam_merge import BatchItem, SearchResult, Verification
 _BEST = 5  # trials that are shown
 
 
-def of_search(result: SearchResult, goal: str) -> Iterator[RenderableType]:
-    """The best trials, and the first, which is the recipe as it was."""
-    scored = [trial for trial in result.trials if trial.score is not None]
-    ranked = sorted(scored, key=lambda trial: (-1 if goal == "max" else 1) * (trial.score or 0.0))
+def of_search(result: SearchResult, *, minimize: bool) -> Iterator[RenderableType]:
+    """The best trials, and the score of the first, which is the recipe itself."""
+    scores = {trial: trial.score for trial in result.trials if trial.score is not None}
+    ranked = sorted(scores, key=scores.__getitem__, reverse=not minimize)
     rows = table("settings", "trial", "score")
     for trial in ranked[:_BEST]:
-        rows.add_row(Name(" ".join(trial.overrides)), str(trial.number), number(trial.score or 0.0))
+        rows.add_row(Name(" ".join(trial.overrides)), str(trial.number), number(scores[trial]))
     yield rows
     yield ""
-    best, first = (number(trial.score or 0.0) for trial in (result.best, result.trials[0]))
-    failed = len(result.trials) - len(scored)
-    yield f"best {best}, the recipe itself {first}, in {count(len(scored), 'trial')}"
+    best, first = number(scores[result.best]), number(scores[result.trials[0]])
+    yield f"best score {best}, the recipe itself {first}, in {count(len(scores), 'trial')}"
+    failed = len(result.trials) - len(scores)
     if failed:
         yield f"{count(failed, 'trial')} failed; the journal says why"
-    yield f"wrote {printable(str(result.recipe))}" + (
-        f" and {printable(str(result.plot))}" if result.plot else ""
-    )
+    written = [result.recipe, *([result.plot] if result.plot else [])]
+    yield "wrote " + " and ".join(printable(str(path)) for path in written)
 
 
 def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
-    """A row a recipe, then what went wrong."""
-    rows = table("recipe", "method", "adapters", "modules", "rank", "norm", "seconds")
+    """A row per recipe, then what went wrong."""
+    rows = table("recipe", "method", "adapters", "modules", "rank", "of mean", "seconds")
     for item in items:
-        if item.report is None:
-            rows.add_row(Name(str(item.recipe)), "failed", "", "", "", "", f"{item.seconds:.1f}")
-            continue
-        report = item.report
-        sizes = (
-            str(len(report.sources)),
-            str(len(report.modules)),
-            str(report.rank),
-            percent(report.norm_ratio),
-        )
-        rows.add_row(
-            Name(str(item.recipe)), printable(report.method), *sizes, f"{item.seconds:.1f}"
-        )
+        cells = ("failed", "", "", "", "")
+        if item.report is not None:
+            cells = (
+                printable(item.report.method),
+                str(len(item.report.sources)),
+                str(len(item.report.modules)),
+                str(item.report.rank),
+                percent(item.report.norm_ratio),
+            )
+        rows.add_row(Name(str(item.recipe)), *cells, f"{item.seconds:.1f}")
     yield rows
     yield ""
     for item in items:
@@ -56,18 +52,20 @@ def of_batch(items: Sequence[BatchItem], out: str) -> Iterator[RenderableType]:
     yield f"{done} of {count(len(items), 'merge')} written to {printable(out)}"
 
 
-def of_verification(found: Verification) -> Iterator[RenderableType]:
-    """A row a check, then what is to be said of those that do not hold."""
-    failed = f"does not hold, in {len(found.failed)} of {count(len(found.checks), 'thing')}"
-    verdict = "holds" if found.holds else failed
-    yield Text.assemble(("verify: ", "bold"), f"{printable(str(found.path))} {verdict}")
+def of_verification(verification: Verification) -> Iterator[RenderableType]:
+    """A row per check, then the notes."""
+    verdict = "holds"
+    if not verification.holds:
+        total = count(len(verification.checks), "check")
+        verdict = f"does not hold: {len(verification.failed)} of {total} failed"
+    yield Text.assemble(("verify: ", "bold"), f"{printable(str(verification.path))} {verdict}")
     yield ""
-    rows = table("recorded", "now")
-    for check in found.checks:
+    rows = table("check", "state")
+    for check in verification.checks:
         rows.add_row(Name(check.name), check.state)
     yield rows
-    if any(check.note for check in found.checks):
+    notes = [check for check in verification.checks if check.note]
+    if notes:
         yield ""
-    for check in found.checks:
-        if check.note:
-            yield f"{printable(check.name)}: {printable(check.note)}"
+    for check in notes:
+        yield f"{printable(check.name)}: {printable(check.note)}"

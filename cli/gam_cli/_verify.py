@@ -13,14 +13,14 @@ def verify(
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
-    """Hold a merge and its sources against what was recorded; exit code 1 if something differs."""
+    """Check a merge and its sources against the recorded hashes; exit code 1 if any differs."""
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_recipes as tables
 
-    if quiet:
-        present.silence_downloads()
-    found = gm.verify(merge, sources=not no_sources, rerun=rerun, device=device)
-    present.show(found.to_dict(), tables.of_verification(found), as_json=as_json, quiet=quiet)
-    if not found.holds:
+    with present.running(quiet=quiet):
+        verification = gm.verify(merge, sources=not no_sources, rerun=rerun, device=device)
+    lines = tables.of_verification(verification)
+    present.show(verification, lines, as_json=as_json, quiet=quiet)
+    if not verification.holds:
         raise typer.Exit(1)

@@ -49,6 +49,11 @@ class Grid:
     types: tuple[str, ...]
     values: NDArray[np.float64]  # (types, layers), NaN where there is no such module
 
+    @property
+    def short_types(self) -> tuple[str, ...]:
+        """The shortest tail of each type that no other shares: ``q_proj`` for ``self_attn.q_proj``."""
+        return tuple(shortened(self.types).values())
+
 
 def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
     """``value`` of the modules of each layer and type, given their positions."""

@@ -22,12 +22,30 @@ def methods() -> tuple[Method, ...]:
 
 
 def spaces() -> tuple[Space, ...]:
-    """What may follow ``@``. Raises GamMergeError."""
+    """List the spaces that may follow ``@`` in the name of a method: ``ties@knots``.
+
+    Returns:
+        The cards of the spaces, ours first.
+    Raises:
+        GamMergeError: an installed package declares one that cannot be loaded.
+    Example:
+        >>> [space.name for space in gm.spaces()]
+        ['core', 'knots', 'ctm', 'factor', 'delta']
+    """
     return tuple(card for card in _cards() if isinstance(card, Space))
 
 
 def plugins() -> tuple[Plugin, ...]:
-    """What may stand before or after a rule. Raises GamMergeError."""
+    """List the plug-ins that may come before or after a rule: ``pico+tsvm``, ``sum+svc``.
+
+    Returns:
+        The cards of the plug-ins, ours first.
+    Raises:
+        GamMergeError: an installed package declares one that cannot be loaded.
+    Example:
+        >>> [plugin.name for plugin in gm.plugins() if plugin.side == "post"]
+        ['svc', 'subspace_boost']
+    """
     return tuple(card for card in _cards() if isinstance(card, Plugin))
 
 
