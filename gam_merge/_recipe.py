@@ -100,7 +100,7 @@ def plan_recipe(
         >>> text = "sources: [{path: examples/adapters/addition}, {path: examples/adapters/sorting}]"
         >>> _ = Path("merge.yaml").write_text(text)
         >>> gm.plan_recipe("merge.yaml", overrides=["method=mean"]).rank
-        16
+        8
     """
 
     def promised(sources: list[Adapter], options: MergeOptions) -> Adapter:
