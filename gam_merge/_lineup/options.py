@@ -138,8 +138,7 @@ def explicit(**defaults: Any) -> Callable[[F], F]:
         *own, options = signature.parameters.values()
         (kind,) = get_args(options.annotation)
         hints = get_type_hints(kind)
-        order = [field for record in (Request, _Run) for field in fields(record)]
-        shown = [field for field in order if field.name in hints]
+        shown = [field for field in (*fields(Request), *fields(_Run)) if field.name in hints]
         for field in shown:
             default = defaults.get(field.name, field.default)
             parameter = inspect.Parameter(
