@@ -1,4 +1,4 @@
-"""Writes the tables of docs/methods.md from what the methods say of themselves: ``python docs/methods_page.py``."""
+"""Write the tables of docs/methods.md from the cards of the methods: python docs/methods_page.py."""
 
 import sys
 from collections.abc import Iterable, Sequence

@@ -1,1 +1,1 @@
-"""Where rules that look at entries look, one a file."""
+"""What rules on entries look at, one space per file."""
