@@ -123,7 +123,10 @@ def test_before_and_after_together() -> None:
         ("pico", "has 0 rules"),
         ("nuslerp+svc", "nuslerp cannot be combined with svc"),
         ("pico+core", "unknown method 'core'"),
-        ("ties@nowhere", "unknown space 'nowhere'; expected one of core, knots, ctm, factor, delta"),
+        (
+            "ties@nowhere",
+            "unknown space 'nowhere'; expected one of core, knots, ctm, factor, delta",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, words: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 import gam_merge as gm
-from gam_merge import GamMergeError, get_method
+from gam_merge import GamMergeError, get_method, rules
 from gam_merge._methods._schema import Range, schema, validate
 
 
@@ -124,3 +124,18 @@ def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not gm.plan(adapters, method="cat", rank=512).plan.notes
     monkeypatch.setattr(planning, "VLLM_RANKS", (1, 8))
     assert gm.merge(related(count=3).adapters, method="cat").report.notes
+
+
+@pytest.mark.parametrize(
+    "name", ["Bucket", "Coefficients", "Core", "Entries", "InCore", "Merged", "Range", "rule"]
+)
+def test_names_of_authors_have_moved(name: str) -> None:
+    """For one release they are still found in the old place, with a warning that names the new one."""
+    with pytest.warns(DeprecationWarning, match=rf"moved to gam_merge\.rules\.{name}"):
+        moved = getattr(gm, name)
+    assert moved is getattr(rules, name)
+
+
+def test_other_names_are_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'gam_merge' has no attribute 'space'"):
+        gm.space  # noqa: B018

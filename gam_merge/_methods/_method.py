@@ -21,7 +21,7 @@ class Method:
     """A rule with the space and the plug-ins that its name asks for; see ``get_method``.
 
     Example:
-        >>> method = gm.get_method("norm_equalise+ties@knots")
+        >>> method = gm.get_method("ties@knots")
         >>> method.summary
         'trim small entries, elect a sign per entry, average the entries that agree with it'
         >>> [param.name for param in method.params]
