@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gam_merge as gm
-from gam_merge._methods import plugins, spaces
+from gam_merge._methods._registry import plugins, spaces
 from gam_merge._methods._schema import Param
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -75,7 +75,9 @@ def _params(of: str, params: Sequence[Param], prefix: str = "") -> Iterator[Row]
 def _properties() -> Iterator[str]:
     """Which of them hold, as the tests measure it: they compare with this both ways."""
     cards = _cards()
-    broken = {name.partition("@")[0] for breaks in cards.values() for name in breaks}
+    broken: set[str] = set()
+    for breaks in cards.values():
+        broken |= {name.partition("@")[0] for name in breaks}
     columns = [name for name in PROPERTIES if name in broken]
     yield "All methods have these properties, and a test measures each:\n"
     yield from (f"- {name}: {_doc(name)}" for name in PROPERTIES if name not in broken)
@@ -97,7 +99,8 @@ def _cards() -> dict[str, Mapping[str, str]]:
 
 
 def _marks(breaks: Mapping[str, str], columns: Sequence[str]) -> list[str]:
-    return ["no" if column in breaks else "yes" for column in columns]
+    marks = {True: "no", False: "yes"}
+    return [marks[column in breaks] for column in columns]
 
 
 def _doc(name: str) -> str:

@@ -8,5 +8,3 @@ it with ``gam_merge.rules`` and name it in the entry-point group ``gam_merge.met
 from gam_merge._methods._method import Method as Method
 from gam_merge._methods._registry import get_method as get_method
 from gam_merge._methods._registry import methods as methods
-from gam_merge._methods._registry import plugins as plugins
-from gam_merge._methods._registry import spaces as spaces

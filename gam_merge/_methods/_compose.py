@@ -94,12 +94,10 @@ def combined_by(rule: Rule) -> Step:
 
 def in_space(rule: Rule, space: Space) -> Step:
     """Run a rule on the entries of a space from which there is no way back to cores."""
-    run = on_entries(rule, space)
-    if space.takes == "bucket":
-        return run
 
     def step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
-        return run(core_of(bucket), weights, summary, params)
+        seen = seen_by(space, bucket)
+        return merge_entries(rule, space, seen, bucket, weights, summary, params)
 
     return step
 
@@ -170,25 +168,36 @@ def on_small_buckets(rule: Rule) -> CoreStep:
     return step
 
 
-# On either: what a rule or a space looks at.
+def on_entries(rule: Rule, space: Space) -> CoreStep:
+    """Run a rule on the entries of a space that takes and gives cores."""
 
-
-def on_entries(rule: Rule, space: Space) -> Callable[..., Any]:
-    """Run a rule on each part that a space shows, and go back the way that the space knows."""
-    function = rule.entries
-    assert function is not None, "get_method names a space only for rules on entries"
-
-    def step(seen: Bucket | Core, weights: Tensor, summary: Any, params: Params) -> Any:
-        bucket = seen.bucket if isinstance(seen, Core) else seen
-        view = space.function(seen, weights, **params_of(space, params))
-        run = partial(function, **params_of(rule, params))
-        merged = []
-        for part in view.parts:
-            w = weights if rule.normalize else part.weights(weights)
-            merged.append(merge_part(part, bucket, run, w, summary))
-        return view.lift(merged)
+    def step(core: Core, weights: Tensor, summary: Any, params: Params) -> InCore:
+        return merge_entries(rule, space, core, core.bucket, weights, summary, params)
 
     return step
+
+
+# What a step does with its rule.
+
+
+def merge_entries(
+    rule: Rule,
+    space: Space,
+    seen: Core | Bucket,
+    bucket: Bucket,
+    weights: Tensor,
+    summary: Histogram | None,
+    params: Params,
+) -> Any:
+    """Run a rule on each part that a space shows, and go back the way that the space knows."""
+    assert rule.entries is not None, "get_method names a space only for rules on entries"
+    run = partial(rule.entries, **params_of(rule, params))
+    view = space.function(seen, weights, **params_of(space, params))
+    merged = []
+    for part in view.parts:
+        w = weights if rule.normalize else part.weights(weights)
+        merged.append(merge_part(part, bucket, run, w, summary))
+    return view.lift(merged)
 
 
 def coefficients(
@@ -217,8 +226,13 @@ def survey(rule: Rule, space: Space | None, params: Params) -> Survey | None:
 
 
 def _sizes(space: Space, params: Params, bucket: Bucket, weights: Tensor) -> Histogram:
-    seen = core_of(bucket) if space.takes == "core" else bucket
+    seen = seen_by(space, bucket)
     return Histogram.of(space.function(seen, weights, **params_of(space, params)), bucket)
+
+
+def seen_by(space: Space, bucket: Bucket) -> Core | Bucket:
+    """Return what a space takes."""
+    return core_of(bucket) if space.takes == "core" else bucket
 
 
 def params_of(card: Card, params: Params, *, prefix: str = "") -> dict[str, Any]:

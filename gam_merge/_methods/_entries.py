@@ -112,14 +112,15 @@ class View:
 
 
 def merge_part(
-    part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram"
+    part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram | None"
 ) -> Blocks:
-    """Run a rule on every block of a part."""
+    """Run a rule on every block of a part. histogram: of all modules, if a threshold needs it."""
     thresholds: dict[tuple[float, int], Tensor] = {}
 
     def threshold(share: float, scope: str, least: int) -> Tensor:
         if (share, least) not in thresholds:
             if scope == "global":
+                assert histogram is not None, "the survey of a rule with a global scope"
                 size = histogram.threshold(part, bucket, share, least)
             else:
                 size = _largest(part, share, least)

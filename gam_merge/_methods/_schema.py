@@ -59,13 +59,15 @@ class Param:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON. A missing bound is null."""
-        limits = self.range or Range(-inf)
+        low, high = None, None
+        if self.range is not None:
+            low, high = self.range.low, self.range.high
         return {
             "name": self.name,
             "type": self.type,
             "default": self.default,
-            "low": None if limits.low == -inf else limits.low,
-            "high": None if limits.high == inf else limits.high,
+            "low": low,
+            "high": None if high == inf else high,
             "choices": list(self.choices),
             "doc": self.doc,
         }
@@ -88,7 +90,7 @@ class Param:
         return self._number(float(value))
 
     def _number(self, number: float) -> float | int:
-        limits = self.range or Range(-inf)
+        limits = self.range or Range(-inf, inf)
         if not (isfinite(number) and limits.low <= number <= limits.high):
             raise ValueError
         if self.type == "float":
