@@ -1,4 +1,4 @@
-"""Write the tables of docs/methods.md from the cards of the methods: python docs/methods_page.py."""
+"""Write the tables of docs/methods.md from the cards of methods: python docs/methods_page.py."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained, from the adapter files alone."""
+"""LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained.
+
+All of it from the adapter files alone. Authors of merge methods import ``gam_merge.rules``.
+"""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
@@ -53,7 +56,7 @@ from gam_merge._verify import verify as verify
 
 __version__ = _VERSION
 
-if not _TYPE_CHECKING:  # type checkers are to miss the old names
+if not _TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         """Names that have moved to ``gam_merge.rules``, for one release."""

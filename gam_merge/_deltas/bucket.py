@@ -1,4 +1,4 @@
-"""What a method sees and gives: deltas in orthonormal coordinates, and a merged bucket.
+"""The input and output of methods: deltas in orthonormal coordinates, and a merged bucket.
 
 Tensor legend: ``N`` adapters, ``L`` modules in the bucket, ``m`` out, ``n`` in, ``r`` rank, ``R``
 sum of ranks.

@@ -27,11 +27,13 @@ class InCore(NamedTuple):
 
     Example:
         >>> from gam_merge.rules import InCore, rule, weighted_sum
-        >>> @rule("core", "halved", summary="half the mean", rank="sum")
-        ... def halved(core, weights):
-        ...     empty = core.m.abs().amax((1, 2, 3)) == 0  # (L,)
-        ...     return InCore(weighted_sum(weights, core.m) / 2, {"nothing to merge": empty})
-        >>> halved.kind
+        >>> import torch
+        >>> @rule("core", "plain_mean", summary="the mean, with a warning")
+        ... def plain_mean(core, weights):
+        ...     x = weighted_sum(weights, core.m)  # (L, K, J)
+        ...     opposed = torch.linalg.matrix_norm(x) < 1e-3 * core.norms.amin(-1)  # (L,)
+        ...     return InCore(x, {"the adapters cancel out": opposed})
+        >>> plain_mean.kind
         'core'
     """
 
@@ -160,7 +162,7 @@ def by_span(bucket: Bucket) -> Iterator[Bucket]:
 
 
 def _spans(bucket: Bucket) -> tuple[Span, Span]:
-    """What the U_i and what the V_i span together."""
+    """Joint spans of the U_i and of the V_i."""
     eps = torch.finfo(bucket.deltas[0].b.dtype).eps
     g_u, g_v = bucket.basis_grams
     u = partial(_stack, [(x.b64, x.u) for x in bucket.deltas])

@@ -1,7 +1,7 @@
-"""What a method does to a bucket, composed once: plug-ins around a rule, in a space, then a scale.
+"""Methods at work, composed once: plug-ins around a rule, in a space, then a scale.
 
-Each function gives a step, and decides beforehand what a rule's kind decides. Parameters come with
-every call, since they may differ between modules; a step hands to each part its own.
+Each function returns a step, and says what the step does. The kinds of the parts are looked at here
+and not at each call. Parameters come with each call, since they may differ between modules.
 
 Tensor legend: ``N`` adapters, ``L`` modules in the bucket, ``K`` and ``J`` sides of a core, ``k``
 rank of a result.
@@ -29,7 +29,7 @@ Survey = Callable[[Bucket, Tensor], Any]  # bucket, weights (L, N) -> a summary
 
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
-    """Return what a method does to a bucket."""
+    """Return the step that merges a bucket."""
     if space is not None and space.gives == "merged":
         return rescaled(in_space(rule, space))
     if needs_core(rule, space, plugins):
@@ -47,7 +47,7 @@ def needs_core(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> bo
 
 
 def core_step(rule: Rule, space: Space | None) -> CoreStep:
-    """Return what a rule does in core space, whatever its kind."""
+    """Return the step of a rule of any kind in core space."""
     if space is not None:
         return on_entries(rule, space)
     steps = {"core": on_core, "coefficients": combined_cores_by, "bucket": on_small_buckets}
@@ -55,7 +55,7 @@ def core_step(rule: Rule, space: Space | None) -> CoreStep:
 
 
 def rescaled(step: Step) -> Step:
-    """Multiply a result by ``scale``, after ``rescale=norm`` gave it the mean norm of the deltas."""
+    """Multiply a result by ``scale``; with ``rescale=norm``, by mean |delta| / |result| first."""
 
     def rescaled_step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
         merged = step(bucket, weights, summary, params)
@@ -93,7 +93,7 @@ def combined_by(rule: Rule) -> Step:
 
 
 def in_space(rule: Rule, space: Space) -> Step:
-    """Run a rule on the entries of a space from which there is no way back to cores."""
+    """Run a rule on the entries of a space that gives merged buckets."""
 
     def step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
         seen = seen_by(space, bucket)
@@ -231,10 +231,10 @@ def _sizes(space: Space, params: Params, bucket: Bucket, weights: Tensor) -> His
 
 
 def seen_by(space: Space, bucket: Bucket) -> Core | Bucket:
-    """Return what a space takes."""
+    """Return a bucket as a space takes it."""
     return core_of(bucket) if space.takes == "core" else bucket
 
 
 def params_of(card: Card, params: Params, *, prefix: str = "") -> dict[str, Any]:
-    """Return what a user set for one part of a method."""
+    """Return the parameters of one part of a method."""
     return {param.name: params[prefix + param.name] for param in card.params}

@@ -27,7 +27,7 @@ Seed = Annotated[
 
 
 class Entries(NamedTuple):
-    """What a rule on entries sees: matrices or a block of their rows, and facts about the whole.
+    """The view of a rule on entries: matrices or a block of their rows, and facts about the whole.
 
     Example:
         >>> from gam_merge.rules import Density, Entries, rule, weighted_sum

@@ -55,7 +55,7 @@ class Method:
 
     @property
     def summary(self) -> str:
-        """What the method computes."""
+        """The computation in one line."""
         return self.rule.summary
 
     @property
@@ -87,8 +87,8 @@ class Method:
             cards.insert(1, self.space)
         breaks = {}
         for card in cards:
-            for name, why in card.breaks.items():
-                name, _, space = name.partition("@")
+            for key, why in card.breaks.items():
+                name, _, space = key.partition("@")
                 if not space or (self.space is not None and space == self.space.name):
                     breaks[name] = why
         return breaks

@@ -1,4 +1,4 @@
-"""What a method is made of: a rule, a space for a rule on entries, plug-ins around a rule.
+"""The parts of a method: a rule, a space for a rule on entries, plug-ins around a rule.
 
 Each is a pure function with a card. Its keyword-only parameters are what users may set. Kinds of
 rules:
@@ -28,7 +28,7 @@ Side = Literal["pre", "post"]
 
 @dataclass(frozen=True)
 class Card:
-    """What users must know to choose a method, and what the engine must know to call it."""
+    """The facts by which users choose a method, and the function that the engine calls."""
 
     name: str
     function: Callable[..., Any]
@@ -72,7 +72,7 @@ class Rule(Card):
 
 @dataclass(frozen=True)
 class Space(Card):
-    """What a rule on entries looks at. ``space`` explains the fields."""
+    """The matrices that a rule on entries looks at. ``space`` explains the fields."""
 
     takes: Literal["core", "bucket"] = "core"
     gives: Literal["core", "merged"] = "core"
@@ -83,7 +83,7 @@ class Space(Card):
 
 @dataclass(frozen=True)
 class Plugin(Card):
-    """What is done before or after a rule. ``plugin`` explains the fields."""
+    """A change before or after a rule. ``plugin`` explains the fields."""
 
     side: Side = "pre"
     reads_factors: bool = False
@@ -93,7 +93,7 @@ CoreRule = Callable[[Core, Tensor], InCore]  # what a plug-in wraps: core, weigh
 
 
 class Coefficients(NamedTuple):
-    """What a rule of the kind ``coefficients`` gives: the result is sum c_i delta_i.
+    """The answer of a rule of the kind ``coefficients``: the merge is sum c_i delta_i.
 
     ``warnings`` says what was doubtful, and in which modules.
 

@@ -23,8 +23,8 @@ from gam_merge._methods._schema import Range
 @rule(
     "core",
     "ct_merging",
-    summary="directions that adapters share, and the strongest remaining ones of each at their mean "
-    "strength (a reconstruction)",
+    summary="directions that adapters share, and the strongest remaining ones of each at their "
+    "mean strength (a reconstruction)",
     reference="after arXiv 2607.20561; a reconstruction, not the paper's algorithm",
     use="for many specialists, uncut",
     avoid="for equal adapters: which directions count as common is then arbitrary",
@@ -39,7 +39,7 @@ def ct_merging(
     weights: Tensor,
     *,
     common: Annotated[int, Range(1), "number of common directions"] = 4,
-    own: Annotated[int, Range(1), "upper limit of the further directions of each adapter"] = 16,
+    own: Annotated[int, Range(1), "maximum number of further directions per adapter"] = 16,
 ) -> InCore:
     size = max(core.bucket.shape)
     common = min(common, *core.m.shape[-2:])

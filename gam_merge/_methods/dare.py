@@ -13,7 +13,7 @@ from gam_merge._methods.ties import Election, elect
 
 _BREAKS = {
     "identity": "entries of a single adapter are dropped at random",
-    "equal": "entries of each adapter are dropped on their own",
+    "equal": "different entries are dropped from each adapter",
 }
 
 

@@ -36,10 +36,11 @@ def dc_merge(
     weights: Tensor,
     *,
     spectrum: Annotated[
-        Literal["average", "linear"], "make the singular values equal, or let them fall on a line"
+        Literal["average", "linear"],
+        "average: all singular values equal; linear: falling on a line",
     ] = "average",
     ratio: Annotated[
-        float, Range(1), "upper limit of the ratio of the largest to the smallest value on it"
+        float, Range(1), "linear: maximum ratio of the largest to the smallest value"
     ] = 5.0,
     keep: Annotated[
         float | None,

@@ -23,7 +23,7 @@ Spread = Annotated[
 ]
 _BREAKS = {
     "identity": "entries of a single adapter are dropped at random",
-    "equal": "entries of each adapter are dropped on their own",
+    "equal": "different entries are dropped from each adapter",
 }
 
 

@@ -39,14 +39,14 @@ _CONVERGED = 1e-12
     breaks={
         "permutation": "it starts at the anchor, and may end elsewhere from another start",
         "mixed ranks": "deltas of different ranks do not have a mean here",
-        "deficient": "neither does one of lower rank",
+        "deficient": "a delta of lower rank is refused among others, for the same reason",
     },
 )
 def frechet(
     core: Core,
     weights: Tensor,
     *,
-    iterations: Annotated[int, Range(1), "upper limit of the iteration"] = 500,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 500,
 ) -> InCore:
     ranks = core.bucket.ranks
     if len(set(ranks)) > 1:

@@ -58,7 +58,7 @@ def gam(
     orthonormalize: Annotated[
         Literal["none", "polar"], "polar: make the mean bases orthonormal"
     ] = "none",
-    iterations: Annotated[int, Range(1), "upper limit of the iteration of anchor=mean"] = 200,
+    iterations: Annotated[int, Range(1), "maximum number of iterations of anchor=mean"] = 200,
 ) -> Merged:
     aligned = _to_adapter(bucket) if anchor == "adapter" else _to_mean(bucket, weights, iterations)
     core = torch.zeros((), dtype=torch.float64, device=weights.device)

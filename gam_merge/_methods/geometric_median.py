@@ -29,8 +29,10 @@ def geometric_median(
     gram: Tensor,
     weights: Tensor,
     *,
-    iterations: Annotated[int, Range(1), "upper limit of the iteration"] = 1000,
-    tolerance: Annotated[float, Range(0), "change of the coefficients that ends it"] = 1e-10,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 1000,
+    tolerance: Annotated[
+        float, Range(0), "change of the coefficients that ends the iteration"
+    ] = 1e-10,
 ) -> Coefficients:
     squares = gram.diagonal(dim1=-2, dim2=-1)  # (L, N)
     least = _TOUCHING * squares.amax(-1, keepdim=True).sqrt()

@@ -45,8 +45,8 @@ def karcher(
     gram: Tensor,
     weights: Tensor,
     *,
-    iterations: Annotated[int, Range(1), "upper limit of the iteration"] = 100,
-    tolerance: Annotated[float, Range(0), "length of a step that ends it"] = 1e-10,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 100,
+    tolerance: Annotated[float, Range(0), "length of a step that ends the iteration"] = 1e-10,
 ) -> Coefficients:
     norms, cosines = _normalized(gram)
     p, length = _mean_direction(cosines, weights)

@@ -42,7 +42,7 @@ class Span(NamedTuple):
 
 
 def span(g: Tensor, x: Callable[[Tensor], Tensor], *, rows: int, eps: float) -> Span:
-    """Return joint orthonormal bases from Gram matrices, or from the stack where those are too rough.
+    """Return joint orthonormal bases from Gram matrices, or from the stack if those are too rough.
 
     g: (L, k, k) float64 = x^T x. x: gives the stack (L', m, k) in float64 of the modules of an
     index. rows: m.

@@ -1,1 +1,1 @@
-"""What may stand before or after a rule, one idea per file."""
+"""Plug-ins: changes before or after a rule."""

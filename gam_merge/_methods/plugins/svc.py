@@ -33,7 +33,9 @@ def svc(
     weights: Tensor,
     rule: CoreRule,
     *,
-    alpha: Annotated[float | None, Range(0), "lower limit of a response; 1/N by default"] = None,
+    alpha: Annotated[
+        float | None, Range(0), "smaller responses count as this one; 1/N by default"
+    ] = None,
 ) -> InCore:
     merged = rule(core, weights)
     u, s, vt = torch.linalg.svd(merged.x, full_matrices=False)  # (L, K, k), (L, k), (L, k, J)

@@ -1,1 +1,1 @@
-"""What rules on entries look at, one space per file."""
+"""Spaces: the matrices that rules on entries look at, one per file."""

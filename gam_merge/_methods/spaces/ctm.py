@@ -33,9 +33,9 @@ def ctm(
     beta: Annotated[
         float, Range(0, 1), "when bases are chosen, 1 weights adapters by their norms, 0 equally"
     ] = 0.0,
-    iterations: Annotated[int, Range(1), "upper limit of the iteration"] = 1000,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 1000,
     tolerance: Annotated[
-        float, Range(0), "relative change of the captured energy that ends it"
+        float, Range(0), "relative change of the captured energy that ends the iteration"
     ] = 1e-8,
 ) -> View:
     k = min(k or max(core.bucket.ranks), *core.m.shape[-2:])
