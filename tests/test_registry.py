@@ -130,7 +130,7 @@ def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     "name", ["Bucket", "Coefficients", "Core", "Entries", "InCore", "Merged", "Range", "rule"]
 )
 def test_names_of_authors_have_moved(name: str) -> None:
-    """For one release they are still found in the old place, with a warning that names the new one."""
+    """For one release they are found in the old place, with a warning that names the new one."""
     with pytest.warns(DeprecationWarning, match=rf"moved to gam_merge\.rules\.{name}"):
         moved = getattr(gm, name)
     assert moved is getattr(rules, name)

@@ -10,8 +10,8 @@ private directions shrink.
 
 Extensions of the paper's rule: ``anchor=mean`` aligns to the running mean of the aligned bases
 instead of one adapter (generalised Procrustes; Gower, Psychometrika 40, 1975),
-``orthonormalize=polar`` brings the two mean bases back to orthonormal ones (as in the paper's
-appendix C), so that only the core shrinks.
+``orthonormalize=polar`` brings the two mean bases back to orthonormal ones (a reading of the
+paper's appendix C), so that only the core shrinks.
 """
 
 from typing import Annotated, Literal, NamedTuple

@@ -44,8 +44,8 @@ def slerp(gram: Tensor, weights: Tensor, *, parallel: Parallel = 0.9995) -> Coef
     "nuslerp",
     summary="spherical interpolation of two deltas, whole or row by row or column by column",
     reference="mergekit `nuslerp`, on deltas",
-    use="like `slerp`",
-    avoid="like `slerp`",
+    use="see `slerp`",
+    avoid="see `slerp`",
     adapters=2,
     composes=False,  # rows of a core are not rows of a module
     breaks={"identity": "it takes two adapters"},
@@ -74,13 +74,15 @@ def nuslerp(
 
 
 def _row_form(x: Delta) -> tuple[Tensor, Tensor]:
-    """delta = left right^T with orthonormal right, so that rows of left are rows of the delta in
-    another basis: (L, m, k), (L, n, k)."""
+    """Write a delta as left right^T with orthonormal right: (L, m, k), (L, n, k).
+
+    Rows of left are then rows of the delta in another basis.
+    """
     return x.b64 @ x.u @ x.core, x.a64 @ x.v
 
 
 def _column_form(x: Delta) -> tuple[Tensor, Tensor]:
-    """The same of its transpose: (L, n, k), (L, m, k)."""
+    """Write its transpose like that: (L, n, k), (L, m, k)."""
     return x.a64 @ x.v @ x.core.mT, x.b64 @ x.u
 
 
@@ -107,7 +109,7 @@ def _by_rows(
 
 
 def _interpolation(cosine: Tensor, weights: Tensor, parallel: float) -> Tensor:
-    """The coefficients c_1 and c_2: cosine (...), weights (..., 2) that sum to one -> (..., 2)."""
+    """c_1 and c_2 from cosines (...) and weights (..., 2) that sum to one: (..., 2)."""
     theta = cosine.clamp(-1.0, 1.0).arccos().unsqueeze(-1)
     straight = (cosine.abs() > parallel).unsqueeze(-1)
     curved = (weights * theta).sin() / torch.where(straight, 1.0, theta.sin())

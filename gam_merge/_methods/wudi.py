@@ -63,8 +63,8 @@ def wudi(
     "actmat",
     summary="like `wudi`, but large deltas count for more",
     reference="arXiv 2604.01329",
-    use="like `wudi`",
-    avoid="like `wudi`; its ridge is 0 by default",
+    use="see `wudi`",
+    avoid="see `wudi`; its ridge is 0 by default",
     normalize=False,
 )
 def actmat(
