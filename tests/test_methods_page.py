@@ -51,7 +51,7 @@ def test_example_of_a_rule_works() -> None:
 
 
 def test_example_of_a_space_works() -> None:
-    """A mean there is the mean; magnitude keeps the largest entries in singular bases of the mean."""
+    """A mean there is the mean; magnitude keeps the largest entries in its singular bases."""
     problem = PROBLEMS["three"]
     mean = sum(w * d for w, d in zip(problem.weights, problem.deltas, strict=True))
     assert relative(merged(problem, "mean@mean_basis"), mean) < 1e-9

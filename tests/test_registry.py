@@ -1,4 +1,4 @@
-"""Methods by name: what there is, what may be set, and what is wrong with a request, in one line."""
+"""Methods by name: which exist, what may be set, and what is wrong with a request, in one line."""
 
 import json
 import pickle

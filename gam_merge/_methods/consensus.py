@@ -5,8 +5,8 @@
     s_j <- mean(s)^(1 - q) s_j^q    over the non-zero singular values of the result
 
 An eigenvalue of P is 1 in a direction that all adapters share and 1/N in one that a single adapter
-has to itself: p > 0 keeps what they agree on, p < 0 lifts what each has alone, p = 0 is the mean. q
-= 0 makes the spectrum flat. Below 1/N there is only the disagreement of nearly shared directions;
+has to itself: p > 0 keeps what they agree on, p < 0 lifts what each has alone, p = 0 is the mean.
+q = 0 makes the spectrum flat. Below 1/N there is only the disagreement of nearly shared directions;
 the floor makes the result continuous there.
 
 Without the floor p = -1/2 is TSV-M: polar([U_1 ... U_N]) = (N P_U)^(-1/2) [U_1 ... U_N]. With p = 0
@@ -50,13 +50,13 @@ def consensus(
     floor: Annotated[bool, "treat eigenvalues below 1/N as 1/N"] = True,
 ) -> InCore:
     mean = weighted_sum(weights, core.m)
-    left = _filter(core.lefts, weights, _first(p_u, p), floor)
-    right = _filter(core.rights, weights, _first(p_v, p), floor)
+    left = _filter(core.lefts, weights, _exponent(p_u, p), floor)
+    right = _filter(core.rights, weights, _exponent(p_v, p), floor)
     return InCore(_flatten(left @ mean @ right, q, max(core.bucket.shape)))
 
 
-def _first(p_of_side: float | None, p: float) -> float:
-    return p if p_of_side is None else p_of_side
+def _exponent(side: float | None, p: float) -> float:
+    return p if side is None else side
 
 
 def _filter(bases: tuple[Tensor, ...], weights: Tensor, p: float, floor: bool) -> Tensor:
