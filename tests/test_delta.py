@@ -17,7 +17,6 @@ from gam_kernels import (
     norm,
     rank_for_energy,
     response,
-    thin_svd,
 )
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -70,6 +69,12 @@ def test_coordinates_are_orthonormal_and_exact(dtype: torch.dtype, data: st.Data
                 basis[:, :k].T @ basis[:, :k], torch.eye(k).double(), rtol=0, atol=1e-8
             )
             assert not basis[:, k:].any()
+
+
+def thin_svd(x: Delta) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """U (L, m, k), S (L, k) descending, V (L, n, k) of factored deltas, through their cores."""
+    p, s, qt = torch.linalg.svd(x.core)
+    return x.b64 @ (x.u @ p), s, x.a64 @ (x.v @ qt.mT)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -183,7 +183,7 @@ def test_merged_adapter_can_be_trained_and_merged_again(llama, tmp_path):
         (["math", "code"], "x.y", {}, r"'x\.y' cannot be the name of a module"),
         (["math", "code"], "keys", {}, r"'keys' cannot be the name of a module"),
         (["math", "code"], "merged", {"weights": [1.0]}, r"1 weights for 2 adapters"),
-        (["math", "code"], "merged", {"method": "nope"}, r"no method is called 'nope'"),
+        (["math", "code"], "merged", {"method": "nope"}, r"unknown method 'nope'"),
         ([], "merged", {}, r"no adapters to merge"),
         ("ab", "merged", {}, r"adapters is one name, 'ab'"),
     ],

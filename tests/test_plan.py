@@ -44,7 +44,7 @@ def test_a_plan_knows_what_the_merge_makes(folder, settings):
 @pytest.mark.parametrize(
     ("sources", "settings", "message"),
     [
-        (["a", "b"], {"method": "gum"}, "no method is called 'gum'"),
+        (["a", "b"], {"method": "gum"}, "unknown method 'gum'"),
         (["a", "b"], {"params": {"lam": 1.0}}, "method gam has no parameter 'lam'"),
         (["a", "b"], {"weights": [1.0]}, "1 weights for 2 adapters"),
         (["a", "b"], {"weights": [1.0, float("nan")]}, "must be a finite number"),

@@ -284,7 +284,7 @@ def test_told_of_a_named_merge(folder):
             "sources: [{path: a}]\noutput:\n  size: 8",
             "line 3: output.size: is no key .* rank, energy, .*dtype",
         ),
-        ("sources: [{path: a}]\nmethod: magic", "line 2: method: no method is called 'magic'"),
+        ("sources: [{path: a}]\nmethod: magic", "line 2: method: unknown method 'magic'"),
         (
             "sources: [{path: a}]\nparams:\n  magic: 1",
             "line 3: params.magic: method gam has no parameter 'magic'",

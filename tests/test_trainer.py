@@ -162,7 +162,7 @@ def test_recipe(llama, tmp_path):
 
 def test_mistakes_show_before_the_first_step(llama, tmp_path):
     for options, message in (
-        ({"method": "nope"}, "no method is called 'nope'"),
+        ({"method": "nope"}, "unknown method 'nope'"),
         ({"adapters": [tmp_path / "nowhere"]}, "nowhere: no such file"),
         ({"weights": [1.0]}, "1 weights for 3 adapters"),
     ):
