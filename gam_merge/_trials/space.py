@@ -1,7 +1,7 @@
-"""What a search varies: settings of a recipe as points of the unit cube.
+"""The settings that a search varies, as points of the unit cube.
 
-Weights that a method normalises live on a simplex: N of them are N - 1 coordinates, and a uniform point of the cube is
-a uniform point of the simplex (stick-breaking).
+Weights that a method normalises live on a simplex: N of them are N - 1 coordinates, and a uniform
+point of the cube is a uniform point of the simplex (stick-breaking).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ class Axis(Protocol):
     def size(self) -> int: ...
 
     def overrides(self, point: Point) -> Iterator[str]:
-        """``KEY=VALUE`` for a recipe."""
+        """Yield ``KEY=VALUE`` for a recipe."""
         ...
 
     def start(self, recipe: Recipe) -> Point:
-        """Where the recipe itself is."""
+        """Return the point of the recipe itself."""
         ...
 
 
@@ -89,7 +89,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Space:
-    """All that is varied."""
+    """All axes together."""
 
     axes: tuple[Axis, ...]
 
@@ -98,22 +98,33 @@ class Space:
         return sum(axis.size for axis in self.axes)
 
     def overrides(self, point: Point) -> tuple[str, ...]:
-        found: list[str] = []
+        settings: list[str] = []
         for axis in self.axes:
-            found += axis.overrides(point[: axis.size])
+            settings += axis.overrides(point[: axis.size])
             point = point[axis.size :]
-        return tuple(found)
+        return tuple(settings)
 
     def start(self, recipe: Recipe) -> list[float]:
-        return [x for axis in self.axes for x in axis.start(recipe)]
+        point: list[float] = []
+        for axis in self.axes:
+            point += axis.start(recipe)
+        return point
 
 
 def make_space(recipe: Recipe, vary: Sequence[str]) -> Space:
-    """``weights``, ``anchor``, ``params.NAME`` within its range, or ``KEY=LOW:HIGH``. Raises GamMergeError."""
-    space = Space(tuple(axis for text in vary for axis in _axes(recipe, text)))
+    """Return the space of some settings of a recipe.
+
+    vary: ``weights``, ``anchor``, ``params.NAME`` within its range, or ``KEY=LOW:HIGH``. Raises
+    GamMergeError.
+    """
+    axes: list[Axis] = []
+    for text in vary:
+        axes += _axes(recipe, text)
+    space = Space(tuple(axes))
     if space.size == 0:
         raise GamMergeError(
-            "nothing to vary: the recipe has one source; name a parameter, for instance params.scale=0.5:2"
+            "nothing to vary: the recipe has one source; name a parameter, such as "
+            "params.scale=0.5:2"
         )
     return space
 
@@ -137,7 +148,7 @@ def _weights(recipe: Recipe) -> Iterator[Axis]:
     for i, source in enumerate(recipe.sources):
         if not isinstance(source.weight, int | float):
             raise GamMergeError(
-                f"weight {i} of the recipe is no number; vary a number within it by KEY=LOW:HIGH"
+                f"weight {i} of the recipe is not a number; vary a number within it by KEY=LOW:HIGH"
             )
     if get_method(recipe.method).normalize:
         yield Shares(len(recipe.sources))
@@ -174,12 +185,12 @@ def _between(recipe: Recipe, text: str) -> Axis:
 
 
 def _declared(recipe: Recipe, key: str) -> Param | None:
-    """What the method says of a parameter."""
+    """Return the declaration of a parameter of the method."""
     return next((p for p in get_method(recipe.method).params if f"params.{p.name}" == key), None)
 
 
 def _current(recipe: Recipe, key: str) -> Any:
-    """The value at a key, the default of the method where the recipe says nothing, or None."""
+    """Return the value at a key, the method's default if the recipe has none, or None."""
     value: Any = recipe.model_dump()
     steps = (
         key.split(".", 1) if key.startswith("params.") else key.split(".")
