@@ -30,10 +30,7 @@ def test_sets_of_known_kind_are_told_apart():
     assert {kind for kind, _ in seen} >= KINDS.keys()
     for kind, above in seen:
         if kind in KINDS:
-            assert (
-                next(regime.kind for regime in REGIMES if above <= regime.max_overlap)
-                == KINDS[kind]
-            )
+            assert next(r.kind for r in REGIMES if above <= r.max_overlap) == KINDS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
