@@ -49,12 +49,12 @@ def compare(
     Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
 
     Example:
-        >>> found = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
-        >>> found.verdict.partition(":")[0]
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> comparison.verdict.partition(":")[0]
         'Separate initialisations'
-        >>> found.recommendation.method
+        >>> comparison.recommendation.method
         'consensus'
-        >>> round(float(found.by("type")["self_attn.q_proj"].times_chance_u), 1)
+        >>> round(float(comparison.by("type")["self_attn.q_proj"].times_chance_u), 1)
         4.5
 
     Args:
@@ -90,18 +90,19 @@ def compare(
         raise GamMergeError(
             "compare needs two adapters with a weight above zero; use inspect to look at one"
         )
-    visits: list[_Visit] = []
-    modules: list[ModuleComparison] = []
-    for visit in walk(
+    visits = walk(
         lined_up,
         partial(_visit, job, seed),
         device=job.device,
         anchor=job.anchor,
         shares=job.shares,
         executor=executor,
-    ):
-        visits.append(visit)
+    )
+    modules: list[ModuleComparison] = []
+    parts: list[Measures] = []
+    for visit in visits:
         modules += visit.modules
+        parts.append(visit.measures)
         if progress:
             progress(len(modules), lined_up.matrices)
     order = sorted(range(len(modules)), key=lambda j: modules[j].name)
@@ -111,7 +112,7 @@ def compare(
         anchor=job.anchor,
         base_model=lined_up.base_model,
         modules=tuple(modules[j] for j in order),
-        measures=_joined([visit.measures for visit in visits])[order],
+        measures=_joined(parts)[order],
     )
 
 

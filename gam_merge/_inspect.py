@@ -59,12 +59,12 @@ def inspect(
     Reports modules, ranks, scales, norms and spectra; modules that are zero or broken.
 
     Example:
-        >>> found = gm.inspect("examples/adapters/addition")
-        >>> len(found.modules), found.ranks, found.zero, found.problems
+        >>> inspection = gm.inspect("examples/adapters/addition")
+        >>> len(inspection.modules), inspection.ranks, inspection.zero, inspection.problems
         (210, (8,), (), ())
-        >>> round(found.total.effective_rank, 1)
+        >>> round(inspection.total.effective_rank, 1)
         6.2
-        >>> round(found.by("layer")["model.layers.0"].energy_share(4), 3)
+        >>> round(inspection.by("layer")["model.layers.0"].energy_share(4), 3)
         0.914
 
     Args:

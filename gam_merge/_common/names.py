@@ -32,7 +32,11 @@ def type_of(name: str) -> str:
     """Return what follows the layer in a name: the same in every layer."""
     parts = re.sub(r"\[\d+\]$", "[*]", name).split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
-    return ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
+    return ".".join(map(_starred, parts[first + 1 :]))
+
+
+def _starred(part: str) -> str:
+    return "*" if part.isdecimal() else part
 
 
 def group(names: Sequence[str], by: By) -> dict[str, list[int]]:
@@ -79,8 +83,11 @@ def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key by which numbers within names compare as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+    return tuple(map(_natural_part, re.split(r"(\d+)", name)))
+
+
+def _natural_part(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part)
 
 
 def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:

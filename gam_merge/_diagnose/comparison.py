@@ -24,8 +24,8 @@ class ModuleComparison:
     """The part of a comparison that does not add up over modules, for one module.
 
     Example:
-        >>> found = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
-        >>> module = found.modules[0]
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> module = comparison.modules[0]
         >>> module.name, module.shape, module.ranks
         ('model.layers.0.mlp.down_proj', (576, 1536), (8, 8))
         >>> len(module.cosines_u[0, 1])  # principal angles between the column spaces of 0 and 1
@@ -64,13 +64,13 @@ class Comparison(Result[Measures]):
     ``by`` sum them up.
 
     Example:
-        >>> found = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
-        >>> round(float(found.total.times_chance_u), 1)  # 1 is the level of unrelated adapters
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> round(float(comparison.total.times_chance_u), 1)  # 1 is the level of unrelated adapters
         2.1
-        >>> most = max(found.by("type").items(), key=lambda item: item[1].times_chance_u)
-        >>> most[0]
+        >>> types = comparison.by("type")
+        >>> max(types, key=lambda name: types[name].times_chance_u)
         'self_attn.q_proj'
-        >>> found.recommendation.kind
+        >>> comparison.recommendation.kind
         'specialists'
     """
 

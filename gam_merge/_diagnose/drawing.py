@@ -18,7 +18,7 @@ from gam_merge._common.names import clipped
 
 Draw = Callable[[Axes], None]
 
-# Of lines: distinct on white, on black, and to most colour-blind eyes.
+# Line colours: distinct on white, on black, and to most colour-blind eyes.
 COLORS = ("#4c78c8", "#e0853d", "#3f9f6b", "#c2559d", "#8b74d1", "#b59a2d", "#3aa6b9", "#cf5f5f")
 _LINES = ("-", "--", ":", "-.")
 _INK = "#0a0b0c"  # stands for the colour of the page's text
@@ -93,7 +93,7 @@ def _styled() -> AbstractContextManager[None]:
 
 
 def line(axes: Axes, i: int, x: Any, y: Any, label: str) -> None:
-    """Draw line number ``i``, in a colour and dash of its own."""
+    """Draw line number ``i``; each has a different colour or dash."""
     color, dash = COLORS[i % len(COLORS)], _LINES[i // len(COLORS) % len(_LINES)]
     axes.plot(x, y, dash, color=color, linewidth=1.6, label=clipped(label))
 

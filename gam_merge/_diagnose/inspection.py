@@ -119,12 +119,12 @@ class Inspection(Result[Part]):
     the reasons for which a merge would refuse it.
 
     Example:
-        >>> found = gm.inspect("examples/adapters/addition")
-        >>> found.ranks, found.scales, found.dtype
+        >>> inspection = gm.inspect("examples/adapters/addition")
+        >>> inspection.ranks, inspection.scales, inspection.dtype
         ((8,), (2.0,), 'bfloat16')
-        >>> found.problems, found.zero, found.broken
+        >>> inspection.problems, inspection.zero, inspection.broken
         ((), (), ())
-        >>> round(found.total.norm, 2)
+        >>> round(inspection.total.norm, 2)
         8.55
     """
 

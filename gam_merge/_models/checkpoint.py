@@ -141,7 +141,7 @@ def _is_shard(name: Any) -> bool:
 def read_shard(file: Path, places: Mapping[str, str] = {}) -> Mapping[str, FileTensor]:
     """Read the header of a file.
 
-    Raises GamMergeError if a tensor is missing that ``places``, file names by key, has there.
+    places: file names by key. Raises GamMergeError if a tensor is missing that belongs here.
     """
     tensors, _ = read_header(file, any_dtype=True)
     for key, place in places.items():

@@ -80,8 +80,9 @@ class AddDelta:
         """View the tensor as (S, m, n)."""
         if isinstance(self.module.layout, ConvLayout):
             return weight.flatten(1).unsqueeze(0)
-        stack = weight if weight.dim() == 3 else weight.unsqueeze(0)
-        return stack.mT if self.transposed else stack
+        if weight.dim() == 2:
+            weight = weight.unsqueeze(0)
+        return weight.mT if self.transposed else weight
 
 
 def _add(weight: Tensor, b: Tensor, a: Tensor) -> float:
