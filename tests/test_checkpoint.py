@@ -136,7 +136,7 @@ def test_shards_need_their_index(tmp_path):
     index.unlink()
     with pytest.raises(
         gm.GamMergeError,
-        match=r"needs one safetensors file, or several and one index, and has: model",
+        match=r"must hold one safetensors file, or several and one index, got: model",
     ):
         open_checkpoint(path)
 
@@ -144,8 +144,8 @@ def test_shards_need_their_index(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"architectures": 5}, "architectures is no list"),
-        ({"model_type": ["llama"]}, "model_type is no text"),
+        ({"architectures": 5}, "architectures must be a list"),
+        ({"model_type": ["llama"]}, "model_type must be a string"),
     ],
 )
 def test_a_config_that_says_anything(config, words, tmp_path):

@@ -138,6 +138,13 @@ def test_rank_for_energy_is_the_least_that_serves(values: list[float], energy: f
     assert kept[k - 1] < energy
 
 
+def test_rank_for_energy_of_leading_values() -> None:
+    """Against the norm of the whole: one more than there are where they do not suffice."""
+    s = torch.tensor([[2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
+    total = torch.tensor([5.0, 10.0], dtype=torch.float64)
+    assert rank_for_energy(s, 0.8, total=total).tolist() == [1, 3]
+
+
 def test_rank_for_energy_of_a_stack() -> None:
     s = torch.tensor([[2.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     assert rank_for_energy(s, 0.6).tolist() == [1, 1, 0]

@@ -179,13 +179,13 @@ def test_mistakes_write_nothing(llama, tmp_path):
         ((base, wide), r"q_proj is \(32, 32\) in .*wide and is \(24, 24\) in .*base"),
         (
             (base, alien),
-            r"has no tensor encoder\.block\.0\.k\.weight; the adapter is of another base model",
+            r"has no tensor encoder\.block\.0\.k\.weight; the adapter belongs to another base model",
         ),
         (
             (quantised, adapter),
             r"q_proj\.weight is \(24, 12\) uint8; name a base model that is not quantised",
         ),
-        ((tmp_path / "pickle", adapter), r"needs one safetensors file.* has: none"),
+        ((tmp_path / "pickle", adapter), r"must hold one safetensors file.* got: none"),
         ((tmp_path / "nowhere", adapter), r"nowhere: no such directory"),
     ):
         with pytest.raises(gm.GamMergeError, match=message):

@@ -350,7 +350,10 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
         ("sources.7.path=a", "there is no 7 to set there"),
         ("method.x=1", "--set method.x=1: method: must be a valid string"),
         ("output.rank=[", "--set .*: line 1: "),
-        ("output.rank=many", "--set output.rank=many: output.rank: must be a valid integer, got 'many'"),
+        (
+            "output.rank=many",
+            "--set output.rank=many: output.rank: must be a valid integer, got 'many'",
+        ),
         ("output.size=1", "--set output.size=1: output.size: unknown key"),
         (
             "weights.a=x",
@@ -364,7 +367,9 @@ def test_what_is_told_wrong(folder, override, expected):
 
 
 def test_a_name_that_is_no_text(folder):
-    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 1: name: must be a valid string"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"recipe.yaml: line 1: name: must be a valid string"
+    ):
         gm.merge_recipe(write("{name: [a], sources: [{path: a}]}"), overrides=["output.rank=1"])
 
 

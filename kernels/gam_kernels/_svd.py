@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 
-def rank_for_energy(s: Tensor, energy: float) -> Tensor:
+def rank_for_energy(s: Tensor, energy: float, *, total: Tensor | None = None) -> Tensor:
     """Return the fewest singular values that hold a share ``energy`` of the squared Frobenius norm.
 
     s: (..., k) descending, 0 < energy <= 1 -> (...) int64, 0 for an all-zero spectrum. The share is
     compared with a slack of a few eps, so that energy = 1 keeps no rounding noise.
+    total: (...) the squared norm, if ``s`` holds only the leading values; k + 1 is returned where
+    these do not suffice.
     """
-    total = s.square().sum(-1, keepdim=True)
+    total = s.square().sum(-1, keepdim=True) if total is None else total.unsqueeze(-1)
     missing = total - s.square().cumsum(-1)  # energy lost if the spectrum is cut after each value
     slack = 4 * torch.finfo(s.dtype).eps * s.shape[-1]
     enough = missing <= (1.0 - energy + slack) * total
