@@ -203,13 +203,17 @@ def test_force_replaces_what_we_wrote(llama, tmp_path):
     adapter = save_adapter(llama, tmp_path / "adapter")
     other = save_base(llama, tmp_path / "other")
     gm.fuse(base, adapter, tmp_path / "out")
-    with pytest.raises(gm.GamMergeError, match="exists already"):
+    with pytest.raises(gm.GamMergeError, match="already exists"):
         gm.fuse(base, adapter, tmp_path / "out")
     gm.fuse(base, adapter, tmp_path / "out", force=True)
-    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+    with pytest.raises(
+        gm.GamMergeError, match="neither empty nor a directory that gam-merge wrote"
+    ):
         gm.fuse(base, adapter, other, force=True)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+    with pytest.raises(
+        gm.GamMergeError, match="neither empty nor a directory that gam-merge wrote"
+    ):
         gm.fuse(base, adapter, tmp_path / "out", force=True)
 
 

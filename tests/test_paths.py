@@ -30,8 +30,8 @@ IMPOSSIBLE = {
     "below_a_file": ("sources/a/adapter_config.json/out", "Not a directory"),
     "loop_of_links": ("loop/out", "Too many levels of symbolic links"),
     "back_from_nowhere": ("nowhere/../out", "No such file or directory"),
-    "nul": ("a\0b", "holds what no path may"),
-    "no_unicode": ("a\ud800", "holds what no path may"),
+    "nul": ("a\0b", "the path contains a NUL byte"),
+    "no_unicode": ("a\ud800", "the path is not valid Unicode"),
 }
 
 
