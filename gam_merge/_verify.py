@@ -24,7 +24,7 @@ from gam_merge._read.formats import format_in
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
-from gam_merge._recipes.file import beside, parse_recipes
+from gam_merge._recipes.file import next_to, parse_recipes
 from gam_merge._recipes.recipe import Recipe, RecipeSource
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
@@ -163,7 +163,7 @@ def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
 
 def _weights(file: Path, source: RecipeSource) -> Path:
     """Return the file of weights that a source of a recipe means."""
-    local = beside(file, source.path)
+    local = next_to(file, source.path)
     is_local = is_there(local) or parse_hub_id(source.path) is None
     path, _ = locate(str(local) if is_local else source.path)
     return weights_file(path)

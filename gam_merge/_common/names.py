@@ -70,7 +70,7 @@ class Grid:
 
     @property
     def short_types(self) -> tuple[str, ...]:
-        """The shortest tail of each type that no other shares: ``q_proj`` for ``self_attn.q_proj``."""
+        """The shortest tail of each type that no other shares, such as ``q_proj``."""
         return tuple(shortened(self.types).values())
 
 

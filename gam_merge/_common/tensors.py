@@ -18,7 +18,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class LazyTensor(Protocol):
-    """What a plan knows about a tensor, and how to read it."""
+    """A tensor that is known before it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -88,7 +88,7 @@ class Comparison(Result[Measures]):
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """What makes the alignment of ``gam`` doubtful, with the modules concerned."""
+        """Doubts about the alignment of ``gam``, with the modules concerned."""
         modules: dict[str, list[str]] = {}
         for module in self.modules:
             for text in module.notes:

@@ -1,4 +1,4 @@
-"""What can be said about several adapters without data, as sums over modules.
+"""Measures of several adapters without data, as sums over modules.
 
 Tensor legend: ``N`` adapters, ``m`` out, ``n`` in, ``k`` numerical ranks. ``U``, ``V`` are
 orthonormal bases of the column and row spaces of the deltas. ``...`` runs over modules or groups

@@ -1,4 +1,4 @@
-"""What each pair of adapters in a bucket has in common, from small matrices alone.
+"""The common ground of each pair of adapters in a bucket, from small matrices alone.
 
 Tensor legend: ``p`` adapters in the bucket, ``L`` modules, ``m`` out, ``n`` in, ``r`` rank, ``k``
 numerical rank, ``s`` sampled rows.

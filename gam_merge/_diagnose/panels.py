@@ -1,4 +1,4 @@
-"""What the panels of a sheet show, as plain data: results describe them, ``figures`` draws them."""
+"""The panels of a sheet as plain data: results describe them, ``figures`` draws them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What comparisons and inspections share: figures by part, a sheet of panels, an HTML report."""
+"""The base of comparisons and inspections: figures by part, a sheet of panels, an HTML report."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the figures of a comparison say, in words, and which method suits these adapters.
+"""The verdict of a comparison in words, and the method that suits these adapters.
 
 The regimes are data, so that measurements can replace them. Today's rest on benchmarks/lab: five
 seeds of four LoRA adapters of rank 8 on SmolLM2-135M-Instruct, mean NLL over four tasks. A test

@@ -39,7 +39,7 @@ class OutputOptions(TypedDict, total=False):
 
 
 class MergeOptions(OutputOptions, total=False):
-    """What decides the merged bytes: keyword arguments of merge and plan, keys of a recipe."""
+    """The options that decide the merged bytes: arguments of merge and plan, keys of a recipe."""
 
     method: str
     weights: Sequence[Setting] | None

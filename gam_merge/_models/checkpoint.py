@@ -38,7 +38,7 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about how it was read."""
+        """Notes for the user on how it was read."""
         return ()
 
 

@@ -136,7 +136,7 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
     sources: list[RecipeSource] = []
     for i, source in enumerate(recipe.sources):
         path = source.path
-        local = beside(place.file, path)
+        local = next_to(place.file, path)
         if path not in names and is_there(local):
             path = str(local)
         elif path not in names and parse_hub_id(path) is None:
@@ -150,11 +150,11 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
 def _located_base(base: str | None, file: Path) -> str | None:
     if base is None:
         return None
-    local = beside(file, base)
+    local = next_to(file, base)
     return str(local) if is_there(local) or parse_hub_id(base) is None else base
 
 
-def beside(file: Path, path: str) -> Path:
+def next_to(file: Path, path: str) -> Path:
     """Return a path as it is meant in a file: relative to its folder."""
     return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
 

@@ -75,7 +75,7 @@ def _steps(data: Mapping[str, Any], keys: str, setting: str) -> list[str | int]:
     "weight"].
     """
     if not keys.startswith("weights."):
-        return [int(step) if step.isdecimal() else step for step in keys.split(".")]
+        return list(map(_step, keys.split(".")))
     name = keys.removeprefix("weights.")
     paths = _source_paths(data)
     if name.isdecimal() and int(name) < len(paths):
@@ -87,6 +87,10 @@ def _steps(data: Mapping[str, Any], keys: str, setting: str) -> list[str | int]:
             f"{', '.join(paths)}"
         )
     return ["sources", matches[0], "weight"]
+
+
+def _step(key: str) -> str | int:
+    return int(key) if key.isdecimal() else key
 
 
 def _source_paths(data: Mapping[str, Any]) -> list[str]:
