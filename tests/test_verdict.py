@@ -12,7 +12,7 @@ from gam_merge._diagnose.verdict import REGIMES
 from gam_merge._methods import get_method
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "lab" / "results.jsonl"
-KINDS = {"specialists": "specialists", "same goal": "one goal"}  # of the laboratory, of the regimes
+KINDS = {"specialists": "specialists", "same goal": "one goal"}  # laboratory: regime
 NAMES = {("consensus(-0.25)", "own"): ("consensus", {"p": -0.25})}
 CLOSE = 0.05  # nats: what few seeds cannot tell apart
 

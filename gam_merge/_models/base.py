@@ -15,10 +15,10 @@ def resolve_base(source: str | PathLike[str]) -> Model:
     exists. Raises GamMergeError.
     """
     path = Path(source)
-    if path.is_file():
-        return open_checkpoint(path.parent, only=path.name)
     if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
         from gam_merge._models.hub import open_hub_model
 
         return open_hub_model(hub)
+    if path.is_file():
+        return open_checkpoint(path.parent, only=path.name)
     return open_checkpoint(path)

@@ -12,13 +12,11 @@ from gam_merge._common.tensors import FileTensor
 from gam_merge._read.hub_id import HubId
 from gam_merge._read.safetensors import read_header
 
-# Conv1D of transformers keeps its weight as (in, out). These models use it, in layers of these
-# names.
+# Conv1D of transformers keeps its weight as (in, out). These models use it, under these names.
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 _CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 INDEX = ".safetensors.index.json"  # end of the name of the file that maps tensors to files
-# Files that a copy of the model leaves out: weights in any format, and descriptions of the model
-# as it was.
+# Files left out of a copy: weights in any format, and descriptions of the model as it was.
 _LEFT_OUT = {
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"),
     ".md",
