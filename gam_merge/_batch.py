@@ -1,4 +1,4 @@
-"""Many recipes, one after another or on any executor: one that fails does not stop the rest."""
+"""Merges many recipes; one that fails does not stop the others."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,14 @@ from gam_merge._write.adapter import RECIPE_NAME
 
 @dataclass(frozen=True)
 class BatchItem:
-    """What became of one recipe: a report, or an error."""
+    """The outcome of one recipe: a report, or an error.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> (item,) = gm.batch(["merged/gam_merge_recipe.yaml"], "runs")
+        >>> item.error is None, item.report.rank
+        (True, 8)
+    """
 
     recipe: Path
     out: Path
@@ -37,53 +44,72 @@ def batch(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> tuple[BatchItem, ...]:
-    """Do the merges of many recipe files, each into a directory in ``out`` that is called as its file, or as the folder
-    of a ``gam_merge_recipe.yaml``.
+    """Run the merges of many recipe files.
 
-    overrides: over every recipe. executor: where the merges run, one after another in this process by default, since
-    each of them uses all cores. progress: called with (recipes done, in all). The others are those of ``merge``.
+    Each is written to a directory in ``out`` that has the name of its file, or of its folder if it
+    is a ``gam_merge_recipe.yaml``.
 
-    Raises GamMergeError if two recipes would go to one directory; what fails later is told in the items.
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> items = gm.batch(["merged/gam_merge_recipe.yaml"], "runs", overrides=["output.rank=4"])
+        >>> [(str(item.out), item.report.rank) for item in items]
+        [('runs/merged', 4)]
+
+    Args:
+        recipes: recipe files; see ``merge_recipe``.
+        out: the directory for the outputs.
+        overrides: settings that replace those of every recipe; see ``merge_recipe``.
+        device: where the merges compute: "auto", "cpu", "cuda", ...
+        force: replace outputs that exist, if they are empty or outputs of gam-merge.
+        executor: runs the merges. By default they run one by one in this process, because each of
+            them uses all cores.
+        progress: called with the number of recipes done and their total number.
+
+    Returns:
+        One item per recipe, in their order, with a report or an error.
+
+    Raises:
+        GamMergeError: if there are no recipes, or two would be written to the same directory.
     """
     files = [Path(recipe) for recipe in recipes]
     if not files:
-        raise GamMergeError("no recipes")
+        raise GamMergeError("give at least one recipe")
     outs = [Path(out) / _name(file) for file in files]
     for i, path in enumerate(outs):
         if path in outs[:i]:
             raise GamMergeError(
-                f"{files[outs.index(path)]} and {files[i]} would both be written to {path}; rename one"
+                f"{files[outs.index(path)]} and {files[i]} would both be written to {path}; "
+                "rename one"
             )
     pool = executor or ThreadPoolExecutor(1, "gam-merge-batch")
     try:
-        tasks = {}
-        for i, (file, path) in enumerate(zip(files, outs, strict=True)):
-            tasks[pool.submit(_item, file, path, tuple(overrides), device, force)] = i
-        items: dict[int, BatchItem] = {}
-        for task in as_completed(tasks):
-            items[tasks[task]] = task.result()
+        tasks = []
+        for file, path in zip(files, outs, strict=True):
+            tasks.append(pool.submit(_item, file, path, tuple(overrides), device, force))
+        for done, _ in enumerate(as_completed(tasks), 1):
             if progress:
-                progress(len(items), len(files))
+                progress(done, len(files))
+        return tuple(task.result() for task in tasks)
     finally:
         if executor is None:
             pool.shutdown(cancel_futures=True)
-    return tuple(items[i] for i in range(len(files)))
 
 
 def _item(
     file: Path, out: Path, overrides: tuple[str, ...], device: str | torch.device, force: bool
 ) -> BatchItem:
-    """Runs on a worker."""
+    """Run one recipe, on a worker."""
     start = time.monotonic()
     try:
         report = merge_recipe(file, overrides=overrides, out=out, device=device, force=force).report
     except GamMergeError as error:
         return BatchItem(file, out, time.monotonic() - start, error=str(error))
-    except Exception as error:  # out of memory, say: the next recipe may well fit
+    except Exception as error:  # such as out of memory: the next recipe may fit
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         return BatchItem(file, out, time.monotonic() - start, error=text)
     return BatchItem(file, out, time.monotonic() - start, report=report)
 
 
 def _name(file: Path) -> str:
+    """Return the name of the output of a recipe file."""
     return file.absolute().parent.name if file.name == RECIPE_NAME else file.stem

@@ -1,13 +1,14 @@
-"""Settings of a recipe, searched against a score that the user computes.
+"""Searches settings of a recipe for the best score, which the user computes.
 
-Deterministic: a search that goes on after an interruption asks the same questions and finds answers in its journal.
+Deterministic: a search that continues after an interruption tries the same settings again and finds
+their scores in its journal.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,18 @@ Evaluate = Callable[[Path], float]  # the directory of an adapter -> its score
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every trial, the recipe of the best one as a file, and a figure if the extra ``plot`` is there."""
+    """The result of ``search``: all trials, and the recipe of the best one as a file.
+
+    There is also a figure if the extra ``plot`` is installed.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> recipe = "merged/gam_merge_recipe.yaml"
+        >>> vary = ["params.scale=1:2"]
+        >>> found = gm.search(recipe, lambda adapter: 1.0, "runs", vary=vary, trials=2)
+        >>> len(found.trials), found.recipe
+        (2, PosixPath('runs/best.yaml'))
+    """
 
     trials: tuple[Trial, ...]
     best: Trial
@@ -53,59 +65,83 @@ def search(
 ) -> SearchResult:
     """Search settings of a recipe for the best score.
 
-    evaluate: a function of the directory of an adapter, or a command with ``{adapter}`` in it, run without a shell, the
-    last word of whose output is the score. out: a directory for the journal ``trials.jsonl``, which a second call goes
-    on with, ``best.yaml`` and ``trials.png``. vary: ``weights``, ``anchor``, ``params.NAME``, ``KEY=LOW:HIGH``.
-    overrides: over the recipe, as in ``merge_recipe``. progress: called with (trials done, in all).
+    A trial that fails counts as worse than all others. A second call with the same arguments
+    continues where the first one ended.
 
-    A trial that fails counts as worse than all; if the first one fails, so does the search. Raises GamMergeError.
+    Example:
+        >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> result = gm.merge(adapters, method="mean", out="merged")
+        >>> recipe = "merged/gam_merge_recipe.yaml"
+        >>> def norm(adapter):
+        ...     return gm.inspect(adapter).total.norm
+        >>> found = gm.search(recipe, norm, "runs", vary=["weights"], trials=3, goal="max")
+        >>> found.best.score == max(trial.score for trial in found.trials)
+        True
+
+    Args:
+        recipe: a recipe file; see ``merge_recipe``.
+        evaluate: a function from the directory of an adapter to its score, or a command with
+            ``{adapter}`` in place of the directory. A command runs without a shell, and the last
+            word that it prints is the score.
+        out: the directory for the journal ``trials.jsonl``, for ``best.yaml`` and ``trials.png``.
+        trials: upper limit for the number of trials.
+        vary: the settings to search: ``weights``, ``anchor``, ``params.NAME`` within its range, or
+            ``KEY=LOW:HIGH``.
+        goal: whether the best score is the largest or the smallest.
+        seed: seed of the sampled settings.
+        overrides: settings that replace those of the recipe; see ``merge_recipe``.
+        device: where the merges compute: "auto", "cpu", "cuda", ...
+        progress: called with the number of trials done and ``trials``.
+
+    Returns:
+        All trials, the best one, and the file with its recipe.
+
+    Raises:
+        GamMergeError: if the first trial fails, or an argument does not fit the recipe.
     """
-    file, home = Path(recipe), Path(out)
-    last = read_recipes(file, overrides)[-1][0]
+    file, folder = Path(recipe), Path(out)
+    last, _ = read_recipes(file, overrides)[-1]
     space = make_space(last, vary)
+    score = command_score(evaluate) if isinstance(evaluate, str) else evaluate
     about = {
         "recipe": sha256(file),
         "overrides": list(overrides),
         "vary": list(vary),
         "goal": goal,
         "seed": seed,
+        "evaluate": evaluate if isinstance(evaluate, str) else None,
     }
-    score = command_score(evaluate) if isinstance(evaluate, str) else evaluate
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GamMergeError(f"{home}: cannot be made: {error.strerror}") from error
-    journal = Journal(
-        home / "trials.jsonl",
-        {**about, "evaluate": evaluate if isinstance(evaluate, str) else None},
-    )
-    bench = _Bench(file, home, journal, score, tuple(overrides), goal, trials, device, progress)
+        raise GamMergeError(f"{folder}: cannot be created: {error.strerror}") from error
+    journal = Journal(folder / "trials.jsonl", about)
+    bench = _Bench(file, folder, journal, score, tuple(overrides), goal, trials, device, progress)
     with suppress(_Spent):
         optimise(lambda point: bench.loss(space.overrides(point.tolist())), space.start(last), seed)
-    return SearchResult(
-        tuple(journal.trials), bench.best, home / "best.yaml", _plot(home, journal.trials, goal)
-    )
+    plot = _plot(folder, journal.trials, goal)
+    return SearchResult(tuple(journal.trials), bench.best, folder / "best.yaml", plot)
 
 
-def _plot(home: Path, trials: Sequence[Trial], goal: str) -> Path | None:
-    """``trials.png``, where matplotlib is installed."""
+def _plot(folder: Path, trials: Sequence[Trial], goal: str) -> Path | None:
+    """Write ``trials.png`` if matplotlib is installed."""
     try:
         from gam_merge._trials.figures import trials_png
     except ImportError:
         return None
-    return write_file(home / "trials.png", trials_png(trials, goal))
+    return write_file(folder / "trials.png", trials_png(trials, goal))
 
 
 class _Spent(Exception):
-    """There are as many trials as there may be, or nothing new to try."""
+    """The limit of trials is reached."""
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """Merges, scores, and remembers."""
+    """Merges and scores settings, and remembers the trials."""
 
     recipe: Path
-    home: Path
+    folder: Path
     journal: Journal
     evaluate: Evaluate
     overrides: tuple[str, ...]
@@ -115,53 +151,56 @@ class _Bench:
     progress: Progress | None
 
     def loss(self, changes: tuple[str, ...]) -> float:
-        """What is minimised. Raises _Spent, and GamMergeError if the first trial fails."""
-        known = next((trial for trial in self.journal.trials if trial.overrides == changes), None)
-        if known is None:
-            if len(self.journal.trials) >= self.trials:
-                raise _Spent
-            known = self._try(changes)
-            if self.progress:
-                self.progress(len(self.journal.trials), self.trials)
-        if known.score is not None:
-            return self._sign * known.score
-        losses = [
-            self._sign * t.score for t in self.journal.trials[: known.number] if t.score is not None
-        ]
+        """Return the loss to minimise.
+
+        Raises _Spent, and GamMergeError if the first trial fails.
+        """
+        trial = self._trial(changes)
+        if trial.score is not None:
+            return self._loss(trial.score)
+        # A failure is as far above the worst trial before it as that is above the best.
+        earlier = self.journal.trials[: trial.number]
+        losses = [self._loss(trial.score) for trial in earlier if trial.score is not None]
         return max(losses) + (max(losses) - min(losses) or 1.0)
 
     @property
     def best(self) -> Trial:
-        """The first of those with the best score."""
-        return min(self._scored, key=lambda trial: self._sign * (trial.score or 0.0))
+        """The first trial with the best score."""
+        return min(self.journal.trials, key=lambda trial: self._loss(trial.score))
 
-    @property
-    def _scored(self) -> list[Trial]:
-        return [trial for trial in self.journal.trials if trial.score is not None]
+    def _loss(self, score: float | None) -> float:
+        if score is None:
+            return inf
+        return -score if self.goal == "max" else score
 
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.goal == "max" else 1.0
+    def _trial(self, changes: tuple[str, ...]) -> Trial:
+        """Return the trial of these settings, a new one unless the journal has it."""
+        for trial in self.journal.trials:
+            if trial.overrides == changes:
+                return trial
+        if len(self.journal.trials) >= self.trials:
+            raise _Spent
+        trial = self._try(changes)
+        if self.progress:
+            self.progress(len(self.journal.trials), self.trials)
+        return trial
 
     def _try(self, changes: tuple[str, ...]) -> Trial:
-        with tempfile.TemporaryDirectory(prefix=".trial-", dir=self.home) as folder:
+        with tempfile.TemporaryDirectory(prefix=".trial-", dir=self.folder) as temporary:
+            out, overrides = Path(temporary, "adapter"), (*self.overrides, *changes)
             try:
-                all_changes = (*self.overrides, *changes)
-                result = merge_recipe(
-                    self.recipe,
-                    overrides=all_changes,
-                    out=Path(folder, "adapter"),
-                    device=self.device,
-                )
-                score = float(self.evaluate(Path(folder, "adapter")))
+                result = merge_recipe(self.recipe, overrides=overrides, out=out, device=self.device)
+                score = float(self.evaluate(out))
                 if not isfinite(score):
                     raise GamMergeError(f"the score is {score}")
             except GamMergeError as error:
                 if not self.journal.trials:
                     raise GamMergeError(
-                        f"the first trial fails, and with it the search: {error}"
+                        f"the first trial failed, so the search ends: {error}"
                     ) from None
                 return self.journal.add(changes, None, str(error))
-        if not self._scored or self._sign * score < self._sign * (self.best.score or 0.0):
-            write_file(self.home / "best.yaml", recipe_text(result.record, self.home).encode())
+        losses = [self._loss(trial.score) for trial in self.journal.trials]
+        if self._loss(score) < min(losses, default=inf):
+            recipe = recipe_text(result.record, self.folder)
+            write_file(self.folder / "best.yaml", recipe.encode())
         return self.journal.add(changes, score, None)

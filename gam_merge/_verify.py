@@ -1,8 +1,8 @@
-"""``verify``: whether a merge on disk is still what was written, and its sources what it was made of.
+"""``verify``: whether a merge on disk, and its sources, are still what was recorded.
 
-The recipe is what all else is held against: it has the sha256 of the weights, of the config and of each source. The
-card repeats it, and the metadata of the weights repeat method and sources. Nothing is signed: who may write all of
-these files can make them agree.
+Everything is compared with the recipe, which has the SHA-256 of the weights, of the config and of
+each source. The card repeats the recipe; the metadata of the weights repeat method and sources.
+Nothing is signed: whoever may write all of these files can make them agree.
 """
 
 import json
@@ -23,7 +23,7 @@ from gam_merge._load import locate, weights_file
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
-from gam_merge._recipes.file import beside, parse_recipes
+from gam_merge._recipes.file import parse_recipes, resolve
 from gam_merge._recipes.recipe import OutputFile, Recipe, RecipeSource
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
@@ -39,11 +39,16 @@ State = Literal["holds", "differs", "missing", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One comparison with the recipe.
 
-    ``kind``: a file of the output, a record that the recipe is compared with, a source, or the output of the same
-    merge done again. It is "missing" if it cannot be read, "unknown" if nothing was recorded that it could differ from;
-    ``note`` says more.
+    Its ``kind`` says with what: a file of the output, another record, a source, or the output of
+    a rerun. It is "missing" if that cannot be read, and "unknown" if nothing was recorded to
+    compare it with. The ``note`` has details.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> gm.verify("merged").checks[0]
+        Check(kind='output', name='adapter_model.safetensors', state='holds', note='')
     """
 
     kind: Kind
@@ -54,23 +59,33 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What holds of a merge on disk."""
+    """The result of ``verify``.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> (result.path / "adapter_config.json").unlink()
+        >>> found = gm.verify("merged")
+        >>> found.holds
+        False
+        >>> [(check.name, check.state) for check in found.failed]
+        [('adapter_config.json', 'missing')]
+    """
 
     path: Path
     checks: tuple[Check, ...]
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """What differs or is missing."""
+        """The checks whose state is "differs" or "missing"."""
         return tuple(check for check in self.checks if check.state in ("differs", "missing"))
 
     @property
     def holds(self) -> bool:
-        """Whether nothing differs and nothing is missing."""
+        """Whether no check failed."""
         return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "path": str(self.path),
             "holds": self.holds,
@@ -85,141 +100,154 @@ def verify(
     rerun: bool = False,
     device: str | torch.device = "auto",
 ) -> Verification:
-    """Hold a merge against what its recipe records, and the records against each other.
+    """Check a merge and its sources against the recorded hashes, and the records among themselves.
 
-    path: a directory that a merge wrote. sources: their weights are read too; those on the Hub are fetched at their
-    commit unless they are in the cache. rerun: the merge is done again, in a temporary directory, and must give the
-    same bytes: they depend on nothing but the sources, the versions of gam-merge and torch, and the kind of machine.
+    Example:
+        >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> result = gm.merge(adapters, out="merged")
+        >>> gm.verify("merged", rerun=True).holds
+        True
 
-    Raises GamMergeError if there is no recipe that can be read.
+    Args:
+        path: the directory of a merge.
+        sources: read the weights of the sources, too. Sources on the Hub are downloaded at their
+            commit unless they are in the cache.
+        rerun: do the merge again, in a temporary directory, and require the same bytes. They depend
+            on the sources, the versions of gam-merge and torch, and the kind of machine, and on
+            nothing else.
+        device: where the rerun computes: "auto", "cpu", "cuda", ...
+
+    Returns:
+        The checks, and whether all of them hold.
+
+    Raises:
+        GamMergeError: if there is no readable recipe.
     """
-    home = Path(path)
-    file = home / RECIPE_NAME
+    folder = Path(path)
+    file = folder / RECIPE_NAME
     recipes = parse_recipes(read_text(file), file)
-    checks = [*_outputs(home, recipes[-1]), _metadata(home, recipes), _card(home, recipes)]
+    checks = [*_outputs(folder, recipes[-1]), _metadata(folder, recipes), _card(folder, recipes)]
     if sources:
         checks += _sources(file, recipes)
     if rerun:
         checks.append(_rerun(file, recipes[-1], device))
-    return Verification(home, tuple(checks))
+    return Verification(folder, tuple(checks))
 
 
-def _outputs(home: Path, recipe: Recipe) -> Iterator[Check]:
-    """The files of the output that the recipe has a sha256 of."""
+def _outputs(folder: Path, recipe: Recipe) -> Iterator[Check]:
+    """Check the files of the output."""
     recorded = recipe.output.sha256 or {}
     files: tuple[OutputFile, ...] = get_args(OutputFile)
     for name in files:
-        yield _digest("output", name, partial(Path, home, name), recorded.get(name))
+        yield _digest("output", name, partial(Path, folder, name), recorded.get(name))
 
 
 def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
-    """Every file that the merges of a recipe began with, once."""
-    names = {recipe.name for recipe in recipes}
-    found = {
-        (source.path, source.sha256): source for recipe in recipes for source in recipe.sources
-    }
-    for source in found.values():
-        if source.path not in names:
+    """Check every file that the merges of a recipe read, once."""
+    merges = {recipe.name for recipe in recipes}
+    sources: dict[tuple[str, str | None], RecipeSource] = {}
+    for recipe in recipes:
+        for source in recipe.sources:
+            sources[source.path, source.sha256] = source
+    for source in sources.values():
+        if source.path not in merges:
             yield _digest("source", source.path, partial(_weights, file, source), source.sha256)
 
 
 def _weights(file: Path, source: RecipeSource) -> Path:
-    """The file of weights that a source of a recipe means."""
-    local = beside(file, source.path)
-    return weights_file(
-        locate(str(local) if is_there(local) or parse_hub_id(source.path) is None else source.path)[
-            0
-        ]
-    )
+    """Return the file of weights that a source of a recipe means."""
+    path = source.path
+    local = resolve(file, path)
+    if is_there(local) or parse_hub_id(path) is None:
+        path = str(local)
+    located, _ = locate(path)
+    return weights_file(located)
 
 
 def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | None) -> Check:
-    """A file against the sha256 that was recorded of it."""
+    """Compare the SHA-256 of a file with the recorded one."""
     if recorded is None:
-        return Check(kind, name, "unknown", "no sha256 of it was recorded")
+        return Check(kind, name, "unknown", "no sha256 was recorded for it")
     try:
-        found = sha256(find())
+        digest = sha256(find())
     except GamMergeError as error:
         return Check(kind, name, "missing", str(error))
-    if found != recorded:
-        return Check(
-            kind,
-            name,
-            "differs",
-            f"its sha256 begins with {found[:12]}, and did with {recorded[:12]}",
-        )
+    if digest != recorded:
+        note = f"its sha256 begins with {digest[:12]}, the recorded one with {recorded[:12]}"
+        return Check(kind, name, "differs", note)
     return Check(kind, name, "holds")
 
 
-def _metadata(home: Path, recipes: Sequence[Recipe]) -> Check:
-    """Method and sources as the weights have them against the recipe."""
+def _metadata(folder: Path, recipes: Sequence[Recipe]) -> Check:
+    """Compare method and sources in the metadata of the weights with the recipe."""
     try:
-        _, found = read_header(home / _WEIGHTS, any_dtype=True)
+        _, metadata = read_header(folder / _WEIGHTS, any_dtype=True)
     except GamMergeError as error:
         return Check("record", _METADATA, "missing", str(error))
-    if ORIGINS_KEY not in found:
-        return Check("record", _METADATA, "unknown", "no sources were recorded there")
+    if ORIGINS_KEY not in metadata:
+        return Check("record", _METADATA, "unknown", "no sources are recorded in it")
     try:
-        said = json.loads(found[ORIGINS_KEY])
+        sources = json.loads(metadata[ORIGINS_KEY])
     except (ValueError, RecursionError):
-        said = found[ORIGINS_KEY]
-    recipe = {
+        sources = metadata[ORIGINS_KEY]
+    expected = {
         "method": recipes[-1].method,
         "sources": origins([_plain(recipe) for recipe in recipes]),
     }
-    return _agreement(_METADATA, recipe, {"method": found.get(METHOD_KEY), "sources": said})
+    record = {"method": metadata.get(METHOD_KEY), "sources": sources}
+    return _agreement(_METADATA, expected, record)
 
 
-def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
-    """The recipe that the card repeats against the recipe; paths apart, of which a card has only the last part."""
-    card = home / CARD_NAME
+def _card(folder: Path, recipes: Sequence[Recipe]) -> Check:
+    """Compare the recipe in the card with the recipe, except for paths.
+
+    A card has only the last part of a path.
+    """
+    card = folder / CARD_NAME
     try:
         fenced = _FENCED.search(read_text(card))
         if fenced is None:
-            return Check("record", CARD_NAME, "unknown", "it has no recipe")
+            return Check("record", CARD_NAME, "unknown", "it contains no recipe")
         repeated = parse_recipes(fenced[2], card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))
-    mine, theirs = (
-        {f"{i}": _without_paths(_plain(r)) for i, r in enumerate(all)}
-        for all in (recipes, repeated)
-    )
-    return _agreement(CARD_NAME, mine, theirs)
+    return _agreement(CARD_NAME, _numbered(recipes), _numbered(repeated))
+
+
+def _numbered(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """Return the merges without paths, by position."""
+    return {str(i): _without_paths(_plain(recipe)) for i, recipe in enumerate(recipes)}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(exclude_none=True)
 
 
-def _without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    sources = [
-        {key: value for key, value in source.items() if key != "path"}
-        for source in recipe["sources"]
-    ]
-    return {key: value for key, value in recipe.items() if key != "base_model"} | {
-        "sources": sources
-    }
+def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Remove the paths of the sources and of the base model."""
+    recipe.pop("base_model", None)
+    for source in recipe["sources"]:
+        del source["path"]
+    return recipe
 
 
-def _agreement(name: str, recipe: Mapping[str, Any], other: Mapping[str, Any]) -> Check:
-    mine, theirs = dict(_flat(recipe)), dict(_flat(other))
-    for key in {**mine, **theirs}:
-        if mine.get(key) != theirs.get(key):
-            said = f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} in the recipe"
-            return Check("record", name, "differs", said)
+def _agreement(name: str, recipe: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
+    """Compare another record with the recipe."""
+    expected, recorded = dict(_flat(recipe)), dict(_flat(record))
+    for key in {**expected, **recorded}:
+        if expected.get(key) != recorded.get(key):
+            note = f"{key} is {recorded.get(key)!r} here and {expected.get(key)!r} in the recipe"
+            return Check("record", name, "differs", note)
     return Check("record", name, "holds")
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of tables and lists by their dotted keys."""
-    entries = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list)
-        else None
-    )
-    if entries is None:
+    """Yield the leaves of mappings and lists by their dotted keys."""
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = list(enumerate(value))
+    else:
         yield key, value
         return
     for step, entry in entries:
@@ -227,17 +255,13 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _rerun(file: Path, recipe: Recipe, device: str | torch.device) -> Check:
-    """The weights that the recipe gives now against those that were written."""
-    name = f"{_WEIGHTS} once more"
-    with tempfile.TemporaryDirectory(prefix="gam-merge-") as folder:
-        again = Path(folder, "again")
+    """Compare the weights that the recipe gives now with the recorded SHA-256."""
+    name = f"{_WEIGHTS} of the rerun"
+    with tempfile.TemporaryDirectory(prefix="gam-merge-") as temporary:
+        out = Path(temporary, "rerun")
         try:
-            merge_recipe(file, out=again, device=device)
+            merge_recipe(file, out=out, device=device)
         except GamMergeError as error:
             return Check("rerun", name, "differs", str(error))
-        return _digest(
-            "rerun",
-            name,
-            partial(Path, again, _WEIGHTS),
-            (recipe.output.sha256 or {}).get(_WEIGHTS),
-        )
+        recorded = (recipe.output.sha256 or {}).get(_WEIGHTS)
+        return _digest("rerun", name, partial(Path, out, _WEIGHTS), recorded)

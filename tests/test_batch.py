@@ -72,7 +72,7 @@ def test_names_of_outputs(folder: Path):
         match=r"recipes/one.yaml and other/one.yaml would both be written to out/one",
     ):
         gm.batch([RECIPES[0], "other/one.yaml"], "out")
-    with pytest.raises(gm.GamMergeError, match="no recipes"):
+    with pytest.raises(gm.GamMergeError, match="at least one recipe"):
         gm.batch([], "out")
 
 

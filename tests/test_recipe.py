@@ -232,17 +232,17 @@ def test_told_of_a_named_merge(folder):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "recipe.yaml: holds no merge"),
-        ("- a\n- b", "line 1: a merge is a mapping of keys"),
+        ("", "recipe.yaml: contains no merge"),
+        ("- a\n- b", "line 1: a merge must be a mapping; its keys are name, method"),
         ("method: gam", "line 1: sources: is missing"),
-        ("sources: []", "line 1: sources: .* is not right: list should have at least 1 item"),
+        ("sources: []", "line 1: sources: invalid value .*: list should have at least 1 item"),
         (
             "sources: [{path: a}]\nwieghts: [1]",
-            "line 2: wieghts: is no key of a recipe here; there are: name, method",
+            "line 2: wieghts: unknown key 'wieghts'; expected one of name, method",
         ),
         (
             "sources:\n- path: a\n- path: b\n  wieght: 1",
-            "line 4: sources.1.wieght: is no key .* path, weight, base_model",
+            "line 4: sources.1.wieght: unknown key 'wieght'; .* path, weight, base_model",
         ),
         (
             "sources:\n- path: a\n- path: b\n  weight: much",
@@ -255,23 +255,23 @@ def test_told_of_a_named_merge(folder):
         ("sources:\n- path: a\n  weight: .inf", "line 3: sources.0.weight: weight is inf"),
         (
             "sources:\n- path: a\n- path: 3",
-            "line 3: sources.1.path: 3 is not right: input should be a valid string",
+            "line 3: sources.1.path: invalid value 3: input should be a valid string",
         ),
         (
             "sources:\n- path: a\n  sha256: abc",
-            "line 3: sources.0.sha256: 'abc' is not right: string should match",
+            "line 3: sources.0.sha256: invalid value 'abc': string should match",
         ),
         (
             "sources:\n- path: a\n- path: ../nowhere",
-            "line 3: sources.1.path: .*nowhere does not exist, and no merge here",
+            "line 3: sources.1.path: .*nowhere does not exist, and no merge in this file",
         ),
         (
             "sources: [{path: a}]\noutput:\n  rank: 0",
-            "line 3: output.rank: 0 is not right: input should be greater",
+            "line 3: output.rank: invalid value 0: input should be greater",
         ),
         (
             "sources: [{path: a}]\noutput:\n  rank: '8'",
-            "line 3: output.rank: '8' is not right: input should be a valid int",
+            "line 3: output.rank: invalid value '8': input should be a valid int",
         ),
         (
             "sources: [{path: a}]\noutput:\n  dtype: int8",
@@ -279,7 +279,7 @@ def test_told_of_a_named_merge(folder):
         ),
         (
             "sources: [{path: a}]\noutput:\n  size: 8",
-            "line 3: output.size: is no key .* rank, energy, .*dtype",
+            "line 3: output.size: unknown key 'size'; .* rank, energy, .*dtype",
         ),
         ("sources: [{path: a}]\nmethod: magic", "line 2: method: no method is called 'magic'"),
         (
@@ -290,13 +290,19 @@ def test_told_of_a_named_merge(folder):
             "sources: [{path: a}]\nparams:\n  x: []",
             "line 2: params: x is .*, neither a list of numbers",
         ),
-        ("sources: [{path: a}]\nanchor: b", "line 2: anchor: 'b' is no source"),
-        ("sources: [{path: a}]\nanchor: 1", "line 2: anchor: 1 is no source"),
+        (
+            "sources: [{path: a}]\nanchor: b",
+            "line 2: anchor: must be a position from 0 to 0 or the path of .*, got 'b'",
+        ),
+        (
+            "sources: [{path: a}]\nanchor: 1",
+            "line 2: anchor: must be a position from 0 to 0 or the path of .*, got 1",
+        ),
         (
             "sources: [{path: a}]\nmissing: one",
-            "line 2: missing: 'one' is not right: input should be 'zero' or 'skip'",
+            "line 2: missing: invalid value 'one': input should be 'zero' or 'skip'",
         ),
-        ("sources: [{path: a}]\nname: a b", "line 2: name: 'a b' is not right"),
+        ("sources: [{path: a}]\nname: a b", "line 2: name: invalid value 'a b'"),
         ("sources: [{path: a}\nmethod: gam", "line 2: expected ',' or ']'"),
         ("sources: [{path: a}]\nmethod: gam\nmethod: mean", "line 3: duplicate key 'method'"),
         ("sources: &x [{path: a}]\nparams: *x", "line 2: aliases"),
@@ -308,7 +314,7 @@ def test_told_of_a_named_merge(folder):
         ("name: x\nsources: [{path: x}]", "line 2: sources: the merges use each other: x -> x"),
         (
             "name: x\nsources: [{path: a}]\n---\nsources: [{path: a}]",
-            "line 1: no other merge of the file uses this one",
+            "line 1: no other merge in this file uses this one",
         ),
         (
             "name: x\nsources: [{path: a}]\n---\nname: x\nsources: [{path: a}]",
@@ -341,14 +347,14 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("rank", "is not KEY=VALUE"),
-        ("=1", "is not KEY=VALUE"),
-        ("weights.q=1", "0 sources are called 'q'; there are: a, b"),
-        ("sources.7.path=a", "there is no 7 to set there"),
-        ("method.x=1", "--set method.x=1: method: .* is not right"),
+        ("rank", "must be KEY=VALUE"),
+        ("=1", "must be KEY=VALUE"),
+        ("weights.q=1", "0 sources are called 'q'; the sources are a, b"),
+        ("sources.7.path=a", "there is no 7 to set"),
+        ("method.x=1", "--set method.x=1: method: invalid value"),
         ("output.rank=[", "--set .*: line 1: "),
-        ("output.rank=many", "--set output.rank=many: output.rank: 'many' is not right"),
-        ("output.size=1", "--set output.size=1: output.size: is no key"),
+        ("output.rank=many", "--set output.rank=many: output.rank: invalid value 'many'"),
+        ("output.size=1", "--set output.size=1: output.size: unknown key 'size'"),
         ("weights.a=x", "--set weights.a=x: sources.0.weight: weight is 'x', not a finite number"),
     ],
 )
@@ -358,7 +364,7 @@ def test_what_is_told_wrong(folder, override, expected):
 
 
 def test_a_name_that_is_no_text(folder):
-    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 1: name: .* is not right"):
+    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 1: name: invalid value"):
         gm.merge_recipe(write("{name: [a], sources: [{path: a}]}"), overrides=["output.rank=1"])
 
 

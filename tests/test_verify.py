@@ -137,16 +137,16 @@ def test_what_was_changed_is_named_and_nothing_else(folder, name):
 def test_what_differs_is_told(folder):
     edit(f"out/{RECIPE}", "method: mean", "method: sum")
     notes = {check.name: check.note for check in gm.verify("out").failed}
-    assert notes[METADATA] == "method is 'mean' there and 'sum' in the recipe"
+    assert notes[METADATA] == "method is 'mean' here and 'sum' in the recipe"
 
 
 def test_the_same_merge_again(folder):
     assert gm.verify("out", rerun=True).holds
     edit(f"out/{RECIPE}", r"(safetensors: )\w{64}", r"\g<1>" + 64 * "a")
-    assert failed(gm.verify("out", rerun=True))[f"{WEIGHTS} once more"] == "differs"
+    assert failed(gm.verify("out", rerun=True))[f"{WEIGHTS} of the rerun"] == "differs"
     flip(f"a/{WEIGHTS}")
     again = gm.verify("out", rerun=True).failed[-1]
-    assert "is not what it was then" in again.note
+    assert "does not match this sha256" in again.note
 
 
 def test_merges_of_merges_and_of_what_was_in_memory(folder):
@@ -188,7 +188,7 @@ def test_what_cannot_be_verified(folder):
     with pytest.raises(gm.GamMergeError, match=f"a/{RECIPE}: cannot be read: No such file"):
         gm.verify("a")
     Path("out", RECIPE).write_text("")
-    with pytest.raises(gm.GamMergeError, match="holds no merge"):
+    with pytest.raises(gm.GamMergeError, match="contains no merge"):
         gm.verify("out")
 
 

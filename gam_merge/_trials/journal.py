@@ -1,4 +1,4 @@
-"""The journal of a search: one line of JSON a trial, written to the disk before the next begins."""
+"""The journal of a search: one line of JSON per trial, written before the next one begins."""
 
 import json
 import os
@@ -12,7 +12,15 @@ from gam_merge._common.errors import GamMergeError
 
 @dataclass(frozen=True)
 class Trial:
-    """One merge that was tried: the settings over the recipe, and the score, or why there is none."""
+    """One merge of a search: the settings that replace the recipe's, and a score or an error.
+
+    Example:
+        >>> result = gm.merge(["examples/adapters/addition"], out="merged")
+        >>> recipe = "merged/gam_merge_recipe.yaml"
+        >>> vary = ["params.scale=1:2"]
+        >>> gm.search(recipe, lambda adapter: 1.0, "runs", vary=vary, trials=1).best
+        Trial(number=0, overrides=('params.scale=1',), score=1.0, error=None)
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -21,29 +29,30 @@ class Trial:
 
 
 class Journal:
-    """Trials in the order in which they were made. A file that is there goes on where it ended.
+    """The trials in order. An existing file is continued where it ended.
 
-    ``about`` says what the search is; a journal about something else is an error. Raises GamMergeError.
+    ``about`` describes the search; the journal of another search is an error. Raises GamMergeError.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path = path
+        self.trials: list[Trial] = []
         lines = list(_lines(path)) if path.exists() else []
-        if lines and lines[0] != about:
-            changed = ", ".join(
-                sorted(k for k in {*about, *lines[0]} if about.get(k) != lines[0].get(k))
-            )
-            raise GamMergeError(
-                f"{path}: belongs to a search with another {changed}; choose another directory"
-            )
-        self.trials = [
-            Trial(**{**line, "overrides": tuple(line["overrides"])}) for line in lines[1:]
-        ]
         if not lines:
             self._append(about)
+            return
+        first, *trials = lines
+        if first != about:
+            keys = [key for key in {*about, *first} if about.get(key) != first.get(key)]
+            raise GamMergeError(
+                f"{path}: belongs to a search with another {', '.join(sorted(keys))}; "
+                "choose another directory"
+            )
+        for trial in trials:
+            self.trials.append(Trial(**{**trial, "overrides": tuple(trial["overrides"])}))
 
     def add(self, overrides: Sequence[str], score: float | None, error: str | None) -> Trial:
-        """The next trial."""
+        """Add the next trial and return it."""
         trial = Trial(len(self.trials), tuple(overrides), score, error)
         self._append(asdict(trial))
         self.trials.append(trial)
@@ -60,17 +69,17 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line; half a line at the end, of a process that was killed, is cut off."""
+    """Yield every complete line; cut off half a line that a killed process left at the end."""
     try:
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-        for line in whole.splitlines():
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
+            os.truncate(path, len(complete))
+        for line in complete.splitlines():
             yield json.loads(line)
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise GamMergeError(
-            f"{path}: is no journal of a search; choose another directory"
+            f"{path}: is not the journal of a search; choose another directory"
         ) from error

@@ -1,4 +1,4 @@
-"""A command of the user as the score of an adapter: what it prints last."""
+"""The score of an adapter by a command of the user, which prints it last."""
 
 import shlex
 import subprocess
@@ -9,15 +9,18 @@ from gam_merge._common.errors import GamMergeError
 
 
 def command_score(text: str) -> Callable[[Path], float]:
-    """Runs the command, without a shell and with ``{adapter}`` replaced, for an adapter's directory; the last word that
-    it prints is the score. Raises GamMergeError, as the score does if the command fails or prints no number."""
+    """Return a function that runs the command for the directory of an adapter.
+
+    It runs without a shell, with ``{adapter}`` replaced; the last word that it prints is the score.
+    Raises GamMergeError. So does the function if the command fails or prints no number.
+    """
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise GamMergeError(f"the command {text!r} cannot be split into words: {error}") from error
     if not any("{adapter}" in word for word in words):
         raise GamMergeError(
-            f"the command {text!r} does not say {{adapter}}, where the directory of the merge goes"
+            f"the command {text!r} must contain {{adapter}}, which stands for the merge's directory"
         )
 
     def evaluate(adapter: Path) -> float:
@@ -29,8 +32,9 @@ def command_score(text: str) -> Callable[[Path], float]:
         except OSError as error:
             raise GamMergeError(f"{words[0]}: cannot be run: {error.strerror}") from error
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise GamMergeError(f"{words[0]}: left with exit code {done.returncode}: {last}")
+            lines = done.stderr.strip().splitlines()
+            outcome = f": {lines[-1]}" if lines else " and printed nothing to stderr"
+            raise GamMergeError(f"{words[0]}: exited with code {done.returncode}{outcome}")
         word = (done.stdout.split() or [""])[-1]
         try:
             return float(word)
