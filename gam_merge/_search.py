@@ -102,21 +102,25 @@ def search(
     file, folder = Path(recipe), Path(out)
     last, _ = read_recipes(file, overrides)[-1]
     space = make_space(last, vary)
-    score = command_score(evaluate) if isinstance(evaluate, str) else evaluate
+    command: str | None = None
+    if isinstance(evaluate, str):
+        command, evaluate = evaluate, command_score(evaluate)
     about = {
         "recipe": sha256(file),
         "overrides": list(overrides),
         "vary": list(vary),
         "goal": goal,
         "seed": seed,
-        "evaluate": evaluate if isinstance(evaluate, str) else None,
+        "evaluate": command,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GamMergeError(f"{folder}: cannot be created: {error.strerror}") from error
     journal = Journal(folder / "trials.jsonl", about)
-    bench = _Bench(file, folder, journal, score, tuple(overrides), goal, trials, device, progress)
+    bench = _Bench(
+        file, folder, journal, evaluate, tuple(overrides), goal, trials, device, progress
+    )
     with suppress(_Spent):
         optimise(lambda point: bench.loss(space.overrides(point.tolist())), space.start(last), seed)
     plot = _plot(folder, journal.trials, goal)

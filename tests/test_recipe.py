@@ -266,6 +266,10 @@ def test_told_of_a_named_merge(folder):
             "line 3: sources.1.path: .*nowhere does not exist, and no merge in this file",
         ),
         (
+            "sources:\n- path: a\n- path: ~nobody-at-all/a",
+            "line 3: sources.1.path: .*~nobody-at-all/a does not exist",
+        ),
+        (
             "sources: [{path: a}]\noutput:\n  rank: 0",
             "line 3: output.rank: invalid value 0: input should be greater",
         ),

@@ -196,16 +196,20 @@ def _declared(recipe: Recipe, key: str) -> Param | None:
 def _current(recipe: Recipe, key: str) -> Any:
     """Return the value at a key, else the default of the method, else None."""
     value: Any = recipe.model_dump()
-    # Names of parameters may contain dots: those of plug-ins do.
-    steps = key.split(".", 1) if key.startswith("params.") else key.split(".")
-    if steps[0] == "weights":
+    steps = key.split(".")
+    if steps[0] == "params":  # whose names contain dots if they belong to plug-ins
+        steps = key.split(".", 1)
+    elif steps[0] == "weights":
         steps = ["sources", *steps[1:], "weight"]
     try:
         for step in steps:
-            value = value[int(step) if isinstance(value, list) else step]
+            if isinstance(value, list):
+                value = value[int(step)]
+            else:
+                value = value[step]
     except (KeyError, IndexError, TypeError, ValueError):
         param = _declared(recipe, key)
-        return param.default if param else None
+        return None if param is None else param.default
     return value
 
 
