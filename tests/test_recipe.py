@@ -269,6 +269,10 @@ def test_told_of_a_named_merge(folder):
             "line 3: sources.1.path: .*nowhere does not exist, and no merge here",
         ),
         (
+            "sources:\n- path: a\n- path: ~nobody-at-all/a",
+            "line 3: sources.1.path: .*~nobody-at-all/a does not exist",
+        ),
+        (
             "sources: [{path: a}]\noutput:\n  rank: 0",
             "line 3: output.rank: must be greater than or equal to 1, got 0",
         ),

@@ -210,12 +210,12 @@ def test_anchor_parameters_and_keys(folder: Path):
 @pytest.mark.parametrize(
     ("vary", "expected"),
     [
-        (["nonsense"], "nonsense cannot be varied"),
-        (["params.scale"], "params.scale has no upper end; give params.scale=LOW:HIGH"),
-        (["params.rescale"], "method mean has no number 'rescale' to vary"),
-        (["params.scale=1"], "is not KEY=LOW:HIGH"),
-        (["params.scale=2:1"], "is not KEY=LOW:HIGH"),
-        (["params.scale=a:b"], "is not KEY=LOW:HIGH"),
+        (["nonsense"], "vary must be weights, .*, got 'nonsense'"),
+        (["params.scale"], "params.scale has no upper limit; give params.scale=LOW:HIGH"),
+        (["params.rescale"], "method mean has no numeric parameter 'rescale' to vary"),
+        (["params.scale=1"], "vary must be KEY=LOW:HIGH"),
+        (["params.scale=2:1"], "vary must be KEY=LOW:HIGH"),
+        (["params.scale=a:b"], "vary must be KEY=LOW:HIGH"),
     ],
 )
 def test_what_cannot_be_varied(folder: Path, vary: list[str], expected: str):

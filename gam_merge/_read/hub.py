@@ -121,7 +121,7 @@ def _no_adapter(hub: HubId) -> GamMergeError:
     folder = PurePosixPath(hub.subfolder or "")
     folders = {file.parent for file in files if file.name in config_names()} - {folder}
     if folders:
-        names = ", ".join(str(_in_folder(hub, other)) for other in sorted(folders)[:5])
+        names = ", ".join(str(_in_folder(hub, path)) for path in sorted(folders)[:5])
         return GamMergeError(
             f"{hub}: is not an adapter; name one that the repository contains: {names}"
         )

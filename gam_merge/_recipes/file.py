@@ -7,7 +7,7 @@ Paths are relative to the file.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
-from os.path import normpath
+from os.path import expanduser, normpath
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def _located_base(base: str | None, file: Path) -> str | None:
 
 def next_to(file: Path, path: str) -> Path:
     """Return a path as it is meant in a file: relative to its folder."""
-    return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
+    return Path(normpath(file.parent.absolute() / expanduser(path)))
 
 
 def _order(

@@ -11,7 +11,7 @@ from gam_merge._trials.journal import Trial
 
 
 def trials_png(trials: Sequence[Trial], goal: str) -> bytes:
-    """Draw the score of every trial, and the best so far."""
+    """Draw the score of every trial, and the best so far, as a PNG."""
     return png(lambda axes: _trials(axes, trials, goal), (8.0, 4.0))
 
 

@@ -117,9 +117,11 @@ def _license_of(source: RecordedSource) -> str | None:
 
 
 def _summary(base: str | None, count: int) -> str:
-    target = f" for [{code(base)}]({_HUB}/{base})" if base else ""
-    adapters = "one LoRA adapter" if count == 1 else f"{count} LoRA adapters"
-    return f"A LoRA adapter{target}: {adapters} merged with gam-merge {VERSION}."
+    adapter = "A LoRA adapter"
+    if base is not None:
+        adapter += f" for [{code(base)}]({_HUB}/{base})"
+    sources = "one LoRA adapter" if count == 1 else f"{count} LoRA adapters"
+    return f"{adapter}: {sources} merged with gam-merge {VERSION}."
 
 
 def _sources(report: MergeReport, record: Record) -> Iterator[str]:
@@ -128,7 +130,9 @@ def _sources(report: MergeReport, record: Record) -> Iterator[str]:
         "|---|---|---:|---:|---:|---:|",
     ]
     for source, survival in zip(record.sources, report.survival, strict=True):
-        cells = (*_source(source), *_numbers(source), f"{100 * survival:.1f} %")
+        alpha = "" if source.alpha is None else f"{source.alpha:g}"
+        numbers = (_weight(source), str(source.rank), alpha, f"{100 * survival:.1f} %")
+        cells = (*_source(source), *numbers)
         escaped = [cell.replace("|", r"\|") for cell in cells]
         rows.append(f"| {' | '.join(escaped)} |")
     yield "\n".join(rows)
@@ -151,11 +155,8 @@ def _source(source: RecordedSource) -> tuple[str, str]:
     return f"[{code(name)}]({url.rstrip('/')})", code(revision[:12])
 
 
-def _numbers(source: RecordedSource) -> tuple[str, str, str]:
-    """Return weight, rank and alpha."""
-    weight = f"{source.weight:.4g}" if isinstance(source.weight, int | float) else "by module"
-    alpha = "" if source.alpha is None else f"{source.alpha:g}"
-    return weight, str(source.rank), alpha
+def _weight(source: RecordedSource) -> str:
+    return f"{source.weight:.4g}" if isinstance(source.weight, int | float) else "by module"
 
 
 def _method(record: Record) -> str:
