@@ -9,7 +9,7 @@ from gam_merge._read.mlx import Mlx
 from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
-FORMATS: list[Format] = [Mlx(), _DEFAULT]  # those that recognize their keys by more come first
+FORMATS: list[Format] = [_DEFAULT, Mlx()]
 
 
 def recognized(keys: Collection[str], metadata: Mapping[str, str]) -> Format:
