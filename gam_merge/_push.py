@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,14 +18,13 @@ import huggingface_hub  # loads its parts on request
 from gam_merge._common import yaml
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256_of
+from gam_merge._read.formats import format_in
 from gam_merge._read.hub_id import HubId, parse_hub_id
-from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, TEXT_NAMES, as_json
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
 from gam_merge._write.directory import stamped
 
 _FIGURE_NAME = "merge.png"
-_NAMES = (*TEXT_NAMES, CONFIG_NAME)
 
 _Texts = Mapping[str, str]  # name of a file -> its content
 
@@ -77,7 +76,7 @@ def push(
     if hub is None or hub != HubId(hub.repo):
         raise GamMergeError(f"{repo}: is not a repository name; give user/name")
     path = Path(directory)
-    if not stamped(path / WEIGHTS_NAME):
+    if not stamped(path / format_in(path).weights_names[0]):
         raise GamMergeError(f"{path}: is not a merge that gam-merge wrote; only those are pushed")
     try:
         with explained(repo):
@@ -112,7 +111,8 @@ def _commit(
         )
     if revision is not None and not create_pr:
         api.create_branch(repo, branch=revision, exist_ok=True)
-    operations = [huggingface_hub.CommitOperationAdd(WEIGHTS_NAME, path / WEIGHTS_NAME)]
+    weights = format_in(path).weights_names[0]
+    operations = [huggingface_hub.CommitOperationAdd(weights, path / weights)]
     for name, content in _companions(path, repo).items():
         operations.append(huggingface_hub.CommitOperationAdd(name, content))
     # Not upload_folder, which may make several commits.
@@ -124,8 +124,10 @@ def _commit(
 
 def _companions(path: Path, repo: str) -> dict[str, bytes]:
     """Return the files next to the weights as they are published, and the figure of the card."""
-    written = [name for name in _NAMES if (path / name).is_file()]
-    texts = _published({name: (path / name).read_text("utf-8") for name in written})
+    config_name = format_in(path).config_name
+    names = TEXT_NAMES if config_name is None else (*TEXT_NAMES, config_name)
+    written = [name for name in names if (path / name).is_file()]
+    texts = _published({name: (path / name).read_text("utf-8") for name in written}, config_name)
     figure = None
     if CARD_NAME in texts:
         figure = _figure(texts)
@@ -150,19 +152,30 @@ def _figure(texts: _Texts) -> bytes | None:
 # --- without paths of this machine --------------------------------------------------------------
 
 
-def _published(texts: _Texts) -> dict[str, str]:
-    """Return the texts of a merge without paths of this machine."""
+def _published(texts: _Texts, config_name: str | None) -> dict[str, str]:
+    """Return the texts of a merge without paths of this machine.
+
+    Recipe and card record the SHA-256 of the config: they get that of the published one.
+    """
     result = dict(texts)
-    for name in _PUBLISHED.keys() & texts.keys():
-        result[name] = _PUBLISHED[name](texts)
+    if config_name is not None and config_name in texts:
+        config = _config(texts[config_name])
+        old, new = sha256_of(texts[config_name]), sha256_of(config)
+        result = {name: text.replace(old, new) for name, text in texts.items()}
+        result[config_name] = config
+    if REPORT_NAME in result:
+        result[REPORT_NAME] = _report(result)
+    if RECIPE_NAME in result:
+        result[RECIPE_NAME] = _recipe(result)
     return result
 
 
-def _config(texts: _Texts) -> str:
-    config = json.loads(texts[CONFIG_NAME])
-    base = config.get("base_model_name_or_path")
-    if base:
-        config["base_model_name_or_path"] = _public(base)
+def _config(text: str) -> str:
+    """Return a config in which every path of this machine is its last part."""
+    config = json.loads(text)
+    for name, value in config.items():
+        if isinstance(value, str):
+            config[name] = _public(value)
     return as_json(config, sort=True)
 
 
@@ -186,34 +199,14 @@ def _report(texts: _Texts) -> str:
     return as_json(report)
 
 
-def _card(texts: _Texts) -> str:
-    return _rehashed(texts[CARD_NAME], texts)
-
-
-_PUBLISHED: dict[str, Callable[[_Texts], str]] = {
-    CONFIG_NAME: _config,
-    RECIPE_NAME: _recipe,
-    REPORT_NAME: _report,
-    CARD_NAME: _card,
-}
-
-
 def _public_merges(texts: _Texts) -> list[dict[str, Any]]:
     """Return the merges of the recipe with public names."""
-    text = _rehashed(texts[RECIPE_NAME], texts)
-    merges = [document.data for document in yaml.parse(text, RECIPE_NAME)]
+    merges = [document.data for document in yaml.parse(texts[RECIPE_NAME], RECIPE_NAME)]
     for merge in merges:
         for source in merge["sources"]:
             for key in source.keys() & {"path", "base_model"}:
                 source[key] = _public(source[key])
     return merges
-
-
-def _rehashed(text: str, texts: _Texts) -> str:
-    """Replace the SHA-256 of the config, which recipe and card record, by the published one."""
-    if CONFIG_NAME not in texts:
-        return text
-    return text.replace(sha256_of(texts[CONFIG_NAME]), sha256_of(_config(texts)))
 
 
 def _public(name: str) -> str:

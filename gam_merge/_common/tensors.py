@@ -99,6 +99,28 @@ class MemoryTensor:
 
 
 @dataclass(frozen=True)
+class TransposedTensor:
+    """A matrix that is stored the other way round."""
+
+    stored: LazyTensor  # (n, m)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, n)."""
+        return self.stored.shape[::-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As it is stored."""
+        return self.stored.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        """Fill ``out`` with elements from number ``start`` on; the whole matrix is read for it."""
+        flat = read(self.stored).mT.reshape(-1)
+        out.copy_(flat[start : start + out.numel()].view(out.shape))
+
+
+@dataclass(frozen=True)
 class PromisedTensor:
     """A tensor that a merge would make: planned with, never read."""
 

@@ -5,10 +5,11 @@ from pathlib import Path, PurePath
 
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.format import Format
+from gam_merge._read.mlx import Mlx
 from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
-FORMATS: list[Format] = [_DEFAULT]  # those that recognize their keys by more come first
+FORMATS: list[Format] = [_DEFAULT, Mlx()]
 
 
 def recognized(keys: Collection[str], metadata: Mapping[str, str]) -> Format:

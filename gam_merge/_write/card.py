@@ -62,8 +62,7 @@ def card_text(
         "`gam-merge --recipe gam_merge_recipe.yaml -o OUT` reproduces this adapter byte for byte.",
         _recipe(record, files),
         "## How to load it",
-        _peft(base or "BASE_MODEL", adapter),
-        _vllm(base or "BASE_MODEL", report.rank),
+        *_uses(base or "BASE_MODEL", adapter),
     )
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -74,10 +73,10 @@ def _front_matter(
     return huggingface_hub.ModelCardData(
         base_model=[base] if base else None,
         base_model_relation="adapter" if base else None,
-        library_name="peft",
+        library_name=adapter.format,
         pipeline_tag=_task(adapter)[0],
         license=_license(record),
-        tags=["lora", "peft", "merge", "gam-merge"],
+        tags=["lora", adapter.format, "merge", "gam-merge"],
         merge_method=record.method,
         merge_sources=[printable(source.name(None)) for source in record.sources],
     )
@@ -210,6 +209,31 @@ from vllm.lora.request import LoRARequest
 llm = LLM({json.dumps(base)}, enable_lora=True, max_lora_rank={max_lora_rank(rank)})
 llm.generate("...", lora_request=LoRARequest("merged", 1, "{REPO_PLACEHOLDER}"))
 ```"""
+
+
+def _uses_of_peft(base: str, adapter: Adapter) -> list[str]:
+    return [_peft(base, adapter), _vllm(base, adapter.rank)]
+
+
+def _uses_of_mlx(base: str, adapter: Adapter) -> list[str]:
+    return [
+        f"""```python
+from mlx_lm import generate, load
+
+model, tokenizer = load({json.dumps(base)}, adapter_path="{REPO_PLACEHOLDER}")
+print(generate(model, tokenizer, prompt="..."))
+```"""
+    ]
+
+
+_USES = {"peft": _uses_of_peft, "mlx": _uses_of_mlx}  # by format
+
+
+def _uses(base: str, adapter: Adapter) -> list[str]:
+    """Return code that loads an adapter; a sentence for a format that has none here."""
+    if adapter.format not in _USES:
+        return [f"With any reader of the format {adapter.format}."]
+    return _USES[adapter.format](base, adapter)
 
 
 def code(text: str) -> str:
