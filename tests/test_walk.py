@@ -9,6 +9,7 @@ import torch
 from gam_merge import GamMergeError
 from gam_merge._lineup.lineup import line_up
 from gam_merge._run import reader
+from gam_merge._run import walk as walking
 from gam_merge._run.walk import walk
 
 CPU = torch.device("cpu")
