@@ -1,6 +1,7 @@
-"""inspect over reading an adapter, compare over merging it with others.
+"""Times inspect over reading an adapter, and compare over merging it with others.
 
-Wall seconds are those of an idle machine or of none; seconds of processor time hardly depend on what else runs.
+Wall seconds are meaningful on an idle machine only; seconds of processor time hardly depend on what
+else runs.
 """
 
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gam_merge as gm
 from benchmarks.measure import medians, save, table
@@ -17,7 +19,10 @@ from gam_merge._common.tensors import read
 
 
 def main(folder: Path, *, repeats: int) -> None:
-    """Print a table and write benchmarks/results/diagnose.json. Qwen3-8B shapes, three adapters, r = 64."""
+    """Print a table and write benchmarks/results/diagnose.json.
+
+    Three adapters of Qwen3-8B shapes, r = 64.
+    """
     sources = make_adapters(folder, "qwen3-8b", count=3, rank=64)
     out = folder / "merged"
     jobs = {
@@ -32,33 +37,36 @@ def main(folder: Path, *, repeats: int) -> None:
     }
     for job in jobs.values():
         job()
-    seconds, processor = (
-        medians(jobs, repeats),
-        {name: _processor_time(job) for name, job in jobs.items()},
-    )
+    seconds = medians(jobs, repeats)
+    processor = {name: _processor_time(job) for name, job in jobs.items()}
     over = {
         "inspect, from the disk": "read, from the disk",
         "inspect": "read",
         "compare": "merge (gam)",
     }
-    rows = [
-        {
+    rows: list[dict[str, Any]] = []
+    for name, wall in seconds.items():
+        row = {
             "job": name,
             "seconds": wall,
-            "over": over.get(name, ""),
-            "ratio": wall / seconds[over[name]] if name in over else "",
+            "over": "",
+            "ratio": "",
             "processor seconds": processor[name],
-            "ratio of these": processor[name] / processor[over[name]] if name in over else "",
+            "ratio of these": "",
         }
-        for name, wall in seconds.items()
-    ]
+        if name in over:
+            reference = over[name]
+            row["over"] = reference
+            row["ratio"] = wall / seconds[reference]
+            row["ratio of these"] = processor[name] / processor[reference]
+        rows.append(row)
     print(table(rows))
     print(save("diagnose", rows))
 
 
 def _processor_time(job: Callable[[], object], repeats: int = 2) -> float:
-    """Of all threads, the least of a few runs."""
-    times = []
+    """Return the processor time of all threads, the least of a few runs."""
+    times: list[float] = []
     for _ in range(repeats):
         start = time.process_time()
         job()
@@ -67,7 +75,7 @@ def _processor_time(job: Callable[[], object], repeats: int = 2) -> float:
 
 
 def _read(source: Path, *, cold: bool = False, widen: bool = False) -> None:
-    """Every factor, tensor by tensor, as a merge reads them."""
+    """Read every factor, tensor by tensor, as a merge does."""
     if cold:
         _forget(source)
     for module in gm.load(source).modules.values():

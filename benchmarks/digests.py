@@ -1,6 +1,6 @@
-"""The sha256 of the merged weights of the example adapters, by every method: what a change of the code must not change.
+"""The sha256 of the merged example adapters by every method, which a refactoring must not change.
 
-``python -m benchmarks digests --against REVISION`` prints both lists, of the working tree and of a commit.
+``python -m benchmarks digests --against REVISION`` compares the working tree with a commit.
 """
 
 import os
@@ -24,20 +24,22 @@ COMPOSITIONS = (
 
 
 def main(against: str | None) -> bool:
-    """Print the digests, beside those of a commit if one is named: whether all are equal."""
-    here = _digests_of(ROOT)
-    there = _digests_at(against) if against else here
+    """Print the digests, next to those of a commit if one is named.
+
+    Returns whether all are equal.
+    """
+    in_tree = _digests_of(ROOT)
+    at_commit = _digests_at(against) if against else {}
     table = Table("method", "sha256 here", f"sha256 at {against}" if against else "")
-    for method in sorted({*here, *there}):
-        mine, theirs = here.get(method, "-"), there.get(method, "-")
-        table.add_row(
-            method, mine[:16], theirs[:16] if against else "", style="" if mine == theirs else "red"
-        )
+    different: list[str] = []
+    for method in sorted({*in_tree, *at_commit}):
+        digest, other = in_tree.get(method, "-"), at_commit.get(method, "-" if against else "")
+        differs = against is not None and digest != other
+        if differs:
+            different.append(method)
+        table.add_row(method, digest[:16], other[:16], style="red" if differs else "")
     Console().print(table)
-    different = sorted(
-        method for method in {*here, *there} if here.get(method) != there.get(method)
-    )
-    print(f"{len(here)} methods, {len(different)} different {' '.join(different)}")
+    print(f"{len(in_tree)} methods, {len(different)} different {' '.join(different)}")
     return not different
 
 
@@ -54,7 +56,7 @@ def _digests_at(revision: str) -> dict[str, str]:
 
 
 def _digests_of(tree: Path) -> dict[str, str]:
-    """Of the code in a checkout, in a process of its own."""
+    """Return the digests of the code in a checkout, from a process of its own."""
     path = os.pathsep.join(str(tree / folder) for folder in (".", "kernels", "cli"))
     command = [sys.executable, Path(__file__)]
     done = subprocess.run(
@@ -64,7 +66,7 @@ def _digests_of(tree: Path) -> dict[str, str]:
 
 
 def _names() -> Iterator[str]:
-    """Every rule, every rule on entries in every space, and a few compositions with plug-ins."""
+    """Yield every rule, every rule on entries in every space, and compositions with plug-ins."""
     import gam_merge as gm
 
     for method in gm.methods():

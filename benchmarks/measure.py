@@ -1,4 +1,4 @@
-"""How things are timed: several repeats in turn, medians, the machine named."""
+"""How things are timed: several repeats in turn, medians, on a machine that is named."""
 
 import json
 import os
@@ -15,7 +15,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall seconds of each job. The jobs take turns, so that a slow minute hits all of them alike."""
+    """Return the median wall seconds of each job.
+
+    The jobs take turns, so that a slow minute hits all of them alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
@@ -26,16 +29,13 @@ def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return what the figures are measured on."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
+        names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if names:
+            model = names[0].partition(":")[2].strip()
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
 
 
 def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write rows, the machine and whatever more to benchmarks/results/NAME.json."""
+    """Write rows, the machine and more fields to benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **more, "rows": rows}, indent=2) + "\n")
@@ -54,13 +54,13 @@ def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown; numbers to three digits."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [
-        columns,
-        ["---"] * len(columns),
-        *([_text(row.get(name, "")) for name in columns] for row in rows),
-    ]
+    """Return the rows as a Markdown table; numbers to three digits."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    lines = [list(columns), ["---"] * len(columns)]
+    for row in rows:
+        lines.append([_text(row.get(name, "")) for name in columns])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory and time of every method on one large module, over what the process holds before."""
+"""Peak memory and time of every method on one large module, above what the process held before."""
 
 import ctypes
 import gc
@@ -16,7 +16,10 @@ _CONTROL, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def main(only: str) -> None:
-    """Print a row a method; all of them are written to benchmarks/results/memory.json. Linux alone: it reads /proc."""
+    """Print a row per method, and write all of them to benchmarks/results/memory.json.
+
+    On Linux only: it reads /proc.
+    """
     generator = torch.Generator().manual_seed(0)
     adapters = {
         count: [_adapter(generator, M, N_IN, i) for i in range(count)] for count in (2, COUNT)
@@ -37,17 +40,15 @@ def main(only: str) -> None:
 def _names() -> list[str]:
     methods = gm.methods()
     spaces = ("knots", "ctm", "factor", "delta")
-    in_spaces = [
-        f"{m.rule.name}@{space}"
-        for m in methods
-        if m.rule.entries and m.name not in ("cat", "svd_k")
-        for space in spaces
-    ]
-    return [m.name for m in methods] + in_spaces + ["pico+sum", "sum+svc"]
+    names = [method.name for method in methods]
+    for method in methods:
+        if method.rule.entries and method.name not in ("cat", "svd_k"):
+            names += [f"{method.rule.name}@{space}" for space in spaces]
+    return [*names, "pico+sum", "sum+svc"]
 
 
 def _measure(adapters: list[gm.Adapter], method: str) -> tuple[float, float]:
-    """Megabytes at the peak over those before, and seconds."""
+    """Return the megabytes at the peak above those before, and the seconds."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     _CONTROL.write_text("5")  # the peak starts again from here
@@ -57,7 +58,7 @@ def _measure(adapters: list[gm.Adapter], method: str) -> tuple[float, float]:
 
 
 def _status(field: str) -> int:
-    """Bytes."""
+    """Return a field of the process status, in bytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 

@@ -1,15 +1,18 @@
-"""Tables within a page of text, each between the marker of the benchmark that writes it and the next end."""
+"""Tables in a page of text, each between the marker of its benchmark and the next end."""
 
 from pathlib import Path
 
 from benchmarks.measure import RESULTS
 
-README = RESULTS.parents[1] / "README.md"
+PAGE = RESULTS.parents[1] / "docs" / "benchmarks.md"
 _END = "<!-- end -->\n"
 
 
 def replaced(page: str, name: str, tables: str) -> str:
-    """The page with new tables of ``python -m benchmarks NAME``. Raises ValueError if it has no place for them."""
+    """Return the page with new tables of ``python -m benchmarks NAME``.
+
+    Raises ValueError if it has no place for them.
+    """
     begin = f"<!-- python -m benchmarks {name} -->\n"
     before, found, rest = page.partition(begin)
     _, ended, after = rest.partition(_END)
@@ -18,6 +21,6 @@ def replaced(page: str, name: str, tables: str) -> str:
     return f"{before}{begin}\n{tables}\n\n{_END}{after}"
 
 
-def write(name: str, tables: str, page: Path = README) -> None:
+def write(name: str, tables: str, page: Path = PAGE) -> None:
     """Replace them in a file."""
     page.write_text(replaced(page.read_text("utf-8"), name, tables), "utf-8")

@@ -1,4 +1,4 @@
-"""The whole command as a user runs it, over the least that any tool must do: import torch, read, write."""
+"""Times the whole command over the least that any tool must do: import torch, read, write."""
 
 import shutil
 import subprocess

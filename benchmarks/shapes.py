@@ -50,9 +50,7 @@ def _experts(base: str, layers: int, experts: int, hidden: int, inner: int) -> S
 MODELS = {
     "smollm2-135m": _llama("HuggingFaceTB/SmolLM2-135M-Instruct", 30, 576, 192, 1536),
     "qwen3-8b": _llama("Qwen/Qwen3-8B", 36, 4096, 1024, 12288),
-    "qwen3-8b-72": _llama(
-        "Qwen/Qwen3-8B", 72, 4096, 1024, 12288
-    ),  # twice the layers: how cost grows
+    "qwen3-8b-72": _llama("Qwen/Qwen3-8B", 72, 4096, 1024, 12288),  # twice the layers
     "llama3-70b": _llama("meta-llama/Meta-Llama-3-70B", 80, 8192, 1024, 28672),
     "moe-128": _experts("Qwen/Qwen3-30B-A3B", 4, 128, 2048, 768),  # 4 of 48 layers
 }
@@ -61,22 +59,24 @@ MODELS = {
 def make_adapters(
     folder: Path, model: str, *, count: int, rank: int, dtype: torch.dtype = torch.bfloat16
 ) -> list[Path]:
-    """``count`` PEFT directories below ``folder``, made once: A as PEFT initialises it, B of the size that training
-    leaves, one part of it common to all adapters."""
-    paths = []
+    """Return ``count`` PEFT directories below ``folder``, which are made once.
+
+    A is as PEFT initialises it; B is of the size that training leaves, and one part of it is common
+    to all adapters.
+    """
+    paths: list[Path] = []
     for i in range(count):
         path = folder / f"{model}-r{rank}-{i}"
         paths.append(path)
         if (path / "adapter_config.json").exists():
             continue
         path.mkdir(parents=True, exist_ok=True)
-        common, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(i + 1)
+        common, private = torch.Generator().manual_seed(0), torch.Generator().manual_seed(i + 1)
         tensors = {}
         for name, m, n in MODELS[model]:
-            a = (torch.rand(rank, n, generator=own) * 2 - 1) / n**0.5
-            b = 1e-3 * (
-                torch.randn(m, rank, generator=common) + torch.randn(m, rank, generator=own)
-            )
+            a = (torch.rand(rank, n, generator=private) * 2 - 1) / n**0.5
+            shared = torch.randn(m, rank, generator=common)
+            b = 1e-3 * (shared + torch.randn(m, rank, generator=private))
             tensors[f"base_model.model.{name}.lora_A.weight"] = a.to(dtype)
             tensors[f"base_model.model.{name}.lora_B.weight"] = b.to(dtype)
         save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -3,9 +3,9 @@
     pip install "gam-merge[peft]" transformers
     python examples/federated.py HuggingFaceTB/SmolLM2-135M-Instruct client-{1,2,3}.txt --rounds 5
 
-The mean of the deltas is exact before the cut to the rank of the adapter. Averaging A and B by
-themselves, as federated LoRA often does, would multiply one client's A by another's B. Here all
-clients run in one process, in turn.
+The mean of the deltas is exact until it is cut to the rank of the adapter. Averaging A and B
+separately, as federated LoRA often does, would multiply one client's A by another's B. Here all
+clients run in one process, one after another.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WIDTH, BATCH, STEPS = 64, 4, 10  # tokens of a sequence, sequences per step, ste
 
 
 def train(model: PeftModel, tokens: torch.Tensor) -> float:
-    """Train a few steps on one client. Returns the loss of the last."""
+    """Train a few steps on one client, and return the loss of the last."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for step in range(STEPS):
         batch = tokens[torch.arange(step * BATCH, (step + 1) * BATCH) % len(tokens)]

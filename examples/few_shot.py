@@ -1,13 +1,18 @@
-"""Choose a merge by a few questions: of eleven points of the consensus family, the one with the likeliest answers.
+"""Choose a merge from a few labelled questions: eleven settings of ``consensus`` are tried.
+
+The one under which the expected answers are most likely is written.
 
     pip install "gam-merge[peft]" transformers
     python examples/few_shot.py BASE A B C --questions few.jsonl --out merged
 
-few.jsonl: about four rows an adapter, {"prompt": "...", "completion": "..."}. The choice is that of benchmarks/lab.
+few.jsonl has about four rows per adapter: {"prompt": "...", "completion": "..."}. The settings are
+those of benchmarks/lab.
 """
 
 import argparse
 import json
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -18,14 +23,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gam_merge as gm
 from gam_merge.integrations.peft import with_adapter
 
-POINTS = [{"p": p, "q": q, "rescale": "norm"} for p in (-0.5, -0.25, 0.0, 0.25) for q in (0.5, 1.0)]
-POINTS += [{"p": p} for p in (-0.5, -0.25, 0.0)]  # at the consensus's own length; p = 0 is the mean
+GRID = product((-0.5, -0.25, 0.0, 0.25), (0.5, 1.0))
+POINTS = [{"p": p, "q": q, "rescale": "norm"} for p, q in GRID]
+POINTS += [{"p": p} for p in (-0.5, -0.25, 0.0)]  # at its own norm; p = 0 is the mean
 
 
 @torch.no_grad()
 def nll(model: PeftModel, tokenizer: AutoTokenizer, rows: list[dict[str, str]]) -> float:
-    """Nats per token of a completion, the mean over rows."""
-    losses = []
+    """Return the nats per token of a completion, the mean over rows."""
+    losses: list[float] = []
     for row in rows:
         tokens = tokenizer(row["prompt"] + row["completion"], return_tensors="pt").input_ids
         labels = tokens.clone()
@@ -46,20 +52,17 @@ def main() -> None:
 
     rows = [json.loads(line) for line in arguments.questions.read_text("utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
-    model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(arguments.base), arguments.adapters[0]
-    )
-    how = {
-        "method": "consensus",
-        "rank": sum(gm.load(adapter).rank for adapter in arguments.adapters),
-    }
-    found = []
+    base = AutoModelForCausalLM.from_pretrained(arguments.base)
+    model = PeftModel.from_pretrained(base, arguments.adapters[0])
+    rank = sum(gm.load(adapter).rank for adapter in arguments.adapters)
+    merge = partial(gm.merge, arguments.adapters, method="consensus", rank=rank)
+    losses: list[float] = []
     for params in POINTS:
-        with with_adapter(model, gm.merge(arguments.adapters, params=params, **how).adapter):
-            found.append(nll(model, tokenizer, rows))
-        print(f"{found[-1]:.3f}  {params}")
-    best = POINTS[found.index(min(found))]
-    gm.merge(arguments.adapters, params=best, out=arguments.out, **how)
+        with with_adapter(model, merge(params=params).adapter):
+            losses.append(nll(model, tokenizer, rows))
+        print(f"{losses[-1]:.3f}  {params}")
+    best = POINTS[losses.index(min(losses))]
+    merge(params=best, out=arguments.out)
     print(f"wrote {arguments.out}: {best}")
 
 

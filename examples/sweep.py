@@ -3,8 +3,8 @@
     pip install gam-merge "dask[distributed]"
     python examples/sweep.py examples/adapters/addition examples/adapters/sorting --out sweep
 
-Each recipe is one merge; its modules are spread over the workers. With a cluster elsewhere, give its address to
-``Client``: the adapters must lie where the workers can read them.
+The modules of each merge are spread over the workers. To use a cluster elsewhere, give its address
+to ``Client``; the workers must be able to read the adapters.
 """
 
 import argparse
@@ -38,9 +38,8 @@ def main() -> None:
                 executor=client.get_executor(),
             )
             shares = ", ".join(f"{share:.0%}" for share in result.report.survival)
-            print(
-                f"{out}: norm {result.report.norm_ratio:.2f} of the mean norm; survives: {shares}"
-            )
+            norm = result.report.norm_ratio
+            print(f"{out}: norm {norm:.2f} of the mean norm; survives: {shares}")
 
 
 if __name__ == "__main__":

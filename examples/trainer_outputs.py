@@ -1,11 +1,11 @@
-"""Merge what axolotl and LLaMA-Factory trained: the output folders of both are PEFT directories, checkpoints and all.
+"""Merge what axolotl and LLaMA-Factory trained: both write PEFT directories.
 
     python examples/trainer_outputs.py outputs/math-lora saves/llama3-8b/lora/code --out merged
 
-axolotl writes to ``output_dir`` of its YAML, LLaMA-Factory to ``output_dir`` of its own (saves/MODEL/lora/STAGE). Both
-leave adapter_config.json and adapter_model.safetensors there when the training ends, and in checkpoint-<step> before.
-A run that has not ended is taken as the mean of its last checkpoints; the method is the one that the comparison of the
-adapters speaks for. Neither tool is needed here.
+Both write to the ``output_dir`` of their YAML, for LLaMA-Factory often saves/MODEL/lora/STAGE. They
+leave adapter_config.json and adapter_model.safetensors there when training ends, and in
+checkpoint-<step> before that. Here the last checkpoints of an unfinished run are averaged, and the
+method is the one that ``compare`` recommends. Neither tool needs to be installed.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import gam_merge as gm
 
 
 def adapter_of(run: Path) -> gm.Adapter:
-    """The final adapter of a run, or the mean of its last three checkpoints."""
+    """Return the final adapter of a run, or the mean of its last three checkpoints."""
     if (run / "adapter_model.safetensors").is_file():
         return gm.load(run)
-    print(f"{run}: has not ended; the mean of its last checkpoints stands for it")
+    print(f"{run}: has not ended; its last checkpoints are averaged")
     return gm.average_checkpoints(run, last=3).adapter
 
 

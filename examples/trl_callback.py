@@ -1,10 +1,11 @@
-"""Train on preferences by TRL, and merge the last checkpoints as it goes; a merge is kept only if it is better.
+"""Train on preferences with TRL, and merge the last checkpoints as it goes, if that is better.
 
     pip install "gam-merge[transformers]" trl datasets
     python examples/trl_callback.py HuggingFaceTB/SmolLM2-135M-Instruct pairs.jsonl --out run
 
-pairs.jsonl has one {"prompt": ..., "chosen": ..., "rejected": ...} a line; every tenth of them is held out.
-The merge is in run/merged, whole at any moment. Any transformers Trainer takes the same callback.
+pairs.jsonl has one {"prompt": ..., "chosen": ..., "rejected": ...} per line, and a tenth of them is
+held out. The best merge is in run/merged, complete at any moment. Any transformers Trainer takes
+the same callback.
 """
 
 import argparse
@@ -55,9 +56,9 @@ def main() -> None:
     )
     trainer.train()
     for record in callback.history:
-        print(
-            f"step {record.step}: run {record.run_score:.4f}, merge {record.score:.4f}{' *' * record.kept}"
-        )
+        mark = " *" if record.kept else ""
+        scores = f"run {record.run_score:.4f}, merge {record.score:.4f}"
+        print(f"step {record.step}: {scores}{mark}")
 
 
 if __name__ == "__main__":

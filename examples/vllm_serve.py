@@ -3,7 +3,8 @@
     pip install gam-merge vllm
     python examples/vllm_serve.py org/base adapter-a adapter-b --out merged
 
-Without vLLM the merge is still made, within what vLLM loads, and the command that serves it is printed.
+Without vLLM the merge is made all the same, as vLLM can load it, and the command that serves it is
+printed.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import importlib.util
 from pathlib import Path
 
 import gam_merge as gm
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 
 
 def main() -> None:
@@ -24,15 +27,14 @@ def main() -> None:
     parser.add_argument("--prompt", default="What is 31 + 42?")
     arguments = parser.parse_args()
 
-    # target="vllm" refuses, before anything is read, what vLLM does not load, and says what to change.
+    # with target="vllm", what vLLM does not load is an error before any tensor is read
     result = gm.merge(arguments.adapters, method=arguments.method, target="vllm", out=arguments.out)
-    rank = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= result.adapter.rank)
-    print(
-        f"vllm serve {arguments.base} --enable-lora --max-lora-rank {rank} --lora-modules merged={arguments.out}"
-    )
+    rank = next(size for size in RANKS if size >= result.adapter.rank)
+    options = f"--enable-lora --max-lora-rank {rank} --lora-modules merged={arguments.out}"
+    print(f"vllm serve {arguments.base} {options}")
 
     if importlib.util.find_spec("vllm") is None:
-        print("vllm is not installed: the merge is written, and not served")
+        print("vllm is not installed: the merge is written but not served")
         return
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest

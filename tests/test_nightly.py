@@ -8,7 +8,7 @@ import pytest
 from benchmarks.nightly import report
 from benchmarks.nightly.trial import Trial, Unmeasured
 from benchmarks.nightly.trials import TRIALS
-from benchmarks.page import README, replaced
+from benchmarks.page import PAGE, replaced
 
 FEW = {  # all but those whose subject has tests of its own here, or that need the network or atheris
     "kills": 2,
@@ -34,9 +34,9 @@ def test_few_cases_of_each(trial: Trial, tmp_path: Path) -> None:
     assert outcome.found
 
 
-def test_the_table_of_the_readme_is_that_of_the_results() -> None:
-    results, readme = report.read(), README.read_text("utf-8")
-    assert readme == replaced(readme, "nightly", report.tables(results)), (
+def test_the_table_of_the_page_is_that_of_the_results() -> None:
+    results, page = report.read(), PAGE.read_text("utf-8")
+    assert page == replaced(page, "nightly", report.tables(results)), (
         "run: python -m benchmarks nightly --page"
     )
     assert [(row["name"], row["what"], row["cases"]) for row in results["rows"]] == [

@@ -47,7 +47,7 @@ def test_a_second_run_repeats_nothing(toy: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in toy.rglob("*")}
     done = call("run.py", PDA / "toy.yaml", "--work", toy)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is there") == 7
+    assert done.stdout.count("exists") == 7
     assert {path: path.stat().st_mtime_ns for path in toy.rglob("*")} == before
 
 

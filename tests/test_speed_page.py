@@ -1,15 +1,15 @@
-"""The tables of speed in the README are those of the committed results."""
+"""The tables of speed in docs/benchmarks.md are those of the committed results."""
 
 import copy
 
-from benchmarks.page import README, replaced
+from benchmarks.page import PAGE, replaced
 from benchmarks.speed import report
 from benchmarks.speed.cases import CASES
 
 
 def test_is_up_to_date() -> None:
-    results, readme = report.read(), README.read_text("utf-8")
-    assert readme == replaced(readme, "speed", report.tables(results)), (
+    results, page = report.read(), PAGE.read_text("utf-8")
+    assert page == replaced(page, "speed", report.tables(results)), (
         "run: python -m benchmarks speed --page"
     )
     measured = [(row["model"], row["N"], row["r"], row["method"]) for row in results["rows"]]

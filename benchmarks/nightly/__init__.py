@@ -1,7 +1,8 @@
-"""Faults and hostile files by the hundred, too long for every commit: what was tried, and how often a promise broke.
+"""Faults and hostile files by the hundred, which take too long for every commit.
 
-A trial is a function of a folder and a number of cases in a file of its own, named in ``trials``. The tests run each of
-them with few cases; ``python -m benchmarks nightly`` runs all cases and writes the table of the README.
+A trial is a function of a folder and a number of cases, in a file of its own, and listed in
+``trials``. The tests run each with few cases; ``python -m benchmarks nightly`` runs all cases and
+writes the table of docs/benchmarks.md.
 """
 
 import sys

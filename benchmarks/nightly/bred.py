@@ -1,4 +1,4 @@
-"""Hostile files bred by the code that they reach, which finds what cases by number do not come upon."""
+"""Hostile files bred by the code that they reach, which finds more than numbered cases do."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from benchmarks.nightly.trial import Outcome, Unmeasured
 
 
 def bred(folder: Path, cases: int) -> Outcome:
-    """As many of each kind, in a process of its own in which the library is instrumented: see ``guided``."""
+    """Try as many of each kind, in a process with an instrumented library: see ``guided``."""
     if find_spec("atheris") is None:
         raise Unmeasured("needs atheris, pip install -e '.[fuzz]'")
     lost, reached = list[str](), list[str]()
@@ -29,6 +29,6 @@ def bred(folder: Path, cases: int) -> Outcome:
         edges = re.findall(r"cov: (\d+)", done.stdout)
         reached.append(f"{kind} {edges[-1] if edges else 0}")
         if done.returncode != 0:
-            said = re.findall(r"^[\w.]*(?:Error|SUMMARY|Base64)\b.*", done.stdout, re.MULTILINE)
-            lost.append(f"{kind}: {'; '.join(said)[-700:]}")
+            errors = re.findall(r"^[\w.]*(?:Error|SUMMARY|Base64)\b.*", done.stdout, re.MULTILINE)
+            lost.append(f"{kind}: {'; '.join(errors)[-700:]}")
     return Outcome(lost, f"edges of code: {', '.join(reached)}")

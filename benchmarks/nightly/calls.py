@@ -1,4 +1,4 @@
-"""System calls that fail: strace, attached to a merge, answers one of them with an error of the disk."""
+"""System calls that fail: strace answers one call of a merge with an error of the disk."""
 
 import random
 import shutil
@@ -30,19 +30,20 @@ _WRITING = (
 
 
 def reads(folder: Path, cases: int) -> Outcome:
-    """Nothing is written, and one line names the file."""
+    """Check that nothing is written, and that one line names the file."""
     sources = layers(folder / "sources", modules=20, width=64)
-    files = [
-        source / name
-        for source in sources
-        for name in ("adapter_model.safetensors", "adapter_config.json")
-    ]
-    only = [word for file in files for word in ("-P", str(file))]
+    only: list[str] = []
+    for source in sources:
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            only += ["-P", str(source / name)]
     return _fail(folder, cases, sources, [*_LOOKING, *_READING], only, before=None)
 
 
 def writes(folder: Path, cases: int) -> Outcome:
-    """The old output stays or the new one is whole, and what could not be cleared away the next merge clears."""
+    """Check that the old output stays or the new one is whole.
+
+    The next merge must clear up what this one could not.
+    """
     sources = layers(folder / "sources", modules=20, width=64)
     before = contents(gm.merge(sources[:1], out=folder / "old").path)
     return _fail(folder, cases, sources, _WRITING, [], before=before)
@@ -57,36 +58,27 @@ def _fail(
     *,
     before: Contents,
 ) -> Outcome:
-    """Of every kind of call the first, the second and so on, in an order that is drawn."""
+    """Let calls fail: the first, second, ... of each kind, in random order."""
     if shutil.which("strace") is None:
         raise Unmeasured("needs strace")
     new = contents(gm.merge(sources, out=folder / "new").path)
     made = _made(folder / "counted", sources, calls, only, before)
-    every = [(call, number + 1) for call in calls for number in range(made[call])]
-    chosen = (
-        random.Random(0).choices(every, k=cases)
-        if len(every) < cases
-        else random.Random(0).sample(every, cases)
-    )
+    every: list[tuple[str, int]] = []
+    for call in calls:
+        every += [(call, number + 1) for number in range(made[call])]
+    draw = random.Random(0)
+    chosen = draw.choices(every, k=cases) if len(every) < cases else draw.sample(every, cases)
     lost, found = list[str](), Counter[str]()
     for case, (call, number) in enumerate(chosen):
         home = folder / str(case)
         error = "ENOSPC" if call in ("write", "mkdir") and case % 2 else "EIO"
-        code, said = _traced(
-            home,
-            sources,
-            [*only, "-e", f"inject={call}:error={error}:when={number}"],
-            calls,
-            before,
-        )
+        fault = ["-e", f"inject={call}:error={error}:when={number}"]
+        code, said = _traced(home, sources, [*only, *fault], calls, before)
         state = contents(home / "out")
         left = sorted(path.name for path in home.iterdir() if path.name != "out")
         gm.merge(sources, out=home / "out", force=True)
-        if (
-            state not in (before, new)
-            or (code != 0 and not said.startswith("GamMergeError "))
-            or "\n" in said
-        ):
+        explained = (code == 0 or said.startswith("GamMergeError ")) and "\n" not in said
+        if state not in (before, new) or not explained:
             lost.append(f"{error} at {call} {number}: {said or code}")
         elif only and left:
             lost.append(f"{error} at {call} {number}: left {left}")
@@ -99,14 +91,11 @@ def _fail(
 def _made(
     home: Path, sources: Sequence[Path], calls: Sequence[str], only: Sequence[str], before: Contents
 ) -> Counter[str]:
-    """How many calls of each kind a merge makes."""
+    """Return how many calls of each kind a merge makes."""
     _traced(home, sources, only, calls, before)
     lines = (home.with_name(f"{home.name}.trace")).read_text().splitlines()
-    return Counter(
-        line.split("(")[0].split()[-1]
-        for line in lines
-        if "(" in line and not line.startswith("+++")
-    )
+    lines = [line for line in lines if "(" in line and not line.startswith("+++")]
+    return Counter(line.split("(")[0].split()[-1] for line in lines)
 
 
 def _traced(
@@ -116,26 +105,19 @@ def _traced(
     calls: Sequence[str],
     before: Contents,
 ) -> tuple[int, str]:
-    """A merge into ``home/out`` in a process of its own under strace: its exit code, and what it raised."""
+    """Merge into ``home/out`` in a process under strace.
+
+    Returns the exit code and the text of the exception.
+    """
     home.mkdir()
     if before is not None:
         restore(home / "out", before)
-    ready, go, told, trace = (
-        home.with_name(f"{home.name}.{name}") for name in ("ready", "go", "told", "trace")
-    )
-    process = start(_merge, sources, home / "out", ready, go, told)
+    names = ("ready", "go", "error", "trace")
+    ready, go, raised, trace = (home.with_name(f"{home.name}.{name}") for name in names)
+    process = start(_merge, sources, home / "out", ready, go, raised)
     wait_for(ready)
-    command = [
-        "strace",
-        "-f",
-        "-p",
-        str(process.pid),
-        "-o",
-        str(trace),
-        "-e",
-        f"trace={','.join(calls)}",
-        *options,
-    ]
+    command = ["strace", "-f", "-p", str(process.pid), "-o", str(trace)]
+    command += ["-e", f"trace={','.join(calls)}", *options]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     line = tracer.stderr.readline()
@@ -145,13 +127,12 @@ def _traced(
     go.touch()
     process.join()
     tracer.communicate()
-    return process.exitcode or 0, told.read_text() if told.exists() else ""
+    return process.exitcode or 0, raised.read_text() if raised.exists() else ""
 
 
-def _merge(sources: Sequence[Path], out: Path, ready: Path, go: Path, told: Path) -> None:
-    gm.merge(
-        sources, out=ready.with_name(f"{ready.name}.first")
-    )  # what Python imports is no fault of a merge
+def _merge(sources: Sequence[Path], out: Path, ready: Path, go: Path, raised: Path) -> None:
+    # once before, so that the imports of Python are over
+    gm.merge(sources, out=ready.with_name(f"{ready.name}.first"))
     ready.touch()
     wait_for(go)
     said = ""
@@ -159,9 +140,9 @@ def _merge(sources: Sequence[Path], out: Path, ready: Path, go: Path, told: Path
         gm.merge(sources, out=out, force=True)
     except Exception as error:
         said = f"{type(error).__name__} {error}"
-    while said and not told.exists():
+    while said and not raised.exists():
         try:
-            told.write_text(said)  # this call may be the one that fails
+            raised.write_text(said)  # this call may be the one that fails
         except OSError:
-            told.unlink(missing_ok=True)
+            raised.unlink(missing_ok=True)
     sys.exit(bool(said))

@@ -1,4 +1,4 @@
-"""``python -m benchmarks nightly``: run all trials, or some, and keep what they found."""
+"""``python -m benchmarks nightly``: run all trials, or those named, and keep their results."""
 
 import json
 import tempfile
@@ -13,9 +13,11 @@ from benchmarks.nightly.trials import TRIALS
 
 
 def main(*, only: list[str], page: bool) -> bool:
-    """Writes benchmarks/results/nightly.json and the table of the README; whether every promise held.
+    """Write benchmarks/results/nightly.json and the table of docs/benchmarks.md.
 
-    only: the names of trials; rows of others stay as they are."""
+    only: the names of trials; the rows of other trials stay as they are. Returns whether every
+    promise held.
+    """
     if not page:
         rows = report.read()["rows"] if report.FILE.exists() else []
         known = {row["name"]: row for row in rows}

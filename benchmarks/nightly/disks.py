@@ -17,7 +17,10 @@ _SIZE = 4 << 20
 
 
 def disks(folder: Path, cases: int) -> Outcome:
-    """Every other case has an old output to replace. Room is drawn up to what both outputs take, and more."""
+    """Merge with random room on the disk, up to more than the output takes.
+
+    Every second case has an old output to replace.
+    """
     sources = layers(folder / "sources", modules=20, width=128, r=8)  # its merge takes 200 kB
     old = contents(gm.merge(sources[:1], out=folder / "old").path)
     new = contents(gm.merge(sources, out=folder / "new").path)
@@ -63,7 +66,7 @@ def _disk(folder: Path) -> Iterator[Path]:
 
 
 def _fill(ballast: Path, room: int) -> None:
-    """Leave about so many bytes."""
+    """Leave about ``room`` bytes on the disk."""
     state = os.statvfs(ballast.parent)
     with open(ballast, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, state.f_bavail * state.f_frsize - room))

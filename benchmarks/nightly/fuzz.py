@@ -1,4 +1,4 @@
-"""Hostile files: a result or an error in words, in a gigabyte and five seconds, and no part of an output."""
+"""Hostile files: each gives a result or an error in words, within a gigabyte and five seconds."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from benchmarks.nightly.trial import Outcome, counted
 
 
 def fuzz(kind: str, folder: Path, cases: int) -> Outcome:
-    """Cases of a kind by number, in a process that a new one follows where a case kills it."""
+    """Try the numbered cases of a kind, in a process that is replaced if a case kills it."""
     found, lost = fuzzing.run(KINDS[kind], range(cases), folder)
     return Outcome(lost, counted(found))

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.nightly.guided KIND CASES``: the cases of hostile files, bred by what code they reach.
+"""``python -m benchmarks.nightly.guided KIND CASES``: hostile files, bred by the code they reach.
 
-Needs atheris, which has wheels for Linux: pip install -e '.[fuzz]'. It stops at the first case that ends in anything
-but a result or an error in words, and leaves its bytes in the directory that it runs in. The trial ``bred`` runs all.
+Needs atheris, which has wheels for Linux: pip install -e '.[fuzz]'. It stops at the first case that
+ends in anything but a result or an error in words, and leaves its bytes in the current directory.
+The trial ``bred`` runs all kinds.
 """
 
 import os
@@ -21,7 +22,7 @@ assert benchmarks.nightly  # for the path of the tests
 
 
 def main(kind: str, cases: str) -> None:
-    """Runs in the directory of the cases: nothing that they leave there is seen by another."""
+    """Breed the cases of a kind, in a directory of their own."""
     home, folder = Path.cwd(), Path(tempfile.mkdtemp(prefix="gam-merge-guided-"))
     os.chdir(folder)
     fuzzing.good(folder)

@@ -1,4 +1,4 @@
-"""Ctrl-C at a random moment of the command: exit code 130 and one word, or done; the old state or the new one."""
+"""Ctrl-C at a random moment: exit code 130 and one word, or done; the old state or the new one."""
 
 import os
 import random
@@ -15,12 +15,12 @@ from terminal import environment
 import gam_merge as gm
 from benchmarks.nightly.trial import Outcome, counted, wait_for
 
-# As the script that pip installs, which says when it begins: what comes before is Python's own.
+# As the script that pip installs, but it reports when it begins: what comes before is Python's own.
 _COMMAND = "import sys; from gam_cli import main; open(sys.argv.pop(1), 'w').close(); main()"
 
 
 def interrupts(folder: Path, cases: int) -> Outcome:
-    """Moments are drawn from the time that the command takes, its imports and the end of Python included."""
+    """Interrupt at moments drawn from the run time, with its imports and the end of Python."""
     sources = layers(folder / "sources", modules=50, width=1024, r=32)
     new = contents(gm.merge(sources, out=folder / "new").path)
     whole = min(_seconds(sources, folder / f"timed-{i}") for i in range(2))
@@ -33,15 +33,11 @@ def interrupts(folder: Path, cases: int) -> Outcome:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
         state, names = contents(out), os.listdir(out.parent)
-        done = (process.returncode, errors, state) == (0, "", new)
-        interrupted = (process.returncode, errors) == (130, "interrupted\n") and state in (
-            None,
-            new,
-        )
+        code = process.returncode
+        done = (code, errors, state) == (0, "", new)
+        interrupted = (code, errors) == (130, "interrupted\n") and state in (None, new)
         if not (done or interrupted):
-            lost.append(
-                f"after {moment:.3f} s: left with {process.returncode}: {errors.strip()[-200:]}"
-            )
+            lost.append(f"after {moment:.3f} s: exit code {code}: {errors.strip()[-200:]}")
         elif names != ["out"] * (state is not None):
             lost.append(f"after {moment:.3f} s: left {names}")
         found["done" if done else "interrupted"] += 1
@@ -49,7 +45,7 @@ def interrupts(folder: Path, cases: int) -> Outcome:
 
 
 def _seconds(sources: list[Path], out: Path) -> float:
-    """That a whole run takes."""
+    """Return the seconds of a whole run."""
     process = _begin(sources, out)
     begun = time.perf_counter()
     process.communicate()
@@ -57,16 +53,19 @@ def _seconds(sources: list[Path], out: Path) -> float:
 
 
 def _begin(sources: list[Path], out: Path) -> subprocess.Popen[str]:
-    """The command, which begins now."""
+    """Start the command, and return when it begins."""
     ready = out.parent.with_name(f"{out.parent.name}-{out.name}.ready")
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND, str(ready), *map(str, sources), "-o", str(out), "-q"],
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a run in the background ignores it
+        preexec_fn=_heed_interrupts,
     )
     wait_for(ready)
     return process
+
+
+def _heed_interrupts() -> None:
+    """Restore SIGINT, which processes in the background ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

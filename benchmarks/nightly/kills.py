@@ -18,7 +18,10 @@ from benchmarks.nightly.trial import Outcome, counted, wait_for
 
 
 def kills(folder: Path, cases: int) -> Outcome:
-    """Every other case has an old output to replace. Moments are drawn from the time that a merge takes, and more."""
+    """Kill at moments drawn from a little more than the time of a merge.
+
+    Every second case has an old output to replace.
+    """
     sources = layers(folder / "sources", modules=40, width=256, r=32)
     old = contents(gm.merge(sources[:1], out=folder / "old").path)
     new = contents(gm.merge(sources, out=folder / "new").path)
@@ -37,20 +40,22 @@ def kills(folder: Path, cases: int) -> Outcome:
         left = sorted(name for name in os.listdir(out.parent) if name != "out")
         state = contents(out)
         gm.merge(sources[:1], out=out, force=True)
+        killed = f"killed after {moment:.3f} s"
         if state not in (before, new):
-            lost.append(f"killed after {moment:.3f} s: neither the old state nor the new")
+            lost.append(f"{killed}: neither the old state nor the new")
         elif process.exitcode not in (0, -signal.SIGKILL):
-            lost.append(f"killed after {moment:.3f} s: left with {process.exitcode}")
+            lost.append(f"{killed}: exit code {process.exitcode}")
         elif contents(out) != old or os.listdir(out.parent) != ["out"]:
-            lost.append(
-                f"killed after {moment:.3f} s: the next merge left {os.listdir(out.parent)}"
-            )
-        found["new" if state == new else "old (while writing)" if left else "old (before)"] += 1
+            lost.append(f"{killed}: the next merge left {os.listdir(out.parent)}")
+        if state == new:
+            found["new"] += 1
+        else:
+            found["old (while writing)" if left else "old (before)"] += 1
     return Outcome(lost, counted(found))
 
 
 def _seconds(sources: list[Path], out: Path) -> float:
-    """That a whole merge takes in a process of its own."""
+    """Return the seconds of a whole merge in a process of its own."""
     process = _begin(sources, out)
     begun = time.perf_counter()
     process.join()
@@ -58,7 +63,7 @@ def _seconds(sources: list[Path], out: Path) -> float:
 
 
 def _begin(sources: list[Path], out: Path) -> BaseProcess:
-    """A process that merges now."""
+    """Start a process that merges, and return when it begins."""
     ready = out.parent.with_name(f"{out.parent.name}-{out.name}.ready")
     process = start(_merge, sources, out, ready)
     wait_for(ready)

@@ -1,4 +1,4 @@
-"""A network that fails at any step of a push: the Hub has all or nothing, the directory stays, no token is told."""
+"""A network that fails at any step of a push: the Hub has all or nothing, no token leaks."""
 
 from collections import Counter
 from itertools import product
@@ -15,7 +15,7 @@ _FAULTS = (0, 500, 401, 403)  # dropped without an answer, or answered so
 
 
 def pushes(folder: Path, cases: int) -> Outcome:
-    """Every step with every fault, over and over; then the network is well again, and the same push goes through."""
+    """Try every step with every fault; afterwards the same push must go through."""
     merged = gm.merge(layers(folder / "sources", modules=2, width=12), out=folder / "out").path
     assert merged is not None
     before, lost, found = contents(merged), list[str](), Counter[str]()
@@ -25,27 +25,23 @@ def pushes(folder: Path, cases: int) -> Outcome:
         with pytest.MonkeyPatch.context() as patch, connected(folder / str(case), patch) as hub:
             patch.setenv("HF_TOKEN", TOKEN)
             hub.faults.append(Fault(PUSH_STEPS[step], status))
-            said = _push(merged)
-            if (
-                not said
-                or "\n" in said
-                or TOKEN in said
-                or _pushed(hub)
-                or contents(merged) != before
-            ):
-                lost.append(f"{status} at {step}: {said or 'no error'}")
+            error = _push(merged)
+            one_line = error != "" and "\n" not in error and TOKEN not in error
+            if not one_line or _pushed(hub) or contents(merged) != before:
+                lost.append(f"{status} at {step}: {error or 'no error'}")
             hub.faults.clear()
-            if said := _push(merged):
-                lost.append(f"after {status} at {step}: {said}")
+            error = _push(merged)
+            after = f"after {status} at {step}"
+            if error:
+                lost.append(f"{after}: {error}")
             elif not _pushed(hub) or hub.leaks:
-                lost.append(
-                    f"after {status} at {step}: not what was pushed, or a token left the Hub"
-                )
+                lost.append(f"{after}: not what was pushed, or a token left the Hub")
         found["refused, then pushed"] += 1
     return Outcome(lost, counted(found))
 
 
 def _push(merged: Path) -> str:
+    """Push, and return the text of the error, if there is one."""
     try:
         gm.push(merged, "me/merged")
     except gm.GamMergeError as error:
@@ -54,8 +50,8 @@ def _push(merged: Path) -> str:
 
 
 def _pushed(hub: Hub) -> bool:
-    """Whether anything of ours is there."""
+    """Return whether any of our files are on the Hub."""
     repo = hub.repos.get("me/merged")
-    return repo is not None and any(
-        set(files) != {".gitattributes"} for files in repo.commits.values()
-    )
+    if repo is None:
+        return False
+    return any(set(files) != {".gitattributes"} for files in repo.commits.values())

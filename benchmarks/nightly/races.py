@@ -17,6 +17,7 @@ _WON, _LATE = 0, 3
 
 
 def races(folder: Path, cases: int) -> Outcome:
+    """Start merges with different weights at once, and check the output and every exit code."""
     sources = layers(folder / "sources", modules=4, width=64)
     weights = [(1.0, float(i)) for i in range(1, _MERGES + 1)]
     whole = [
@@ -33,13 +34,12 @@ def races(folder: Path, cases: int) -> Outcome:
         codes = [process.exitcode for process in processes]
         won = [i for i, code in enumerate(codes) if code == _WON]
         if len(won) != 1 or codes.count(_LATE) != _MERGES - 1:
-            lost.append(f"left with {codes}")
+            lost.append(f"exit codes {codes}")
         elif contents(out) != whole[won[0]] or os.listdir(out.parent) != ["out"]:
             lost.append("the output is not that of the one that won, or something else is left")
         found["one won"] += len(won) == 1
-    return Outcome(
-        lost, f"{counted(found)}, {_MERGES - 1} said so each time" if not lost else counted(found)
-    )
+    text = counted(found)
+    return Outcome(lost, text if lost else f"{text}, {_MERGES - 1} said so each time")
 
 
 def _merge(sources: list[Path], weights: tuple[float, float], out: Path) -> None:

@@ -1,5 +1,6 @@
-"""A process that merges a thousand times stays as it is: no memory, no descriptor and no thread more."""
+"""A process that merges a thousand times: memory, descriptors and threads must not grow."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,38 +16,39 @@ _METHODS = ("gam", "mean", "ties", "consensus")
 
 
 def soak(folder: Path, cases: int) -> Outcome:
-    told = folder / "told"
-    code = in_child(_merge, folder, cases, told)
+    """Merge over and over in one process, and compare its state early and at the end."""
+    file = folder / "state"
+    code = in_child(_merge, folder, cases, file)
     if code != 0:
-        return Outcome([f"left with {code}"], "nothing")
-    before, after = (
-        dict(zip(("MB", "descriptors", "threads"), map(float, line.split()), strict=True))
-        for line in told.read_text().splitlines()
-    )
+        return Outcome([f"exit code {code}"], "nothing")
+    before, after = json.loads(file.read_text())
     growth = after["MB"] / before["MB"] - 1
-    lost = [
-        f"{name}: {before[name]:g}, then {after[name]:g}"
-        for name in ("descriptors", "threads")
-        if after[name] > before[name]
-    ]
-    lost += [f"memory grew by {growth:.1%}"] if growth > _GROWTH else []
-    return Outcome(lost, f"memory {growth:+.1%}, {after['descriptors']:g} descriptors as before")
+    lost: list[str] = []
+    for name in ("descriptors", "threads"):
+        if after[name] > before[name]:
+            lost.append(f"{name}: {before[name]}, then {after[name]}")
+    if growth > _GROWTH:
+        lost.append(f"memory grew by {growth:.1%}")
+    return Outcome(lost, f"memory {growth:+.1%}, {after['descriptors']} descriptors as before")
 
 
-def _merge(folder: Path, cases: int, told: Path) -> None:
-    """Tell what the process holds after a tenth of the merges, and at the end."""
+def _merge(folder: Path, cases: int, file: Path) -> None:
+    """Write what the process holds after a tenth of the merges, and at the end."""
     sources = layers(folder / "sources", modules=8, width=64)
-    lines = []
+    states: list[dict[str, float]] = []
     for case in range(cases):
         gm.merge(sources, method=_METHODS[case % len(_METHODS)], out=folder / "out", force=True)
         if case + 1 in (max(cases // 10, 1), cases):
-            lines.append(
-                f"{_megabytes()} {len(os.listdir('/proc/self/fd'))} {len(os.listdir('/proc/self/task'))}"
-            )
-    told.write_text("\n".join(lines))
+            states.append(_state())
+    file.write_text(json.dumps(states))
     sys.exit(0)
 
 
-def _megabytes() -> float:
+def _state() -> dict[str, float]:
+    """Return what this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return {
+        "MB": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+    }

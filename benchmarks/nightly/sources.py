@@ -1,4 +1,4 @@
-"""Adapters that change while they are merged: one line, and nothing is written."""
+"""Adapters that change while they are merged: an error of one line, and nothing is written."""
 
 import os
 import random
@@ -51,7 +51,7 @@ _CHANGES: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def changes(folder: Path, cases: int) -> Outcome:
-    """Each case changes one file after some modules; a process that is killed by it would leave with a signal."""
+    """Change one file after some modules. A process that dies of it is found by its exit code."""
     draw, lost, found = random.Random(0), list[str](), Counter[str]()
     for case in range(cases):
         change, after, seed = _CHANGES[case % len(_CHANGES)], draw.random(), draw.randrange(1 << 30)
@@ -59,7 +59,7 @@ def changes(folder: Path, cases: int) -> Outcome:
         code = in_child(_merge, home, change, after, seed)
         said = f"{change.__name__.strip('_')} after {after:.0%}"
         if code != 0:
-            lost.append(f"{said}: left with {code}")
+            lost.append(f"{said}: exit code {code}")
         elif sorted(os.listdir(home)) != ["a", "b"]:
             lost.append(f"{said}: left {sorted(os.listdir(home))}")
         found["refused" if code == 0 else "not refused"] += 1
@@ -71,12 +71,9 @@ def _merge(
 ) -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    shapes = {
-        f"layers.{i}.q": (40 + i, 30, 4) for i in range(24)
-    }  # no two alike: each is read on its own
-    factors = {
-        name: random_factors(generator, *shape, torch.float32) for name, shape in shapes.items()
-    }
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for i in range(24):  # no two shapes are equal: each module is read on its own
+        factors[f"layers.{i}.q"] = random_factors(generator, 40 + i, 30, 4, torch.float32)
     sources = [write_adapter(home / name, factors) for name in "ab"]
     file = sources[1] / WEIGHTS
     file.with_name("other").write_bytes((sources[0] / WEIGHTS).read_bytes())

@@ -1,4 +1,4 @@
-"""What a trial is, and what it gives back."""
+"""A trial and its outcome."""
 
 import time
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found over all cases; ``lost`` has a line for each in which the promise did not hold."""
+    """What all cases gave; ``lost`` has a line for each in which the promise did not hold."""
 
     lost: Sequence[str]
     found: str
@@ -17,10 +17,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """``run(folder, cases)`` tries so many cases, with an empty folder of its own to work in."""
+    """``run(folder, cases)`` tries a number of cases, in an empty folder."""
 
     name: str
-    what: str  # a row of the README
+    what: str  # a row of docs/benchmarks.md
     cases: int
     run: Callable[[Path, int], Outcome]
 
@@ -34,6 +34,6 @@ def counted(found: Counter[str]) -> str:
 
 
 def wait_for(file: Path) -> None:
-    """Until another process has made it."""
+    """Wait until another process has made a file."""
     while not file.exists():
         time.sleep(0.002)

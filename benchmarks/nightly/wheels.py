@@ -1,4 +1,4 @@
-"""The wheel is a function of the sources: built elsewhere, later, by another hand, it is the same bytes."""
+"""The wheel is a function of the sources: built elsewhere and later, it has the same bytes."""
 
 import hashlib
 import os
@@ -14,18 +14,17 @@ _SOURCES = ("gam_merge", "kernels", "cli", "pyproject.toml", "README.md", "LICEN
 
 
 def wheels(folder: Path, cases: int) -> Outcome:
-    """Each build from a copy of the sources in another place, with other times, rights, hash seed and time zone."""
+    """Build copies of the sources with other paths, times, rights, hash seeds and time zones."""
     digests = [_build(folder / str(case), case) for case in range(cases)]
-    differ = [
-        f"build {case} differs from the first"
-        for case, found in enumerate(digests)
-        if found != digests[0]
-    ]
-    return Outcome(differ, f"{len(set(digests))} sha256")
+    lost: list[str] = []
+    for case, digest in enumerate(digests):
+        if digest != digests[0]:
+            lost.append(f"build {case} differs from the first")
+    return Outcome(lost, f"{len(set(digests))} sha256")
 
 
 def _build(home: Path, case: int) -> str:
-    """The sha256 of a wheel."""
+    """Return the sha256 of a wheel."""
     for name in _SOURCES:
         source, target = _ROOT / name, home / ("x" * case) / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,21 +33,11 @@ def _build(home: Path, case: int) -> str:
         else:
             shutil.copy(source, target)
     for path in home.rglob("*"):
-        path.chmod(
-            (0o755 if path.is_dir() else 0o644) & ~(0o077 * (case % 2))
-        )  # a umask: git keeps no more
+        umask = 0o077 * (case % 2)  # git keeps no more of the rights
+        path.chmod((0o755 if path.is_dir() else 0o644) & ~umask)
         os.utime(path, (1e9 + case * 1e7,) * 2)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "-w",
-        str(home / "wheel"),
-        str(target.parent),
-    ]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["-w", str(home / "wheel"), str(target.parent)]
     environment = {**os.environ, "PYTHONHASHSEED": str(case), "TZ": ("UTC", "Asia/Tokyo")[case % 2]}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:

@@ -1,10 +1,10 @@
-"""How fast, against what cannot be done without, and against PEFT and a dense merge; how exact; how it grows.
+"""How fast gam-merge is, over the least work and next to PEFT and a dense merge, and how exact.
 
-floor.py      reading, writing and the least arithmetic at this machine's own rate
+floor.py      reading, writing and the least arithmetic, at the rates of this machine
 cases.py      gam-merge over that floor, and the memory that it takes
 peers.py      PEFT and a dense merge on the shapes of one model
 accuracy.py   float32 against the dense float64 oracle of the tests
-report.py     the tables of the README and the plot, from the results alone
+report.py     the tables of docs/benchmarks.md and the plot, from the results
 """
 
 import sys

@@ -28,7 +28,7 @@ CASES = [
     ("qwen3-8b", 3, 256, ("gam",)),
 ]
 
-# The peak is read from VmHWM where Linux gives it: ru_maxrss starts at the peak of the process that launched us.
+# The peak is VmHWM if Linux has it: ru_maxrss starts at the peak of the process that launched us.
 _RSS = """
 import resource, sys
 from pathlib import Path
@@ -37,7 +37,8 @@ def peak():
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    lines = status.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 before = peak()
 gm.merge(sys.argv[3:], method=sys.argv[1], out=sys.argv[2])
 print((peak() - before) / 1024)
@@ -47,7 +48,7 @@ print((peak() - before) / 1024)
 def measure(
     folder: Path, model: str, count: int, rank: int, methods: tuple[str, ...], repeats: int
 ) -> list[dict[str, Any]]:
-    """A row for each method: library calls with read and write, in turns with reading and writing alone."""
+    """Return a row per method: library calls, taking turns with reading and writing alone."""
     sources = make_adapters(folder, model, count=count, rank=rank)
     out, copy = folder / "merged", folder / "copy.bin"
     jobs = {"disk": partial(floor.read_and_write, sources, copy)}

@@ -9,7 +9,7 @@ from benchmarks.speed import accuracy, cases, peers, report
 
 
 def main(folder: Path, *, repeats: int, quick: bool, page: bool) -> None:
-    """Print the tables; unless quick, write benchmarks/results/speed.json, its plot and the tables of the README."""
+    """Print the tables; unless quick, write the results, their plot and the page."""
     if not page:
         print(json.dumps(machine()))
         rows = _rows(folder, cases.CASES[:3] if quick else cases.CASES, repeats)
@@ -17,10 +17,10 @@ def main(folder: Path, *, repeats: int, quick: bool, page: bool) -> None:
         print("\n" + table(rows), table(errors), sep="\n\n")
         if quick:
             return
-        others = [peers.model_row(kind) for kind in peers.KINDS]
+        peer_rows = [peers.model_row(kind) for kind in peers.KINDS]
         module = peers.module_row()
-        print(table(others), table([module]), sep="\n\n")
-        print(save("speed", rows, repeats=repeats, errors=errors, peers=others, module=module))
+        print(table(peer_rows), table([module]), sep="\n\n")
+        print(save("speed", rows, repeats=repeats, errors=errors, peers=peer_rows, module=module))
     report.write()
 
 

@@ -1,8 +1,9 @@
-"""The floor: what no merge on this machine can do without, measured on this machine.
+"""The floor: the least that any merge must do, measured on this machine.
 
-For N adapters: read every factor, write the result; 2N - 1 Gram blocks and N products with the output coefficients on
-each side of every module, as float32 matrix products; 2N - 1 singular value decompositions of r x r a module (the
-rotations of N - 1 adapters on two sides, and the core).
+For N adapters: read every factor and write the result; 2N - 1 Gram blocks and N products with the
+output coefficients on each side of every module, as float32 matrix products; 2N - 1 singular value
+decompositions of r x r matrices per module (the rotations of N - 1 adapters on two sides, and the
+core).
 """
 
 import os
@@ -16,9 +17,9 @@ from benchmarks.shapes import MODELS
 
 
 def read_and_write(sources: list[Path], out: Path) -> None:
-    """All bytes of the sources, and as many as the first holds to the disk."""
+    """Read all bytes of the sources, and write as many as the first one holds."""
     files = [source / "adapter_model.safetensors" for source in sources]
-    buffer = bytearray(32 << 20)  # a bounded one: fresh memory would cost page faults
+    buffer = bytearray(32 << 20)  # bounded: fresh memory would cost page faults
     for file in files:
         with open(file, "rb", buffering=0) as stream:
             while stream.readinto(buffer):
@@ -31,7 +32,7 @@ def read_and_write(sources: list[Path], out: Path) -> None:
 
 
 def arithmetic_seconds(model: str, rank: int, count: int) -> float:
-    """The least arithmetic at the best rate of this machine, all cores."""
+    """Return the seconds of the least arithmetic at the best rate of this machine, on all cores."""
     heights = Counter(size for _, m, n in MODELS[model] for size in (m, n))
     gemm = 0.0
     for height, number in heights.items():
@@ -45,7 +46,7 @@ def arithmetic_seconds(model: str, rank: int, count: int) -> float:
 
 
 def _best(job: object, seconds: float = 0.1) -> float:
-    """The fastest of as many runs as fit into the time."""
+    """Return the fastest of as many runs as fit into the time."""
     assert callable(job)
     job()
     best, end = float("inf"), time.perf_counter() + seconds

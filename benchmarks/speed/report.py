@@ -1,4 +1,4 @@
-"""The tables of the README and the plot, from the committed results."""
+"""The tables of docs/benchmarks.md and the plot, from the committed results."""
 
 import json
 from pathlib import Path
@@ -23,79 +23,67 @@ def read() -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Where it was measured, every case, growth and exactness beside the bars that they have to meet, and peers."""
-    on, rows = results["machine"], results["rows"]
+    """Return the machine, every case, growth and exactness next to their bars, and the peers."""
+    on = results["machine"]
     where = (
-        f"Measured on {on['cores']} cores of {on['cpu']}, {on['threads']} threads, torch {on['torch']}; "
-        f"median of {results['repeats']}."
+        f"Measured on {on['cores']} cores of {on['cpu']}, {on['threads']} threads, "
+        f"torch {on['torch']}; median of {results['repeats']}."
     )
-    ours = [
-        {"shapes": _TITLES[row["model"]], **{k: v for k, v in row.items() if k != "model"}}
-        for row in rows
-    ]
-    return "\n\n".join([where, table(ours), table(bars(results)), table(_peers(results))])
+    cases: list[dict[str, Any]] = []
+    for row in results["rows"]:
+        figures = {name: value for name, value in row.items() if name != "model"}
+        cases.append({"shapes": _TITLES[row["model"]], **figures})
+    return "\n\n".join([where, table(cases), table(bars(results)), table(_peers(results))])
 
 
 def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is asked, what was measured."""
-
-    def row(model: str, count: int, rank: int) -> dict[str, Any]:
-        key = (model, count, rank, "gam")
-        return next(r for r in results["rows"] if (r["model"], r["N"], r["r"], r["method"]) == key)
-
-    small, large = row("qwen3-8b", 3, 16), row("qwen3-8b", 3, 64)
+    """Return what was measured next to what is required."""
+    small, large = _case(results, "qwen3-8b", 3, 16), _case(results, "qwen3-8b", 3, 64)
+    deep = _case(results, "qwen3-8b-72", 3, 16)
+    few, many = (_case(results, "smollm2-135m", count, 16) for count in (4, 16))
     worst = results["errors"][-1]
+    memory = "memory above imports"
     measured = [
         ("3 x Qwen3-8B, r = 64, over the floor", large["over the floor"], 3.0),
         ("3 x Qwen3-8B, r = 16, over the floor", small["over the floor"], 3.0),
-        (
-            "N = 16 over N = 4",
-            row("smollm2-135m", 16, 16)["seconds"] / row("smollm2-135m", 4, 16)["seconds"],
-            4.6,
-        ),
-        ("72 layers over 36", row("qwen3-8b-72", 3, 16)["seconds"] / small["seconds"], 2.1),
-        (
-            "memory above imports, 3 x Qwen3-8B, r = 64 (MB)",
-            large["memory above imports (MB)"],
-            600.0,
-        ),
+        ("N = 16 over N = 4", many["seconds"] / few["seconds"], 4.6),
+        ("72 layers over 36", deep["seconds"] / small["seconds"], 2.1),
+        (f"{memory}, 3 x Qwen3-8B, r = 64 (MB)", large[f"{memory} (MB)"], 600.0),
         (f"error in float32, condition {worst['condition']}", worst["gam, relative error"], 1e-5),
     ]
-    least = [
-        ("PEFT svd over our mean, one module of 4096 x 4096", results["module"]["ratio"], 500.0)
-    ]
-    return [{"what": what, "measured": value, "at most": bar} for what, value, bar in measured] + [
-        {"what": what, "measured": value, "at least": bar} for what, value, bar in least
-    ]
+    rows = [{"what": what, "measured": value, "at most": bar} for what, value, bar in measured]
+    peer = "PEFT svd over our mean, one module of 4096 x 4096"
+    rows.append({"what": peer, "measured": results["module"]["ratio"], "at least": 500.0})
+    return rows
+
+
+def _case(results: dict[str, Any], model: str, count: int, rank: int) -> dict[str, Any]:
+    """Return the row of ``gam`` in one case."""
+    key = (model, count, rank, "gam")
+    return next(r for r in results["rows"] if (r["model"], r["N"], r["r"], r["method"]) == key)
 
 
 def _peers(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Peers on the shapes of a whole model, over our mean of as many adapters."""
-    mine = [r for r in results["rows"] if (r["model"], r["N"], r["r"]) == ("qwen3-8b", 4, 16)]
-    mean = next(r["seconds"] for r in mine if r["method"] == "mean")
-    named = [
-        {"peer": f"gam-merge {r['method']}, with read and write", "seconds": r["seconds"]}
-        for r in mine
-    ]
-    others = [{"peer": r["peer"], "seconds": r["seconds"]} for r in results["peers"]]
-    return [
-        {
-            "4 x Qwen3-8B shapes, r = 16": r["peer"],
-            "seconds": r["seconds"],
-            "over our mean": r["seconds"] / mean,
-        }
-        for r in (*named, *others)
-    ]
+    """Return the peers on the shapes of a whole model, over our mean of as many adapters."""
+    ours = [r for r in results["rows"] if (r["model"], r["N"], r["r"]) == ("qwen3-8b", 4, 16)]
+    mean = next(r["seconds"] for r in ours if r["method"] == "mean")
+    seconds = {f"gam-merge {r['method']}, with read and write": r["seconds"] for r in ours}
+    seconds |= {r["peer"]: r["seconds"] for r in results["peers"]}
+    rows: list[dict[str, Any]] = []
+    for name, value in seconds.items():
+        row = {"4 x Qwen3-8B shapes, r = 16": name, "seconds": value, "over our mean": value / mean}
+        rows.append(row)
+    return rows
 
 
 def write() -> None:
-    """The tables into the README, and the plot beside the results."""
+    """Write the tables into the page, and the plot next to the results."""
     page.write("speed", tables(read()))
     plot(read(), PLOT)
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Seconds of every case beside its floor."""
+    """Draw the seconds of every case next to its floor."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,6 +1,6 @@
-"""Every kind of adapter that PEFT writes, merged by PEFT, by mergekit and by gam-merge: what is right is measured.
+"""Every kind of adapter that PEFT writes, merged by PEFT, mergekit and gam-merge, and measured.
 
-The adapters and what is right of them are those of the tests, whose folder is put on the path.
+The adapters and the correct results are those of the tests, whose folder is put on the path.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""``python -m benchmarks variants``: measure all kinds, or write the page from the results alone."""
+"""``python -m benchmarks variants``: measure all kinds, or only write the page from the results."""
 
 import tempfile
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
@@ -14,7 +15,10 @@ from benchmarks.variants.rows import ROWS
 
 
 def main(*, mergekit: Path | None, page: bool) -> None:
-    """Writes benchmarks/results/variants.json and docs/variants.md. mergekit: the Python of an environment with it."""
+    """Write benchmarks/results/variants.json and docs/variants.md.
+
+    mergekit: the Python of an environment with mergekit.
+    """
     if not page:
         with tempfile.TemporaryDirectory() as folder:
             _measure(Path(folder), mergekit)
@@ -24,18 +28,20 @@ def main(*, mergekit: Path | None, page: bool) -> None:
 def _measure(folder: Path, mergekit: Path | None) -> None:
     logging.disable_progress_bar()
     measured = {row.name: Measured(row, folder / str(i)) for i, row in enumerate(ROWS)}
-    peer, theirs = by_mergekit(mergekit, measured, folder)
-    rows = []
+    peer_version, of_mergekit = by_mergekit(mergekit, measured, folder)
+    rows: list[dict[str, Any]] = []
     for name, each in measured.items():
         by_peft = {f"PEFT {kind}": each.error(partial(each.by_peft, kind)) for kind in PEFT_TYPES}
         rows.append(
             {
                 "adapters": name,
                 **by_peft,
-                "mergekit": theirs[name],
+                "mergekit": of_mergekit[name],
                 "gam-merge": each.error(each.by_us),
             }
         )
     versions = {name: version(name) for name in ("gam-merge", "peft", "transformers", "torch")}
+    if peer_version:
+        versions["mergekit"] = peer_version
     print(table(rows))
-    print(save("variants", rows, versions={**versions, **({"mergekit": peer} if peer else {})}))
+    print(save("variants", rows, versions=versions))

@@ -1,4 +1,4 @@
-"""One row of the table: the relative error of what each merge makes the model say, or why there is none."""
+"""One row of the table: the relative error of the output under each merge, or why there is none."""
 
 import copy
 import json
@@ -6,6 +6,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers import relative
@@ -25,7 +26,7 @@ _PEER = Path(__file__).with_name("mergekit_peer.py")
 
 
 class Measured:
-    """The adapters of a row on disk, and what a merge of them should do."""
+    """The adapters of a row on disk, and the change of the output that their merge should make."""
 
     def __init__(self, row: Row, folder: Path) -> None:
         self.row, self.folder = row, folder
@@ -36,49 +37,55 @@ class Measured:
             row.rewrite(self.paths[0])
 
     def error(self, merge: Callable[[], Tensor]) -> Cell:
-        """Of what a merge makes the model say."""
+        """Return the relative error of the change that a merge makes in the output."""
         try:
             with quiet():
                 return relative(merge() - self.before, self.effect)
-        except Exception as error:  # whatever it is
+        except Exception as error:
             text = " ".join(str(error).replace(f"{self.folder}/", "").split())
             tool = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
-            meant = isinstance(error, _REFUSALS) and {"peft", "gam_merge"} & set(tool)
-            return f"refused: {text}" if meant else f"crash: {type(error).__name__}: {text}"
+            deliberate = isinstance(error, _REFUSALS) and {"peft", "gam_merge"} & set(tool)
+            return f"refused: {text}" if deliberate else f"crash: {type(error).__name__}: {text}"
 
     def by_us(self) -> Tensor:
+        """Return the output under our merge."""
         given = {"base_model": base(self.row.kind)} if self.row.needs_base else {}
         out = self.folder / "ours"
         gm.merge(self.paths, method="mean", weights=WEIGHTS, rank=self.row.rank, out=out, **given)
         return forward(load(self.row.kind, out))
 
     def by_peft(self, combination: str) -> Tensor:
-        """Saved and loaded again. What it leaves as initialised is random."""
+        """Return the output under PEFT's merge, saved and loaded again.
+
+        What PEFT leaves as initialised is random.
+        """
         torch.manual_seed(0)
         plain, out = copy.deepcopy(model(self.row.kind)).float(), self.folder / combination
         adapted = PeftModel.from_pretrained(plain, self.paths[0])
         adapted.load_adapter(self.paths[1], "b")
-        options = (
-            {"combination_type": combination} if isinstance(self.row.configs[0], LoraConfig) else {}
-        )
-        options |= {"svd_rank": self.row.rank} if options and combination == "svd" else {}
+        options: dict[str, Any] = {}
+        if isinstance(self.row.configs[0], LoraConfig):
+            options["combination_type"] = combination
+            if combination == "svd":
+                options["svd_rank"] = self.row.rank
         adapted.add_weighted_adapter(["default", "b"], list(WEIGHTS), "merged", **options)
         adapted.save_pretrained(out, selected_adapters=["merged"])
         return forward(load(self.row.kind, out / "merged"))
 
     def by_mergekit(self) -> Tensor:
-        """The model that it wrote."""
+        """Return the output of the model that mergekit wrote."""
         plain, out = model(self.row.kind), self.folder / "mergekit"
-        config = type(plain.config).from_pretrained(
-            out, experts_implementation="eager"
-        )  # the one that has float64
+        # the implementation of experts that has float64
+        config = type(plain.config).from_pretrained(out, experts_implementation="eager")
         return forward(type(plain).from_pretrained(out, config=config).double().eval())
 
 
 @torch.no_grad()
 def _right(row: Row, paths: Sequence[Path]) -> torch.nn.Module:
-    """The model whose every parameter is the weighted mean of what PEFT fuses each adapter into; a head that one of
-    them alone has trained whole is that adapter's."""
+    """Return the model whose every parameter is the weighted mean of what PEFT fuses.
+
+    A head that only one adapter has trained whole is that adapter's.
+    """
     with quiet():
         right = dense_mean(row.kind, paths, WEIGHTS)
         if row.trained_head is not None:
@@ -89,12 +96,14 @@ def _right(row: Row, paths: Sequence[Path]) -> torch.nn.Module:
 def by_mergekit(
     python: Path | None, rows: Mapping[str, Measured], folder: Path
 ) -> tuple[str, dict[str, Cell]]:
-    """Its version, and what it makes of the rows, by name. It runs in an environment of its own."""
-    jobs = {
-        name: _job(row, folder)
-        for name, row in rows.items()
-        if hasattr(model(row.row.kind), "save_pretrained")
-    }
+    """Return the version of mergekit and the cells of the rows, by name.
+
+    It runs in an environment of its own.
+    """
+    jobs: dict[str, dict[str, object]] = {}
+    for name, row in rows.items():
+        if hasattr(model(row.row.kind), "save_pretrained"):
+            jobs[name] = _job(row, folder)
     none = dict.fromkeys(rows, "unmeasured: it merges models of transformers")
     if python is None:
         return "", dict.fromkeys(rows, "unmeasured: --mergekit names no environment that has it")
@@ -105,12 +114,14 @@ def by_mergekit(
     )
     answers = json.loads(answered.read_text())
     failed = {name: text.replace(f"{folder}/", "") for name, text in answers["failed"].items()}
-    found = {name: failed.get(name) or rows[name].error(rows[name].by_mergekit) for name in jobs}
-    return answers["version"], {**none, **found}
+    cells: dict[str, Cell] = {}
+    for name in jobs:
+        cells[name] = failed.get(name) or rows[name].error(rows[name].by_mergekit)
+    return answers["version"], {**none, **cells}
 
 
 def _job(measured: Measured, folder: Path) -> dict[str, object]:
-    """For ``mergekit_peer.py``."""
+    """Return the arguments of a merge for ``mergekit_peer.py``."""
     whole = folder / f"base-{measured.row.kind}"
     if not whole.exists():
         copy.deepcopy(model(measured.row.kind)).float().save_pretrained(whole)

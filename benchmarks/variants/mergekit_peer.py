@@ -1,6 +1,7 @@
-"""``python mergekit_peer.py JOBS ANSWERS``, in an environment of its own that mergekit is installed in.
+"""``python mergekit_peer.py JOBS ANSWERS``, in an environment of its own with mergekit.
 
-JOBS: a table of merges by name, in JSON. ANSWERS: the version of mergekit, and what went wrong by name, in JSON.
+JOBS is a JSON object of merges by name; ANSWERS becomes a JSON object with the version of mergekit
+and the errors by name.
 """
 
 import json
@@ -24,11 +25,13 @@ def main(jobs: Path, answers: Path) -> None:
 
 
 def merge(base: str, adapters: list[str], weights: list[float], out: str) -> None:
-    """The weighted mean of the models that the adapters make of the base: mergekit merges whole models."""
-    models: list[dict[str, Any]] = [
-        {"model": f"{base}+{adapter}", "parameters": {"weight": weight}}
-        for adapter, weight in zip(adapters, weights, strict=True)
-    ]
+    """Write the weighted mean of the models that the adapters make of the base.
+
+    mergekit merges whole models.
+    """
+    models: list[dict[str, Any]] = []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        models.append({"model": f"{base}+{adapter}", "parameters": {"weight": weight}})
     config = MergeConfiguration.model_validate(
         {"merge_method": "linear", "models": models, "dtype": "float32"}
     )

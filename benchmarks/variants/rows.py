@@ -28,26 +28,35 @@ _QV: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"]}
 
 @dataclass(frozen=True)
 class Row:
-    """Two adapters of one kind of model. ``rank`` is that of the merge, enough for it to be exact."""
+    """Two adapters of one kind of model.
+
+    Attributes:
+        name: in the table.
+        kind: the model, by its name in the tests.
+        configs: one per adapter.
+        rank: of the merge, large enough for it to be exact.
+        rewrite: changes the files of the first adapter, as another trainer would have saved them.
+        trained_head: the adapter that alone has lm_head in modules_to_save.
+    """
 
     name: str
     kind: str
     configs: Sequence[PeftConfig]
     rank: int = 8
-    rewrite: Callable[[Path], None] | None = (
-        None  # the files of the first, as another trainer would have saved them
-    )
-    trained_head: int | None = None  # the adapter that alone has lm_head in modules_to_save
+    rewrite: Callable[[Path], None] | None = None
+    trained_head: int | None = None
 
     @property
     def needs_base(self) -> bool:
+        """Whether a merge reads base weights."""
         return any(getattr(config, "use_dora", False) for config in self.configs)
 
     def save(self, folder: Path) -> list[Path]:
-        """The adapters, on disk."""
-        return [
-            save_any(folder / f"{i}", self.kind, i, config) for i, config in enumerate(self.configs)
-        ]
+        """Save the adapters, and return their directories."""
+        paths: list[Path] = []
+        for i, config in enumerate(self.configs):
+            paths.append(save_any(folder / f"{i}", self.kind, i, config))
+        return paths
 
 
 def _lora(
@@ -58,22 +67,18 @@ def _lora(
     **row: Any,
 ) -> Row:
     common = {"r": 4, "lora_alpha": 6, "init_lora_weights": False}
-    configs = [
-        LoraConfig(**{**common, **config})
-        for config in (first, first if second is None else second)
-    ]
-    return Row(name, kind, configs, **row)
+    fields = (first, first if second is None else second)
+    return Row(name, kind, [LoraConfig(**{**common, **config}) for config in fields], **row)
 
 
 def _variant(name: str, variant: str, **more: Any) -> Row:
-    """As the tests have it."""
+    """Return a row of the adapters that the tests have."""
     kind, config = VARIANTS[variant]
-    row = {"rank": more.pop("rank")} if "rank" in more else {}
-    return _lora(name, kind, {**config, **more}, **row)
+    return _lora(name, kind, {**config, **more})
 
 
 def _other(name: str, config: Callable[..., PeftConfig], **settings: Any) -> Row:
-    """Of another kind than LoRA."""
+    """Return a row of another kind than LoRA."""
     return Row(name, "llama", [config(**_QV, **settings) for _ in range(2)])
 
 

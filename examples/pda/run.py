@@ -1,10 +1,10 @@
-"""Preference Delta Aggregation from one YAML file: pairs, deltas, merge, figures.
+"""Run Preference Delta Aggregation from one YAML file: pairs, deltas, merge, figures.
 
-    python run.py toy.yaml --work /tmp/toy          # all of it; run it again after a stop, and it goes on
+    python run.py toy.yaml --work /tmp/toy          # run it again after a stop, and it continues
     python run.py qwen3-8b.yaml --work runs --dry-run
 
-Each step is a command of its own, printed before it runs, and is left out where its result is there. The merge is the
-command `gam-merge`.
+Each step is a command of its own, which is printed before it runs, and left out if its result
+exists. The merge is the command `gam-merge`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def options(values):
-    """{"max_new_tokens": 64} -> --max-new-tokens 64"""
+    """Return the words of a command: {"max_new_tokens": 64} -> --max-new-tokens=64."""
     return [f"--{key.replace('_', '-')}={value}" for key, value in (values or {}).items()]
 
 
@@ -29,7 +29,7 @@ def script(name, *words, **values):
 
 
 def steps(config, work):
-    """(result, command) in order."""
+    """Yield (result, command) in order."""
     sources = {}
     for which in ("questions", "test"):
         source = config[which]
@@ -45,28 +45,14 @@ def steps(config, work):
         generate = {**ask, **config.get("generate", {})}
         yield data, script("pairs", questions=sources["questions"], out=data, **pair, **generate)
         deltas.append(work / name)
-        init = (
-            {"init_seed": i} if config.get("init") == "separate" else {}
-        )  # else all start from the same factors
-        given = {
-            "student": config["student"],
-            "pairs": data,
-            "out": deltas[-1],
-            **(config.get("train") or {}),
-            **init,
-        }
-        yield deltas[-1], script("train_delta", **given)
+        training = {"student": config["student"], "pairs": data, "out": deltas[-1]}
+        training |= config.get("train") or {}
+        if config.get("init") == "separate":  # else all start from the same factors
+            training["init_seed"] = i
+        yield deltas[-1], script("train_delta", **training)
     merged = work / "merged"
-    merge = [
-        sys.executable,
-        "-m",
-        "gam_merge",
-        *map(str, deltas),
-        "-o",
-        str(merged),
-        *options(config.get("merge")),
-    ]
-    yield merged, merge
+    merge = [sys.executable, "-m", "gam_merge", *map(str, deltas), "-o", str(merged)]
+    yield merged, merge + options(config.get("merge"))
     evaluate = {**ask, **config.get("evaluate", {})}
     given = {
         "model": config["student"],
@@ -76,24 +62,22 @@ def steps(config, work):
     }
     if "harness" in evaluate:
         del given["questions"]
-    yield (
-        None,
-        script("evaluate", "--adapters", *deltas, merged, **given),
-    )  # it knows itself what is missing
+    # without a result: the script knows itself what is missing
+    yield None, script("evaluate", "--adapters", *deltas, merged, **given)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     args = parser.parse_args()
     config = yaml.safe_load(args.config.read_text("utf-8"))
     if not args.dry_run:
         args.work.mkdir(parents=True, exist_ok=True)
     for result, command in steps(config, args.work):
         if result is not None and result.exists():
-            print(f"{result} is there", flush=True)
+            print(f"{result} exists", flush=True)
             continue
         print(shlex.join(command), flush=True)
         if not args.dry_run and (code := subprocess.run(command).returncode):

@@ -1,10 +1,11 @@
-"""One preference delta: the student tuned by DPO or ORPO on one model pair, as a LoRA adapter.
+"""Train one preference delta: a LoRA adapter of the student, by DPO or ORPO on one model pair.
 
-    python train_delta.py --student Qwen/Qwen3-8B --pairs qwen3.jsonl --out deltas/qwen3 --objective dpo
+    python train_delta.py --student Qwen/Qwen3-8B --pairs qwen3.jsonl --out deltas/qwen3
 
-The defaults are those of the paper's table 5. Adapters from the same --init-seed start from the same factors A, so
-their row spaces stay close; other seeds keep them at chance level. A run that was stopped goes on at its last
-checkpoint in OUT.work. With more GPUs: accelerate launch train_delta.py ...
+The defaults are those of the paper's table 5. Adapters with the same --init-seed start from the
+same factors A, so their row spaces stay close; with different seeds they stay at chance level. A
+run that was stopped continues from its last checkpoint in OUT.work. On several GPUs:
+accelerate launch train_delta.py ...
 """
 
 import argparse
@@ -18,7 +19,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 def adapted(model, args):
-    """The student with a fresh adapter, whose initial factors depend on --init-seed alone."""
+    """Return the student with a fresh adapter, whose factors depend on --init-seed alone."""
     torch, peft = need("torch", "peft")
     config = peft.LoraConfig(
         r=args.rank,
@@ -32,7 +33,7 @@ def adapted(model, args):
 
 
 def trainer(model, tokenizer, args, work):
-    """TRL's trainer of the objective."""
+    """Return TRL's trainer for the objective."""
     torch, datasets = need("torch", "datasets")
     if args.objective == "dpo":
         from trl import DPOConfig as Config
@@ -70,7 +71,7 @@ def trainer(model, tokenizer, args, work):
 
 
 def options():
-    """What may be set."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--student", required=True)
     parser.add_argument("--pairs", type=Path, required=True)
@@ -80,24 +81,22 @@ def options():
     parser.add_argument("--alpha", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--batch", type=int, default=128, help="pairs a step, over all GPUs")
+    parser.add_argument("--batch", type=int, default=128, help="pairs per step, over all GPUs")
     parser.add_argument("--micro-batch", type=int, default=4, help="pairs at a time on one GPU")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--max-length", type=int, default=8192)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--save-steps", type=int, default=20)
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the order of the data and of dropout"
-    )
-    parser.add_argument("--init-seed", type=int, default=0, help="of the initial factors")
+    parser.add_argument("--seed", type=int, default=0, help="for the order of data and dropout")
+    parser.add_argument("--init-seed", type=int, default=0, help="for the initial factors")
     return parser
 
 
 def main():
     args = options().parse_args()
     if args.out.exists():
-        return print(f"{args.out} is there")
+        return print(f"{args.out} exists")
 
     need("trl", "peft", "datasets", "accelerate")
     work = args.out.with_name(f"{args.out.name}.work")
@@ -106,10 +105,11 @@ def main():
     run.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     if run.is_world_process_zero():
         run.model.peft_config["default"].base_model_name_or_path = args.student
+        adapter = work / "adapter"
         run.model.save_pretrained(
-            work / "adapter", selected_adapters=["default"], save_embedding_layers=False
+            adapter, selected_adapters=["default"], save_embedding_layers=False
         )
-        (work / "adapter").rename(args.out)  # whole or not at all
+        adapter.rename(args.out)  # complete or not at all
         shutil.rmtree(work)
 
 
