@@ -1,7 +1,7 @@
-"""Writes the tables of docs/methods.md from what the methods say of themselves: ``python docs/methods_page.py``."""
+"""Write the tables of docs/methods.md from the cards of methods: python docs/methods_page.py."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gam_merge as gm
@@ -15,100 +15,99 @@ from properties import PROPERTIES
 PAGE = Path(__file__).with_name("methods.md")
 _START, _END = "<!-- generated: python docs/methods_page.py -->\n", "<!-- /generated -->"
 _RANKS = {"largest": "r", "sum": "R"}
+_SIDES = {"pre": "before", "post": "after"}
+_WEIGHTS = {True: "shares", False: "factors"}
+
+Row = Sequence[str]
 
 
 def page() -> str:
-    """The page as it should be."""
+    """Return the page as it should be."""
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(_START)[0], text.split(_END)[1]
     return before + _START + "\n" + "\n".join(_tables()) + "\n" + _END + after
 
 
-def _tables() -> Iterable[str]:
-    methods = gm.methods()
+def _tables() -> Iterator[str]:
     yield "## Rules\n"
     yield "Rank: r is the largest rank of the sources, R the sum of their ranks.\n"
-    weights = {True: "shares", False: "factors"}
-    yield from _table(
-        ("method", "computes", "weights", "rank", "use it", "not", "source"),
-        (
-            (
-                f"`{m.name}`",
-                m.summary,
-                weights[m.normalize],
-                _RANKS[m.rank],
-                m.rule.use,
-                m.rule.avoid,
-                m.rule.reference,
-            )
-            for m in methods
-        ),
-    )
+    header = ("method", "computes", "weights", "rank", "use it", "avoid it", "source")
+    yield from _table(header, map(_rule, gm.methods()))
     yield "\n## Spaces\n"
-    yield "For the rules that look at entries, and for `mean` and `sum`; `@core` if none is named.\n"
-    rows = ((f"`@{s.name}`", s.summary, _RANKS[s.rank], s.reference) for s in spaces())
+    yield "For rules that look at entries, and for `mean` and `sum`; the default is `@core`.\n"
+    rows = [(f"`@{s.name}`", s.summary, _RANKS[s.rank], s.reference) for s in spaces()]
     yield from _table(("space", "entries of", "rank", "source"), rows)
     yield "\n`ctm` is short for `mean@ctm`, `knots` for `ties@knots`.\n"
     yield "## Before and after\n"
-    rows = (
-        (f"`{p.name}`", _SIDE[p.side], p.summary, p.use, p.avoid, p.reference) for p in plugins()
-    )
-    yield from _table(("name", "stands", "does", "use it", "not", "source"), rows)
-    yield "\n## Parameters\n"
-    common = {param.name for param in methods[0].params[-2:]}
     rows = [
-        row
-        for m in methods
-        for row in _params(m.name, [p for p in m.params if p.name not in common])
+        (f"`{p.name}`", _SIDES[p.side], p.summary, p.use, p.avoid, p.reference) for p in plugins()
     ]
-    rows += [row for card in spaces() for row in _params(f"@{card.name}", card.params)]
-    rows += [row for card in plugins() for row in _params(card.name, card.params, f"{card.name}.")]
-    rows += _params("every method", methods[0].params[-2:])
-    yield from _table(("of", "parameter", "default", "", "values"), rows)
+    yield from _table(("name", "position", "does", "use it", "avoid it", "source"), rows)
+    yield "\n## Parameters\n"
+    yield from _table(("of", "parameter", "default", "", "values"), _all_params())
     yield "\n## Properties\n"
-    yield from _properties(methods)
+    yield from _properties()
 
 
-_SIDE = {"pre": "before", "post": "after"}
+def _rule(method: gm.Method) -> Row:
+    card = method.rule
+    weights, rank = _WEIGHTS[method.normalize], _RANKS[method.rank]
+    return (f"`{method.name}`", card.summary, weights, rank, card.use, card.avoid, card.reference)
 
 
-def _params(of: str, params: Sequence[Param], prefix: str = "") -> list[tuple[str, ...]]:
-    def default(param: Param) -> str:
-        return "" if param.default is None else f"`{str(param.default).lower()}`"
+def _all_params() -> Iterator[Row]:
+    common = gm.methods()[0].params[-2:]  # scale and rescale
+    for method in gm.methods():
+        yield from _params(method.name, [p for p in method.params if p not in common])
+    for space in spaces():
+        yield from _params(f"@{space.name}", space.params)
+    for plugin in plugins():
+        yield from _params(plugin.name, plugin.params, f"{plugin.name}.")
+    yield from _params("every method", common)
 
-    return [(f"`{of}`", f"`{prefix}{p.name}`", default(p), p.doc, p.allowed) for p in params]
+
+def _params(of: str, params: Sequence[Param], prefix: str = "") -> Iterator[Row]:
+    for param in params:
+        default = "" if param.default is None else f"`{str(param.default).lower()}`"
+        yield (f"`{of}`", f"`{prefix}{param.name}`", default, param.doc, param.allowed)
 
 
-def _properties(methods: Sequence[gm.Method]) -> Iterable[str]:
+def _properties() -> Iterator[str]:
     """Which of them hold, as the tests measure it: they compare with this both ways."""
-    broken = {name for card in (*methods, *spaces(), *plugins()) for name in card.breaks}
-    broken = {name.partition("@")[0] for name in broken}
-    yield "All methods have these, and a test measures each:\n"
-    yield from (f"- {name}: {_doc(name)}" for name in PROPERTIES if name not in broken)
-    yield "\nThese hold but for the marked ones, and a test measures that they really do not hold there:\n"
+    cards = _cards()
+    broken: set[str] = set()
+    for breaks in cards.values():
+        broken |= {name.partition("@")[0] for name in breaks}
     columns = [name for name in PROPERTIES if name in broken]
+    yield "All methods have these properties, and a test measures each:\n"
+    yield from (f"- {name}: {_doc(name)}" for name in PROPERTIES if name not in broken)
+    yield "\nThese hold except where marked, and a test measures that they really fail there:\n"
     yield from (f"- {name}: {_doc(name)}" for name in columns)
     yield ""
-    cards = [(f"`{m.name}`", m.breaks) for m in methods]
-    cards += [(f"`@{s.name}`", s.breaks) for s in spaces()] + [
-        (f"`{p.name}`", p.breaks) for p in plugins()
-    ]
-    rows = [
-        (name, *("no" if column in breaks else "yes" for column in columns))
-        for name, breaks in cards
-    ]
+    rows = [(name, *_marks(breaks, columns)) for name, breaks in cards.items()]
     yield from _table(("", *columns), rows)
-    yield "\nWhy not:\n"
-    yield from (
-        f"- {name}, {column}: {why}" for name, breaks in cards for column, why in breaks.items()
-    )
+    yield "\nWhy they fail:\n"
+    for name, breaks in cards.items():
+        yield from (f"- {name}, {column}: {why}" for column, why in breaks.items())
+
+
+def _cards() -> dict[str, Mapping[str, str]]:
+    """What breaks with each rule, space and plug-in."""
+    cards: dict[str, Mapping[str, str]] = {f"`{m.name}`": m.breaks for m in gm.methods()}
+    cards |= {f"`@{space.name}`": space.breaks for space in spaces()}
+    return cards | {f"`{plugin.name}`": plugin.breaks for plugin in plugins()}
+
+
+def _marks(breaks: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    marks = {True: "no", False: "yes"}
+    return [marks[column in breaks] for column in columns]
 
 
 def _doc(name: str) -> str:
     return (PROPERTIES[name].__doc__ or "").strip()
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+def _table(header: Row, rows: Iterable[Row]) -> Iterator[str]:
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
     for row in rows:

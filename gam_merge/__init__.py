@@ -1,4 +1,9 @@
-"""LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained, from the adapter files alone."""
+"""LoRA adapters in, one LoRA adapter out: aligned, merged, measured and explained.
+
+All of it from the adapter files alone. Authors of merge methods import ``gam_merge.rules``.
+"""
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from gam_merge._batch import BatchItem as BatchItem
 from gam_merge._batch import batch as batch
@@ -7,10 +12,6 @@ from gam_merge._common.errors import GamMergeError as GamMergeError
 from gam_merge._common.names import Grid as Grid
 from gam_merge._common.version import VERSION as _VERSION
 from gam_merge._compare import compare as compare
-from gam_merge._deltas.bucket import Bucket as Bucket
-from gam_merge._deltas.bucket import Merged as Merged
-from gam_merge._deltas.core import Core as Core
-from gam_merge._deltas.core import InCore as InCore
 from gam_merge._diagnose.comparison import Comparison as Comparison
 from gam_merge._diagnose.comparison import ModuleComparison as ModuleComparison
 from gam_merge._diagnose.inspection import Inspection as Inspection
@@ -27,15 +28,11 @@ from gam_merge._inspect import inspect as inspect
 from gam_merge._load import load as load
 from gam_merge._merge import MergeResult as MergeResult
 from gam_merge._merge import merge as merge
-from gam_merge._methods import Coefficients as Coefficients
-from gam_merge._methods import Entries as Entries
 from gam_merge._methods import Method as Method
-from gam_merge._methods import Range as Range
 from gam_merge._methods import get_method as get_method
 from gam_merge._methods import methods as methods
-from gam_merge._methods import plugins as plugins
-from gam_merge._methods import rule as rule
-from gam_merge._methods import spaces as spaces
+from gam_merge._methods._registry import plugins as plugins
+from gam_merge._methods._registry import spaces as spaces
 from gam_merge._models.edit import FusedModule as FusedModule
 from gam_merge._plan import MergePlan as MergePlan
 from gam_merge._plan import plan as plan
@@ -60,3 +57,21 @@ from gam_merge._verify import Verification as Verification
 from gam_merge._verify import verify as verify
 
 __version__ = _VERSION
+
+if not _TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> object:
+        """Names that have moved to ``gam_merge.rules``, for one release."""
+        moved = ("Bucket", "Coefficients", "Core", "Entries", "InCore", "Merged", "Range", "rule")
+        if name not in moved:
+            raise AttributeError(f"module 'gam_merge' has no attribute {name!r}")
+        import warnings
+
+        from gam_merge import rules
+
+        warnings.warn(
+            f"gam_merge.{name} has moved to gam_merge.rules.{name}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(rules, name)

@@ -1,7 +1,8 @@
-"""``compare``: what several adapters have in common, and what a merge of them would do, before it is done.
+"""``compare``: what several adapters have in common and what a merge of them would do, beforehand.
 
-Everything comes from the small matrices that a merge works with; nothing of size out x in is formed. Signs, which
-are no function of small matrices, are compared on a few sampled rows of the deltas.
+Everything comes from the small matrices that a merge works with; nothing of size out x in is
+formed. Signs, which are not a function of small matrices, are compared on a few sampled rows of
+the deltas.
 
 Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``k`` numerical ranks.
 """
@@ -27,7 +28,7 @@ from gam_merge._plan import plan
 from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
 
-_SAMPLED_ROWS = 16  # of each delta, for the agreement of signs
+_SAMPLED_ROWS = 16  # of each delta, to compare signs
 
 
 def compare(
@@ -43,12 +44,36 @@ def compare(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Measure adapters against each other: overlaps of their subspaces, cosines, norms, what ``mean`` and ``gam``
-    would leave of them.
+    """Measure adapters against each other before a merge.
 
-    Arguments are those of ``merge``. seed: of the rows on which signs are compared.
+    Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
 
-    Raises GamMergeError wherever ``merge`` would, and for fewer than two adapters that have a weight.
+    Example:
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> comparison.verdict.partition(":")[0]
+        'Separate initialisations'
+        >>> comparison.recommendation.method
+        'consensus'
+        >>> round(float(comparison.by("type")["self_attn.q_proj"].times_chance_u), 1)
+        4.5
+
+    Args:
+        sources: Directories, files, Hub ids or adapters in memory, at least two; see ``load``.
+        weights: One per source, as in ``merge``; equal by default.
+        anchor: The source that ``gam`` aligns the others to: its position, or as in ``sources``.
+        device: "auto", "cpu", "cuda" or any torch device.
+        base_model: The base model of bare files without a config, and of DoRA adapters.
+        alpha: lora_alpha of bare files without a config: one for all, or one per source.
+        allow_base_mismatch: Accept adapters whose configs name different base models.
+        seed: Seed for sampling the rows whose signs are compared.
+        executor: Where the work runs; by default in threads of this process.
+        progress: Called with (modules done, modules in all).
+
+    Returns:
+        Comparison: all figures, by layer, type and module; a verdict and a recommendation.
+
+    Raises:
+        GamMergeError: Where ``merge`` would, and for fewer than two adapters with a weight.
     """
     planned = plan(
         sources,
@@ -62,99 +87,106 @@ def compare(
     )
     lined_up, job = planned.lineup, planned.job
     if len(lined_up.adapters) < 2:
-        raise GamMergeError("compare needs two adapters with a weight; inspect looks at one")
-    found: list[_Found] = []
-    modules: list[ModuleComparison] = []
-    for part in walk(
+        raise GamMergeError(
+            "compare needs two adapters with a weight above zero; use inspect to look at one"
+        )
+    visits = walk(
         lined_up,
         partial(_visit, job, seed),
         device=job.device,
         anchor=job.anchor,
         shares=job.shares,
         executor=executor,
-    ):
-        found.append(part)
-        modules += part.modules
+    )
+    modules: list[ModuleComparison] = []
+    parts: list[Measures] = []
+    for visit in visits:
+        modules += visit.modules
+        parts.append(visit.measures)
         if progress:
             progress(len(modules), lined_up.matrices)
     order = sorted(range(len(modules)), key=lambda j: modules[j].name)
-    measures = Measures(
-        *(
-            np.concatenate([getattr(part.measures, field.name) for part in found])
-            for field in fields(Measures)
-        )
-    )
     return Comparison(
         sources=tuple(adapter.source for adapter in lined_up.adapters),
         weights=job.mean_weights(lined_up.names),
         anchor=job.anchor,
         base_model=lined_up.base_model,
         modules=tuple(modules[j] for j in order),
-        measures=measures[order],
+        measures=_joined(parts)[order],
     )
 
 
-class _Found(NamedTuple):
-    """What becomes of a bucket."""
+class _Visit(NamedTuple):
+    """The result of visiting a bucket."""
 
     modules: list[ModuleComparison]
     measures: Measures  # (L, N, N)
 
 
-def _visit(job: Job, seed: int, bucket: Bucket) -> _Found:
-    """Runs on a worker."""
+def _joined(parts: Sequence[Measures]) -> Measures:
+    """Concatenate the measures of several buckets."""
+    joined = {}
+    for field in fields(Measures):
+        joined[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
+    return Measures(**joined)
+
+
+def _visit(job: Job, seed: int, bucket: Bucket) -> _Visit:
+    """Compare the adapters in a bucket. Runs on a worker."""
     weights = job.module_weights(bucket.names)  # (L, N)
-    size, everyone = len(bucket.names), range(weights.shape[-1])
-    sums = {
-        field.name: torch.zeros(size, len(everyone), len(everyone)).double()
-        for field in fields(Measures)
-    }
+    size, count = weights.shape
+    sums = {field.name: torch.zeros(size, count, count).double() for field in fields(Measures)}
     sums |= {"mean_energy": torch.zeros(size).double(), "gam_energy": torch.zeros(size).double()}
-    angles, doubts = Angles({}, {}), dict[str, Tensor]()
+    angles, warnings = Angles({}, {}), dict[str, Tensor]()
     if bucket.deltas:
-        found, angles = pairwise(bucket)
-        merged = combine(job, bucket)
-        found |= signs(bucket, _rows(bucket.shape[0], seed).to(job.device))
-        where = torch.tensor(bucket.adapters)
-        for name, value in found.items():
-            sums[name][:, where[:, None], where] = (
-                value.cpu()
-            )  # (L, N, N), zero where an adapter has no delta
+        of_pairs, angles = pairwise(bucket)
+        of_pairs |= signs(bucket, _rows(bucket.shape[0], seed).to(job.device))
+        index = torch.tensor(bucket.adapters)
+        for name, value in of_pairs.items():  # (L, p, p); the rest of (L, N, N) stays zero
+            sums[name][:, index[:, None], index] = value.cpu()
         weights = weights / weights.sum(-1, keepdim=True)
-        sums["mean_energy"] = torch.einsum("li,lij,lj->l", weights, sums["gram"], weights).clamp(
-            min=0.0
-        )
-        sums["gam_energy"], doubts = merged.norm(bucket).square().cpu(), dict(merged.warnings)
+        mean_energy = torch.einsum("li,lij,lj->l", weights, sums["gram"], weights)
+        sums["mean_energy"] = mean_energy.clamp(min=0.0)
+        merged = combine(job, bucket)
+        sums["gam_energy"], warnings = merged.norm(bucket).square().cpu(), dict(merged.warnings)
     measures = Measures(**{name: value.numpy() for name, value in sums.items()})
-    return _Found(_modules(bucket, everyone, angles, doubts), measures)
+    return _Visit(_modules(bucket, count, angles, warnings), measures)
 
 
 def _rows(count: int, seed: int) -> Tensor:
-    """Which of ``count`` rows are looked at: the same for every module and every adapter."""
+    """Sample from ``count`` rows: the same ones for every module and every adapter."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLED_ROWS]
 
 
 def _modules(
-    bucket: Bucket, everyone: range, angles: Angles, doubts: Mapping[str, Tensor]
+    bucket: Bucket, count: int, angles: Angles, warnings: Mapping[str, Tensor]
 ) -> list[ModuleComparison]:
-    present = dict(zip(bucket.adapters, bucket.deltas, strict=True))
-    spectra = {i: torch.linalg.svdvals(delta.core).tolist() for i, delta in present.items()}
-
-    def named(cosines: Mapping[Pair, Tensor], j: int) -> dict[Pair, tuple[float, ...]]:
-        places = bucket.adapters
-        return {
-            (places[i], places[k]): tuple(values[j].tolist()) for (i, k), values in cosines.items()
-        }
-
-    return [
-        ModuleComparison(
+    """Describe each module of a bucket. count: of adapters, with and without a delta in it."""
+    ranks = [0] * count
+    spectra: list[list[tuple[float, ...]]] = [[()] * len(bucket.names) for _ in range(count)]
+    for i, delta in zip(bucket.adapters, bucket.deltas, strict=True):
+        ranks[i] = delta.core.shape[-1]
+        spectra[i] = [tuple(row) for row in torch.linalg.svdvals(delta.core).tolist()]
+    modules = []
+    for j, name in enumerate(bucket.matrices):
+        module = ModuleComparison(
             name=name,
             shape=bucket.shape,
-            ranks=tuple(present[i].core.shape[-1] if i in present else 0 for i in everyone),
-            spectra=tuple(tuple(spectra[i][j]) if i in present else () for i in everyone),
-            cosines_u=named(angles.u, j),
-            cosines_v=named(angles.v, j),
-            notes=tuple(text for text, where in doubts.items() if where[j]),
+            ranks=tuple(ranks),
+            spectra=tuple(of_adapter[j] for of_adapter in spectra),
+            cosines_u=_cosines(bucket, angles.u, j),
+            cosines_v=_cosines(bucket, angles.v, j),
+            notes=tuple(text for text, doubtful in warnings.items() if doubtful[j]),
         )
-        for j, name in enumerate(bucket.matrices)
-    ]
+        modules.append(module)
+    return modules
+
+
+def _cosines(
+    bucket: Bucket, cosines: Mapping[Pair, Tensor], j: int
+) -> dict[Pair, tuple[float, ...]]:
+    """Return the cosines of module ``j``, by positions in the merge rather than in the bucket."""
+    of_module: dict[Pair, tuple[float, ...]] = {}
+    for (i, k), values in cosines.items():
+        of_module[bucket.adapters[i], bucket.adapters[k]] = tuple(values[j].tolist())
+    return of_module

@@ -1,4 +1,4 @@
-"""``extract``: what fine-tuning changed in a model, as an adapter of low rank, from the two models on disk."""
+"""``extract``: the change between two models on disk, as an adapter of low rank."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,16 +22,22 @@ from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, config_files,
 from gam_merge._write.directory import check_output
 from gam_merge._write.provenance import METHOD_KEY
 
-_LARGEST_RANK = 512  # where energy alone is asked for: what servers of LoRA take
-# Weights (out, in) in numbered layers that are no linear layer, or none that PEFT can adapt.
+_LARGEST_RANK = 512  # where only an energy is given: the limit of servers of LoRA
+# Weights (out, in) in numbered layers that do not belong to linear layers, or to none that PEFT
+# adapts.
 _NOT_LINEAR = {"gate", "router", "relative_attention_bias", "embed_tokens", "wte", "wpe"}
 
 
 @dataclass(frozen=True)
 class ExtractedModule:
-    """One module of the adapter.
+    """One module of an extracted adapter.
 
-    The residual is |difference - delta| / |difference| of the factors as they are written, measured, not estimated.
+    The residual |difference - delta| / |difference| is measured with the factors as written.
+
+    Example:
+        >>> module = gm.ExtractedModule("q_proj", (8, 8), rank=2, norm=4.0, residual=0.5)
+        >>> 1 - module.residual**2  # the share of the squared norm that the factors keep
+        0.75
     """
 
     name: str
@@ -45,8 +51,14 @@ class ExtractedModule:
 class ExtractReport:
     """How much of the change from one model to the other is in the adapter.
 
-    ``left_out`` has the norms of the changes that are not: of embeddings, norms, biases; None where there is nothing
-    to compare, because the tensor is in one of the models alone or has another shape.
+    ``left_out`` maps the other tensors that changed (embeddings, norms, biases) to the norm of the
+    change; None where the tensor is missing from one of the models or has another shape there.
+
+    Example:
+        >>> modules = (gm.ExtractedModule("q_proj", (8, 8), rank=2, norm=4.0, residual=0.0),)
+        >>> report = gm.ExtractReport("base", "tuned", 2, modules, left_out={"norm.weight": 3.0})
+        >>> report.energy_kept  # 16 / (16 + 9)
+        0.64
     """
 
     base: str
@@ -63,22 +75,31 @@ class ExtractReport:
 
     @property
     def energy_kept(self) -> float:
-        """The share of the squared norm of all changes that the adapter holds."""
-        change = sum(module.norm**2 for module in self.modules)
-        return (
-            change
-            * (1 - self.residual**2)
-            / (change + sum(norm**2 for norm in self.left_out.values() if norm))
-        )
+        """Share of the squared norm of all changes that is in the adapter."""
+        in_modules = sum(module.norm**2 for module in self.modules)
+        outside = sum(norm**2 for norm in self.left_out.values() if norm)
+        return in_modules * (1 - self.residual**2) / (in_modules + outside)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the totals first, then every module."""
+        """Return plain data for JSON: the totals first, then every module."""
         return {"residual": self.residual, "energy_kept": self.energy_kept, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """An extracted adapter, in memory or on disk, and how much of the change it holds."""
+    """An extracted adapter, in memory or on disk, and how much of the change it holds.
+
+    Example:
+        >>> import os, torch
+        >>> from safetensors.torch import save_file
+        >>> os.mkdir("base"), os.mkdir("tuned")
+        (None, None)
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(8)}, "base/model.safetensors")
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(8) + 1}, "tuned/model.safetensors")
+        >>> result = gm.extract("base", "tuned", rank=1)
+        >>> gm.load(result.save("adapter")).rank
+        1
+    """
 
     adapter: Adapter
     report: ExtractReport
@@ -86,7 +107,8 @@ class ExtractResult:
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Path:
         """Write the adapter directory that PEFT loads, with the report: whole or not at all.
 
-        An existing ``path`` is an error; ``force`` replaces it if it is empty or one that we wrote.
+        ``force`` replaces a ``path`` that is empty or was written by gam-merge. Raises
+        GamMergeError, also if ``path`` exists without it.
         """
         texts = {EXTRACT_REPORT_NAME: as_json(self.report.to_dict()), **config_files(self.adapter)}
         return save_adapter(
@@ -109,53 +131,80 @@ def extract(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExtractResult:
-    """The adapter that takes a model closest to another one, its linear layers one by one.
+    """Extract the adapter that takes a model closest to its fine-tuned version.
 
-    base, tuned: directories that ``save_pretrained`` wrote in safetensors. rank: of every module. energy: the share of
-    its squared norm that each difference keeps instead, in as few ranks as that takes, at most ``max_rank`` or else
-    512; the adapter gets the largest of these ranks. modules: last parts of the names of the layers to take, by default
-    all linear ones within numbered layers. base_model: what the adapter says it belongs to, by default ``base`` as
-    given. dtype: of the adapter, by default that of each weight of ``tuned``. seed: of the sketches. progress: called
-    with (tensors done, in all). In memory are one difference at a time, in float32, and the adapter.
+    Each linear layer is factorized by itself, with an error within 1 % of the least that the rank
+    allows, before rounding to ``dtype``. Only one difference at a time, in float32, and the adapter
+    are in memory.
 
-    The error is within 1 % of the least that the rank allows, before rounding to ``dtype``. Raises GamMergeError for
-    models that do not fit together or do not differ, and then nothing is written.
+    Example:
+        >>> import os, torch
+        >>> from safetensors.torch import save_file
+        >>> os.mkdir("base"), os.mkdir("tuned")
+        (None, None)
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(8)}, "base/model.safetensors")
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(8) + 1}, "tuned/model.safetensors")
+        >>> report = gm.extract("base", "tuned", energy=0.99, out="adapter").report
+        >>> report.rank, round(report.energy_kept, 3)
+        (1, 1.0)
+
+    Args:
+        base: A directory that ``save_pretrained`` wrote in safetensors.
+        tuned: The same of the fine-tuned model.
+        rank: The rank of every module.
+        energy: Instead of a rank: the share of its squared norm that each difference keeps, in
+            (0, 1], at the lowest rank that does. The adapter gets the largest of these ranks.
+        max_rank: Upper limit for the ranks that ``energy`` asks for, by default 512.
+        out: Write the adapter to this directory, too; see ``ExtractResult.save``.
+        modules: Last parts of the names of the layers to take, such as "q_proj"; by default all
+            linear layers within numbered layers.
+        base_model: The base model that the adapter names, by default ``base`` as given.
+        dtype: Dtype of the adapter, by default that of each weight of ``tuned``.
+        seed: Seed of the random sketches.
+        force: Replace an ``out`` that is empty or was written by gam-merge.
+        progress: Called with (tensors done, tensors in all).
+
+    Returns:
+        ExtractResult: the adapter, and the report of what it keeps.
+
+    Raises:
+        GamMergeError: For models that do not fit together or do not differ, among others; and then
+            nothing is written.
     """
     RankPolicy(rank, energy, max_rank).check()
     if rank is None and energy is None:
-        raise GamMergeError(
-            "how large an adapter? give --rank or --energy (rank= or energy= in Python)"
-        )
+        raise GamMergeError("give --rank or --energy (rank= or energy= in Python)")
     largest, target = rank or max_rank or _LARGEST_RANK, parse_dtype(dtype)
-    first, second = open_checkpoint(base), open_checkpoint(tuned)
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
     if out is not None:
-        check_output(Path(out), force=force, sources=[first.path, second.path])
-    chosen = _linear_layers(first, second, modules)
-    found: dict[str, Factored] = {}
+        check_output(Path(out), force=force, sources=[before.path, after.path])
+    chosen = _linear_layers(before, after, modules)
+    factored: dict[str, Factored] = {}
     left_out: dict[str, float | None] = {}
-    keys = sorted(first.tensors.keys() | second.tensors.keys())
+    keys = sorted(before.tensors.keys() | after.tensors.keys())
     for done, key in enumerate(keys, 1):
         if name := chosen.get(key):
-            before, after = first.tensors[key], second.tensors[key]
-            factored = factorize(
-                difference(after, before, transposed=is_conv1d(first, name)),
+            x, y = before.tensors[key], after.tensors[key]
+            factors = factorize(
+                difference(y, x, transposed=is_conv1d(before, name)),
                 rank=largest,
                 energy=energy,
-                dtype=target or after.dtype,
+                dtype=target or y.dtype,
                 random=generator(seed, name),
             )
-            if factored is not None:
-                found[name] = factored
-        elif (change := _change(first, second, key)) != 0.0:
+            if factors is not None:
+                factored[name] = factors
+        elif (change := _change(before, after, key)) != 0.0:
             left_out[key] = change
         if progress:
             progress(done, len(keys))
-    if not found:
+    if not factored:
         raise GamMergeError(
             f"{base} and {tuned} do not differ in any of these layers; nothing to extract"
         )
-    report = _report(str(base), str(tuned), found, left_out)
-    result = ExtractResult(_adapter(first, base_model or str(base), found, report.rank), report)
+    report = _report(str(base), str(tuned), factored, left_out)
+    adapter = _adapter(before, base_model or str(base), factored, report.rank)
+    result = ExtractResult(adapter, report)
     if out is not None:
         result.save(out, force=force)
     return result
@@ -164,70 +213,75 @@ def extract(
 def _linear_layers(
     base: Checkpoint, tuned: Checkpoint, modules: Sequence[str] | None
 ) -> dict[str, str]:
-    """The weights to take, by key, and the names of their modules. Raises GamMergeError if the models do not fit."""
+    """Choose the weights to take: the names of their modules, by key.
+
+    Raises GamMergeError if there are none, or if the models do not fit together in them.
+    """
     chosen: dict[str, str] = {}
     for key, tensor in base.tensors.items():
         name, _, kind = key.rpartition(".")
-        layers = name.split(".")
-        usual = (
-            any(part.isdecimal() for part in layers)
-            and "experts" not in layers
-            and layers[-1] not in _NOT_LINEAR
-        )
-        taken = usual if modules is None else layers[-1] in modules
-        if taken and kind == "weight" and len(tensor.shape) == 2 and tensor.is_plain:
+        is_matrix = kind == "weight" and len(tensor.shape) == 2 and tensor.is_plain
+        if is_matrix and _is_chosen(name, modules):
+            _check_pair(base, tuned, key)
             chosen[key] = name
-    for key in chosen:
-        theirs = tuned.tensors.get(key)
-        if theirs is None or theirs.shape != base.tensors[key].shape or not theirs.is_plain:
-            found = "is missing" if theirs is None else f"is {theirs}"
-            raise GamMergeError(
-                f"tensor {key} is {base.tensors[key]} in {base.path} and {found} in {tuned.path}"
-            )
     if not chosen:
         raise GamMergeError(
-            f"{base.path}: no such linear layers in it; name their last parts with --modules"
+            f"{base.path}: found no linear layers to take; give the last parts of their names "
+            "with --modules (modules= in Python)"
         )
     return chosen
 
 
+def _is_chosen(name: str, modules: Sequence[str] | None) -> bool:
+    """Tell whether a module was asked for, or by default is a linear one in a numbered layer."""
+    parts = name.split(".")
+    if modules is not None:
+        return parts[-1] in modules
+    numbered = any(part.isdecimal() for part in parts)
+    return numbered and "experts" not in parts and parts[-1] not in _NOT_LINEAR
+
+
+def _check_pair(base: Checkpoint, tuned: Checkpoint, key: str) -> None:
+    """Raise GamMergeError if the models do not both have a weight that can be subtracted."""
+    before, after = base.tensors[key], tuned.tensors.get(key)
+    if after is None:
+        problem = "is missing"
+    elif after.shape != before.shape or not after.is_plain:
+        problem = f"is {after}"
+    else:
+        return
+    raise GamMergeError(f"tensor {key} is {before} in {base.path} and {problem} in {tuned.path}")
+
+
 def _change(base: Checkpoint, tuned: Checkpoint, key: str) -> float | None:
-    """|tuned - base| of a tensor, None where that has no meaning."""
+    """Return |tuned - base| of a tensor, None where that is not defined."""
     before, after = base.tensors.get(key), tuned.tensors.get(key)
-    if (
-        before is None
-        or after is None
-        or before.shape != after.shape
-        or not (before.is_plain and after.is_plain)
-    ):
+    if before is None or after is None or before.shape != after.shape:
         return None
-    return distance(after, before)
+    return distance(after, before) if before.is_plain and after.is_plain else None
 
 
 def _report(
-    base: str, tuned: str, found: Mapping[str, Factored], left_out: Mapping[str, float | None]
+    base: str, tuned: str, factored: Mapping[str, Factored], left_out: Mapping[str, float | None]
 ) -> ExtractReport:
-    modules = [
-        ExtractedModule(name, (x.b.shape[0], x.a.shape[1]), x.b.shape[1], x.norm, x.residual)
-        for name, x in found.items()
-    ]
-    return ExtractReport(
-        base, tuned, max(module.rank for module in modules), tuple(modules), left_out
-    )
+    modules: list[ExtractedModule] = []
+    for name, x in factored.items():
+        (m, k), n = x.b.shape, x.a.shape[1]
+        modules.append(ExtractedModule(name, (m, n), k, x.norm, x.residual))
+    rank = max(module.rank for module in modules)
+    return ExtractReport(base, tuned, rank, tuple(modules), left_out)
 
 
 def _adapter(
-    checkpoint: Checkpoint, base_model: str, found: Mapping[str, Factored], rank: int
+    checkpoint: Checkpoint, base_model: str, factored: Mapping[str, Factored], rank: int
 ) -> Adapter:
-    """One rank for all: zero columns and rows pad the modules of lower rank."""
+    """Build an adapter of one rank: zero columns and rows pad the modules of lower rank."""
     modules: dict[str, LoraModule] = {}
-    for name, x in sorted(found.items()):
+    for name, x in sorted(factored.items()):
         missing = rank - x.b.shape[1]
-        b, a = (
-            torch.nn.functional.pad(x.b, (0, missing)),
-            torch.nn.functional.pad(x.a, (0, 0, 0, missing)),
-        )
+        b = torch.nn.functional.pad(x.b, (0, missing))  # (m, rank)
+        a = torch.nn.functional.pad(x.a, (0, 0, 0, missing))  # (rank, n)
         modules[name] = LoraModule(name, MemoryTensor(a), MemoryTensor(b), 1.0)
-    transposed = any(is_conv1d(checkpoint, name) for name in found)
+    transposed = any(is_conv1d(checkpoint, name) for name in factored)
     adapter = Adapter("extracted", modules, base_model, transposed=transposed)
     return format_of([adapter]).describe(adapter)

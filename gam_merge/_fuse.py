@@ -1,7 +1,7 @@
-"""``fuse``: an adapter into its base model, file by file: no more of the model is in memory than one tensor."""
+"""``fuse``: an adapter into its base model, file by file, with one tensor in memory at a time."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import hypot
 from os import PathLike
@@ -23,7 +23,13 @@ REPORT_NAME, _CONFIG_NAME = "fuse_report.json", "config.json"
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What was fused into what."""
+    """The modules that were fused, and what the user should know.
+
+    Example:
+        >>> module = gm.FusedModule("q_proj", (4, 4), delta_norm=1.0, weight_norm=2.0)
+        >>> gm.FuseReport("base", "adapter", (module,)).relative_norm
+        0.5
+    """
 
     base: str
     adapter: str
@@ -38,7 +44,7 @@ class FuseReport:
         return delta / weight if weight else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the total first, then every module."""
+        """Return plain data for JSON: the total first, then every module."""
         return {"relative_norm": self.relative_norm, **asdict(self)}
 
 
@@ -50,23 +56,47 @@ def fuse(
     force: bool = False,
     progress: Progress | None = None,
 ) -> FuseReport:
-    """Write the model that ``base`` is with ``adapter`` applied, in the files, dtypes and shards of the base.
+    """Write a model with an adapter applied to it, in the files, dtypes and shards of the base.
 
-    base: a directory that ``save_pretrained`` wrote in safetensors. adapter: what ``load`` takes. out: the directory
-    to write; config, tokenizer and the like are carried along. Tied weights stay tied unless the adapter changes one
-    of them alone. progress: called with (tensors done, in all).
+    Config, tokenizer and similar files are copied. Tied weights stay tied unless the adapter
+    changes only one of them.
 
-    Raises GamMergeError, and then nothing is written: for a base that the adapter does not fit, that is quantised, or
-    an ``out`` that exists (``force`` replaces it if it is empty or one that we wrote).
+    Example:
+        >>> import os, torch
+        >>> from safetensors.torch import save_file
+        >>> os.mkdir("base")
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(4)}, "base/model.safetensors")
+        >>> prefix = "base_model.model.layers.0.q_proj.lora"
+        >>> a, b = torch.ones(1, 4), torch.ones(4, 1)
+        >>> factors = {f"{prefix}_A.weight": a, f"{prefix}_B.weight": b}
+        >>> adapter = gm.from_state_dict(factors, {"r": 1, "lora_alpha": 1})
+        >>> report = gm.fuse("base", adapter, "fused")
+        >>> report.relative_norm  # |delta| / |weight|
+        2.0
+        >>> sorted(os.listdir("fused"))
+        ['fuse_report.json', 'model.safetensors']
+
+    Args:
+        base: A directory that ``save_pretrained`` wrote in safetensors.
+        adapter: A directory, a file, a Hub id or an adapter in memory; see ``load``.
+        out: The directory to write.
+        force: Replace an ``out`` that is empty or was written by gam-merge.
+        progress: Called with (tensors done, tensors in all).
+
+    Returns:
+        FuseReport: norms of the deltas and of the weights they were added to, and notes.
+
+    Raises:
+        GamMergeError: For a base that is quantised or does not fit the adapter, or an ``out`` that
+            exists, among others; and then nothing is written.
     """
     checkpoint, loaded = open_checkpoint(base), load(adapter)
     sources = [checkpoint.path, *([loaded.file] if loaded.file else [])]
     check_output(Path(out), force=force, sources=sources)
     placement = place(checkpoint, loaded)
     texts = dict(_changed_texts(checkpoint, placement))
-    companions = [
-        file for file in checkpoint.companions() if file.name not in (REPORT_NAME, *texts)
-    ]
+    written = {REPORT_NAME, *texts}
+    companions = [file for file in checkpoint.companions() if file.name not in written]
     names = [*(file.name for file in companions), *texts, REPORT_NAME]
     with DirectoryWriter(Path(out), companions=names, force=force) as directory:
         fused = tuple(_write_shards(checkpoint, placement, directory, progress))
@@ -83,24 +113,33 @@ def _write_shards(
     directory: DirectoryWriter,
     progress: Progress | None,
 ) -> Iterator[FusedModule]:
-    copies = {key: checkpoint.tensors[original] for key, original in placement.copies.items()}
-    done, total = 0, len(checkpoint.tensors) + len(copies)
+    """Write every file of the model. Yields the modules as they are fused."""
+    done, total = 0, len(checkpoint.tensors) + len(placement.copies)
     for name, tensors in checkpoint.shards.items():
-        added = {key: tensor for key, tensor in copies.items() if placement.copies[key] in tensors}
-        held = sorted({**tensors, **added}.items(), key=lambda item: item[1].offset)
-        specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in held]
+        contents = {**tensors, **_copies_of(placement, tensors)}
+        in_order = sorted(contents.items(), key=lambda item: item[1].offset)
+        specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in in_order]
         with directory.safetensors(name, specs, {}) as file:
-            for key, tensor in held:
-                yield from _carry(file, key, tensor, placement.edits.get(key, ()))
+            for key, tensor in in_order:
+                yield from _write_tensor(file, key, tensor, placement.edits.get(key, ()))
                 done += 1
                 if progress:
                     progress(done, total)
 
 
-def _carry(
+def _copies_of(placement: Placement, tensors: Mapping[str, FileTensor]) -> dict[str, FileTensor]:
+    """Return the tensors to add to a file: the copies of those in it."""
+    copies: dict[str, FileTensor] = {}
+    for key, original in placement.copies.items():
+        if original in tensors:
+            copies[key] = tensors[original]
+    return copies
+
+
+def _write_tensor(
     file: SafetensorsWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]
 ) -> list[FusedModule]:
-    """One tensor from the base to the output. A function of its own: the tensor is gone before the next is read."""
+    """Edit and write one tensor. Its memory is free again before the next one is read."""
     value = read(tensor)
     fused = [edit.apply(value) for edit in edits]
     file.write(key, value)
@@ -108,16 +147,20 @@ def _carry(
 
 
 def _changed_texts(checkpoint: Checkpoint, placement: Placement) -> Iterator[tuple[str, str]]:
-    """The index, which a copy goes into, and the config, which then must not tie what has parted."""
+    """Yield the index, which lists the copies, and the config, if weights are no longer tied."""
     if checkpoint.index is not None:
         index: dict[str, Any] = json.loads((checkpoint.path / checkpoint.index).read_bytes())
         for key, original in placement.copies.items():
-            index["weight_map"][key] = next(
-                name for name, held in checkpoint.shards.items() if original in held
-            )
-            metadata = index.get("metadata")
-            if isinstance(metadata, dict) and isinstance(size := metadata.get("total_size"), int):
-                metadata["total_size"] = size + checkpoint.tensors[original].nbytes
+            _add_to_index(index, key, checkpoint, original)
         yield checkpoint.index, as_json(index)
     if placement.copies:
         yield _CONFIG_NAME, as_json({**checkpoint.config, "tie_word_embeddings": False})
+
+
+def _add_to_index(index: dict[str, Any], key: str, checkpoint: Checkpoint, original: str) -> None:
+    """List a copy of a tensor, which is in the same file, and count its bytes."""
+    shards = checkpoint.shards.items()
+    index["weight_map"][key] = next(name for name, tensors in shards if original in tensors)
+    metadata = index.get("metadata")
+    if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
+        metadata["total_size"] += checkpoint.tensors[original].nbytes

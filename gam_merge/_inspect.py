@@ -1,12 +1,14 @@
-"""``inspect``: one adapter, what it holds and what shape it is in. What a merge would refuse is told, not raised.
+"""``inspect``: what one adapter holds, and its condition.
+
+What a merge would refuse is reported, not raised.
 
 Tensor legend: ``L`` modules at a time, ``r`` rank.
 """
 
 from collections import Counter
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
-from itertools import product
 from math import prod
 
 import torch
@@ -30,10 +32,32 @@ def inspect(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Look at one adapter: modules, ranks, scales, norms and spectra, what is dead or broken in it, what a merge would
-    refuse and why.
+    """Look at one adapter, and at what a merge would refuse.
 
-    Arguments are those of ``load`` and ``merge``. Raises GamMergeError only for what cannot be read at all.
+    Reports modules, ranks, scales, norms and spectra; modules that are zero or broken.
+
+    Example:
+        >>> inspection = gm.inspect("examples/adapters/addition")
+        >>> len(inspection.modules), inspection.ranks, inspection.zero, inspection.problems
+        (210, (8,), (), ())
+        >>> round(inspection.total.effective_rank, 1)
+        6.2
+        >>> round(inspection.by("layer")["model.layers.0"].energy_share(4), 3)
+        0.914
+
+    Args:
+        source: A directory, a file, a Hub id or an adapter in memory; see ``load``.
+        base_model: The base model of a bare file without a config.
+        alpha: lora_alpha of a bare file without a config.
+        device: "auto", "cpu", "cuda" or any torch device.
+        executor: Where the work runs; by default in threads of this process.
+        progress: Called with (modules done, modules in all).
+
+    Returns:
+        Inspection: all figures, by layer, type and module, and the problems.
+
+    Raises:
+        GamMergeError: Only if the source cannot be read at all.
     """
     problems: list[str] = []
     adapter = load(source, base_model=base_model, alpha=alpha, problems=problems)
@@ -58,32 +82,43 @@ def inspect(
 
 @torch.no_grad()
 def _visit(dtype: torch.dtype, device: torch.device, chunk: LineupBucket) -> list[ModuleInspection]:
-    """Runs on a worker."""
+    """Inspect the modules of a chunk. Runs on a worker."""
     members = [member for (member,) in chunk.members]
     delta = read_delta(members, dtype, device)
-    stack = chunk.layout.stack
     sound = is_sound(delta)
-    spectra = torch.linalg.svdvals(
-        torch.where(sound[:, None, None], delta.core, 0.0)
-    ).tolist()  # (L, r)
+    cores = torch.where(sound[:, None, None], delta.core, 0.0)
+    spectra = torch.linalg.svdvals(cores).tolist()  # (L, r)
     ranks = torch.where(sound, delta.rank, 0).tolist()
-    return [
-        ModuleInspection(
+    stack = chunk.layout.stack
+    modules = []
+    for j, spectrum in enumerate(spectra):
+        member, i = members[j // stack], j % stack
+        module = ModuleInspection(
             name=f"{member.name}[{i}]" if stack > 1 else member.name,
             shape=member.shape,
             rank=member.matrix_rank,
             scale=member.scale,
             dtype=dtype_name(torch.promote_types(member.a.dtype, member.b.dtype)),
             parameters=(prod(member.a.shape) + prod(member.b.shape)) // stack,
-            spectrum=tuple(spectra[j][: ranks[j]]),
-            zero=None if ranks[j] or not sound[j] else _zero_factor(delta, j),
-            broken=None if sound[j] else broken_factor(delta, j),
+            spectrum=tuple(spectrum[: ranks[j]]),
         )
-        for j, (member, i) in enumerate(product(members, range(stack)))
-    ]
+        modules.append(_with_damage(module, delta, j, sound=bool(sound[j])))
+    return modules
+
+
+def _with_damage(
+    module: ModuleInspection, delta: Delta, j: int, *, sound: bool
+) -> ModuleInspection:
+    """Name the factor that is zero or broken, if any. ``module`` is number ``j`` of ``delta``."""
+    if not sound:
+        return replace(module, broken=broken_factor(delta, j))
+    if not module.spectrum:
+        return replace(module, zero=_zero_factor(delta, j))
+    return module
 
 
 def _zero_factor(delta: Delta, j: int) -> str:
-    """What makes module ``j`` zero."""
-    named = {"lora_B": delta.b[j], "lora_A": delta.a[j]}
-    return next((name for name, factor in named.items() if not factor.any()), "the product")
+    """Name what makes module ``j`` zero."""
+    if not delta.b[j].any():
+        return "lora_B"
+    return "the product" if delta.a[j].any() else "lora_A"

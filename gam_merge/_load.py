@@ -30,8 +30,8 @@ def load(
     Headers are read and checked at once, tensors only when a merge asks for them.
 
     Args:
-        source: a directory that PEFT wrote, a ``.safetensors`` file or a pickle (``.bin``), or a
-            Hub id ``org/name[@revision][:subfolder]`` where no path of that name exists (the
+        source: a directory that PEFT or MLX-LM wrote, a ``.safetensors`` file or a pickle
+            (``.bin``), or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name exists (the
             subfolder may be a file). The config of ``X.safetensors`` is ``X.json``,
             ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
             it is.
@@ -79,7 +79,7 @@ def load(
     )
 
 
-_CONFIG_HINT = "; PEFT writes it next to the weights"
+_CONFIG_HINT = "; it lies next to the weights"
 
 
 def _read_tensors(
@@ -134,7 +134,8 @@ def weights_file(path: Path) -> Path:
             if is_there(path / name) and (path / name).is_file():
                 return path / name
         raise GamMergeError(
-            f"{path}: no {names[0]} in this directory; name the directory that PEFT saved"
+            f"{path}: no {names[0]} in this directory; name the directory of an adapter "
+            f"({', '.join(names)})"
         )
     if not path.is_file():
         raise GamMergeError(f"{path}: no such file or directory")

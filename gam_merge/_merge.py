@@ -154,7 +154,7 @@ def merge(
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
-        >>> result = gm.merge(sources, method="mean", weights=[0.7, 0.3], out="merged")
+        >>> result = gm.merge(sources, method="mean", weights=[0.7, 0.3], rank=16, out="merged")
         >>> [round(share, 2) for share in result.report.survival]  # of each adapter in the result
         [0.7, 0.3]
         >>> result.path.name

@@ -341,7 +341,7 @@ def _anchor_position(
     anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]
 ) -> int:
     """Return the position of the anchor among the sources. Raises GamMergeError."""
-    names = [source.source if isinstance(source, Adapter) else str(source) for source in sources]
+    names = list(map(_source_name, sources))
     position = anchor
     if isinstance(anchor, str) and anchor in names:
         position = names.index(anchor)
@@ -357,6 +357,10 @@ def _anchor_position(
     if len(weights) > 1 and position == 0:  # the default: the first that takes part
         return next(i for i, weight in enumerate(weights) if weight != 0)
     raise GamMergeError(f"anchor {names[position]} has weight zero; choose another")
+
+
+def _source_name(source: Source) -> str:
+    return source.source if isinstance(source, Adapter) else str(source)
 
 
 def record(planned: MergePlan) -> Record:

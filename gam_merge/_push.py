@@ -1,29 +1,32 @@
-"""To the Hub: the files of a merge, those and no others, in one commit.
+"""Uploads a merge to the Hub: the files that gam-merge wrote, and no others, in one commit.
 
-What goes there tells no path of this machine: sources are named by their last part, and known by their sha256.
+None of them reveals a path of this machine: sources are named by the last part of their paths and
+identified by their SHA-256.
 """
 
 import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path, PurePath
+from typing import Any
 
-import huggingface_hub  # loads its parts when they are asked for
+import huggingface_hub  # loads its parts on request
 
 from gam_merge._common import yaml
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256_of
+from gam_merge._read.formats import format_in
 from gam_merge._read.hub_id import HubId, parse_hub_id
-from gam_merge._read.peft import CONFIG_NAME, WEIGHTS_NAME
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, TEXT_NAMES, as_json
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
 from gam_merge._write.directory import stamped
 
 _FIGURE_NAME = "merge.png"
-_NAMES = (*TEXT_NAMES, CONFIG_NAME)
+
+_Texts = Mapping[str, str]  # name of a file -> its content
 
 
 def push(
@@ -35,124 +38,110 @@ def push(
     create_pr: bool = False,
     commit_message: str = "Merged LoRA adapter",
 ) -> str:
-    """Upload a merge to a model repository of the Hub, which is made if it is not there; the URL of the commit.
+    """Upload a merge to a model repository of the Hub, which is created if it does not exist.
 
-    directory: what a merge wrote. repo: ``user/name``. private: the repository that is made is private; one that is
-    public already is an error. revision: the branch, made if it is not there. create_pr: open a pull request instead,
-    and give its URL. Token, cache and endpoint are huggingface_hub's.
+    Token, cache and endpoint are those of huggingface_hub.
 
-    Raises GamMergeError with the command that tries again; the directory is as it was.
+    Example:
+        >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> result = gm.merge(adapters, method="mean", out="merged")
+        >>> gm.push("merged", "user/name", private=True)  # doctest: +SKIP
+        'https://huggingface.co/user/name/commit/...'
+
+        Only what gam-merge wrote is uploaded:
+
+        >>> gm.push("examples/adapters/addition", "user/name")
+        Traceback (most recent call last):
+            ...
+        gam_merge._common.errors.GamMergeError: examples/adapters/addition: is not a merge ...
+
+    Args:
+        directory: the output of a merge.
+        repo: the name of the repository, ``user/name``.
+        private: create the repository as private. One that already exists and is public is an
+            error.
+        revision: the branch, which is created if it does not exist.
+        create_pr: open a pull request instead.
+        commit_message: the message of the commit.
+
+    Returns:
+        The URL of the commit, or of the pull request.
+
+    Raises:
+        GamMergeError: with the command that tries again. The directory stays as it was.
     """
     from gam_merge._read.hub import explained
 
     hub = parse_hub_id(repo)
     if hub is None or hub != HubId(hub.repo):
-        raise GamMergeError(f"{repo}: is no name of a repository; give user/name")
+        raise GamMergeError(f"{repo}: is not a repository name; give user/name")
     path = Path(directory)
-    if not stamped(path / WEIGHTS_NAME):
-        raise GamMergeError(f"{path}: is not a merge that we wrote; only those are pushed")
-    api = huggingface_hub.HfApi(library_name="gam-merge")
+    if not stamped(path / format_in(path).weights_names[0]):
+        raise GamMergeError(f"{path}: is not a merge that gam-merge wrote; only those are pushed")
     try:
         with explained(repo):
-            return _commit(api, path, repo, private, revision, create_pr, commit_message)
+            return _commit(path, repo, private, revision, create_pr, commit_message)
     except GamMergeError as error:
-        flags = (["--private"] if private else []) + (["--create-pr"] if create_pr else [])
-        flags += ["--revision", revision] if revision else []
-        again = shlex.join(["gam-merge", "push", str(path), repo, *flags])
-        raise GamMergeError(f"{error}; {path} is whole, push it again with: {again}") from None
+        command = _command(path, repo, private, revision, create_pr)
+        raise GamMergeError(f"{error}; {path} is complete, push it again with: {command}") from None
+
+
+def _command(path: Path, repo: str, private: bool, revision: str | None, create_pr: bool) -> str:
+    """Return the command line that pushes with these arguments."""
+    words = ["gam-merge", "push", str(path), repo]
+    if private:
+        words.append("--private")
+    if create_pr:
+        words.append("--create-pr")
+    if revision:
+        words += ["--revision", revision]
+    return shlex.join(words)
 
 
 def _commit(
-    api: "huggingface_hub.HfApi",
-    path: Path,
-    repo: str,
-    private: bool,
-    revision: str | None,
-    create_pr: bool,
-    message: str,
+    path: Path, repo: str, private: bool, revision: str | None, create_pr: bool, message: str
 ) -> str:
+    """Make the commit; return its URL. Raises what huggingface_hub raises."""
+    api = huggingface_hub.HfApi(library_name="gam-merge")
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.model_info(repo).private:
         raise GamMergeError(
-            f"{repo}: is there already, and public; make it private on its page or leave out --private"
+            f"{repo}: already exists and is public; "
+            "make it private on its page or leave out --private"
         )
     if revision is not None and not create_pr:
         api.create_branch(repo, branch=revision, exist_ok=True)
-    # Not upload_folder: that may commit several times.
+    weights = format_in(path).weights_names[0]
+    operations = [huggingface_hub.CommitOperationAdd(weights, path / weights)]
+    for name, content in _companions(path, repo).items():
+        operations.append(huggingface_hub.CommitOperationAdd(name, content))
+    # Not upload_folder, which may make several commits.
     commit = api.create_commit(
-        repo,
-        list(_operations(path, repo)),
-        commit_message=message,
-        revision=revision,
-        create_pr=create_pr,
+        repo, operations, commit_message=message, revision=revision, create_pr=create_pr
     )
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
-def _operations(path: Path, repo: str) -> "Iterator[huggingface_hub.CommitOperationAdd]":
-    """One a file that a merge writes and that is there, and the figure of the card."""
-    texts = {
-        name: (path / name).read_text("utf-8")
-        for name in (*TEXT_NAMES, CONFIG_NAME)
-        if (path / name).is_file()
-    }
-    texts = _published(texts)
-    figure = _figure(texts) if CARD_NAME in texts else None
+def _companions(path: Path, repo: str) -> dict[str, bytes]:
+    """Return the files next to the weights as they are published, and the figure of the card."""
+    config_name = format_in(path).config_name
+    names = TEXT_NAMES if config_name is None else (*TEXT_NAMES, config_name)
+    written = [name for name in names if (path / name).is_file()]
+    texts = _published({name: (path / name).read_text("utf-8") for name in written}, config_name)
+    figure = None
     if CARD_NAME in texts:
-        shown = f"![What survives of each adapter in each layer]({_FIGURE_NAME})" if figure else ""
-        texts[CARD_NAME] = (
-            texts[CARD_NAME].replace(REPO_PLACEHOLDER, repo).replace(FIGURE_PLACEHOLDER, shown)
-        )
-    contents = {name: text.encode() for name, text in texts.items()} | (
-        {_FIGURE_NAME: figure} if figure else {}
-    )
-    yield huggingface_hub.CommitOperationAdd(WEIGHTS_NAME, path / WEIGHTS_NAME)
-    for name, content in contents.items():
-        yield huggingface_hub.CommitOperationAdd(name, content)
+        figure = _figure(texts)
+        image = f"![Share of each adapter that survives, by layer]({_FIGURE_NAME})"
+        card = texts[CARD_NAME].replace(REPO_PLACEHOLDER, repo)
+        texts[CARD_NAME] = card.replace(FIGURE_PLACEHOLDER, image if figure else "")
+    files = {name: text.encode() for name, text in texts.items()}
+    if figure is not None:
+        files[_FIGURE_NAME] = figure
+    return files
 
 
-def _published(texts: Mapping[str, str]) -> dict[str, str]:
-    """The texts of a merge without paths of this machine."""
-    result, names = dict(texts), list[str]()
-    if CONFIG_NAME in result:
-        config = json.loads(result[CONFIG_NAME])
-        if base := config.get("base_model_name_or_path"):
-            config["base_model_name_or_path"] = _public(base)
-        result[CONFIG_NAME] = as_json(config, sort=True)
-    for name in (RECIPE_NAME, CARD_NAME):  # both know the config as it was by its sha256
-        if name in result and CONFIG_NAME in result:
-            old, new = sha256_of(texts[CONFIG_NAME]), sha256_of(result[CONFIG_NAME])
-            result[name] = result[name].replace(old, new)
-    if RECIPE_NAME in result:
-        documents = [document.data for document in yaml.parse(result[RECIPE_NAME], RECIPE_NAME)]
-        for source in (source for document in documents for source in document["sources"]):
-            source.update(
-                {key: _public(source[key]) for key in ("path", "base_model") if key in source}
-            )
-        names = [source["path"] for source in documents[-1]["sources"]]
-        comments = [
-            line for line in result[RECIPE_NAME].splitlines(keepends=True) if line.startswith("#")
-        ]
-        result[RECIPE_NAME] = "".join(comments) + yaml.dump(documents)
-    if REPORT_NAME in result:
-        report = json.loads(result[REPORT_NAME])
-        # The recipe knows paths from Hub ids, which the report names as they were typed.
-        names = (
-            names
-            if len(names) == len(report["sources"])
-            else [_public(name) for name in report["sources"]]
-        )
-        report["notes"] = [
-            replace_names(note, dict(zip(report["sources"], names, strict=True)))
-            for note in report["notes"]
-        ]
-        report["sources"] = names
-        result[REPORT_NAME] = as_json(report)
-    return result
-
-
-def _figure(texts: Mapping[str, str]) -> bytes | None:
-    """Of the report, where matplotlib is installed."""
+def _figure(texts: _Texts) -> bytes | None:
+    """Draw the figure of the report, if there is one and matplotlib is installed."""
     try:
         from gam_merge._diagnose.survival import survival_png
     except ImportError:
@@ -160,7 +149,67 @@ def _figure(texts: Mapping[str, str]) -> bytes | None:
     return survival_png(json.loads(texts[REPORT_NAME])) if REPORT_NAME in texts else None
 
 
+# --- without paths of this machine --------------------------------------------------------------
+
+
+def _published(texts: _Texts, config_name: str | None) -> dict[str, str]:
+    """Return the texts of a merge without paths of this machine.
+
+    Recipe and card record the SHA-256 of the config: they get that of the published one.
+    """
+    result = dict(texts)
+    if config_name is not None and config_name in texts:
+        config = _config(texts[config_name])
+        old, new = sha256_of(texts[config_name]), sha256_of(config)
+        result = {name: text.replace(old, new) for name, text in texts.items()}
+        result[config_name] = config
+    if REPORT_NAME in result:
+        result[REPORT_NAME] = _report(result)
+    if RECIPE_NAME in result:
+        result[RECIPE_NAME] = _recipe(result)
+    return result
+
+
+def _config(text: str) -> str:
+    """Return a config in which every path of this machine is its last part."""
+    config = json.loads(text)
+    for name, value in config.items():
+        if isinstance(value, str):
+            config[name] = _public(value)
+    return as_json(config, sort=True)
+
+
+def _recipe(texts: _Texts) -> str:
+    lines = texts[RECIPE_NAME].splitlines(keepends=True)
+    comments = [line for line in lines if line.startswith("#")]
+    return "".join(comments) + yaml.dump(_public_merges(texts))
+
+
+def _report(texts: _Texts) -> str:
+    report = json.loads(texts[REPORT_NAME])
+    sources = report["sources"]
+    names = []
+    if RECIPE_NAME in texts:  # it distinguishes paths from Hub ids; the report has them as typed
+        names = [source["path"] for source in _public_merges(texts)[-1]["sources"]]
+    if len(names) != len(sources):
+        names = [_public(source) for source in sources]
+    renamed = dict(zip(sources, names, strict=True))
+    report["notes"] = [replace_names(note, renamed) for note in report["notes"]]
+    report["sources"] = names
+    return as_json(report)
+
+
+def _public_merges(texts: _Texts) -> list[dict[str, Any]]:
+    """Return the merges of the recipe with public names."""
+    merges = [document.data for document in yaml.parse(texts[RECIPE_NAME], RECIPE_NAME)]
+    for merge in merges:
+        for source in merge["sources"]:
+            for key in source.keys() & {"path", "base_model"}:
+                source[key] = _public(source[key])
+    return merges
+
+
 def _public(name: str) -> str:
-    """The last part of a path of this machine; anything else as it is."""
+    """Return the last part of a path of this machine, and anything else as it is."""
     local = re.match(r"[./~\\]|[A-Za-z]:[/\\]", name) or os.path.exists(name)
     return PurePath(name.replace("\\", "/")).name if local else name

@@ -56,7 +56,8 @@ def merge_recipe(
 
     Example:
         >>> from pathlib import Path
-        >>> text = "sources: [{path: examples/adapters/addition}, {path: examples/adapters/sorting}]"
+        >>> first, second = "examples/adapters/addition", "examples/adapters/sorting"
+        >>> text = f"sources: [{{path: {first}}}, {{path: {second}}}]"
         >>> _ = Path("merge.yaml").write_text(text)
         >>> result = gm.merge_recipe("merge.yaml", overrides=["method=mean", "output.rank=8"])
         >>> result.report.method, result.report.rank
@@ -97,10 +98,11 @@ def plan_recipe(
 
     Example:
         >>> from pathlib import Path
-        >>> text = "sources: [{path: examples/adapters/addition}, {path: examples/adapters/sorting}]"
+        >>> first, second = "examples/adapters/addition", "examples/adapters/sorting"
+        >>> text = f"sources: [{{path: {first}}}, {{path: {second}}}]"
         >>> _ = Path("merge.yaml").write_text(text)
         >>> gm.plan_recipe("merge.yaml", overrides=["method=mean"]).rank
-        16
+        8
     """
 
     def promised(sources: list[Adapter], options: MergeOptions) -> Adapter:

@@ -41,7 +41,7 @@ def resize(
     Example:
         >>> result = gm.resize("examples/adapters/addition", rank=4)
         >>> result.adapter.rank, round(result.report.energy_kept, 2)
-        (4, 0.98)
+        (4, 0.9)
     """
     if not any(options.get(name) is not None for name in ("rank", "energy", "max_rank")):
         raise GamMergeError(

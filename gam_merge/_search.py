@@ -1,6 +1,7 @@
-"""Settings of a recipe, searched against a score that the user computes.
+"""``search``: settings of a recipe, searched for the best score that the user computes.
 
-Deterministic: a search that goes on after an interruption asks the same questions and finds answers in its journal.
+Deterministic: a search that goes on after an interruption asks the same questions and finds answers
+in its journal.
 """
 
 import tempfile
@@ -26,11 +27,24 @@ from gam_merge._trials.space import make_space
 from gam_merge._write.provenance import recipe_text
 
 Evaluate = Callable[[Path], float]  # the directory of an adapter -> its score
+Goal = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every trial, the recipe of the best one as a file, and a figure if the extra ``plot`` is there."""
+    """The outcome of a search.
+
+    Attributes:
+        trials: every trial, in order.
+        best: the first of those with the best score.
+        recipe: a file with the recipe of the best one.
+        plot: a figure, if the extra ``plot`` is installed.
+
+    Example:
+        >>> result = gm.search("merge.yaml", evaluate, "search")  # doctest: +SKIP
+        >>> result.best.score, result.recipe  # doctest: +SKIP
+        (0.71, PosixPath('search/best.yaml'))
+    """
 
     trials: tuple[Trial, ...]
     best: Trial
@@ -38,7 +52,7 @@ class SearchResult:
     plot: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "best": asdict(self.best),
             "recipe": str(self.recipe),
@@ -53,7 +67,7 @@ def search(
     *,
     trials: int = 40,
     vary: Sequence[str] = ("weights",),
-    goal: Literal["max", "min"] = "max",
+    goal: Goal = "max",
     seed: int = 0,
     overrides: Sequence[str] = (),
     device: str | torch.device = "auto",
@@ -61,15 +75,40 @@ def search(
 ) -> SearchResult:
     """Search settings of a recipe for the best score.
 
-    evaluate: a function of the directory of an adapter, or a command with ``{adapter}`` in it, run without a shell, the
-    last word of whose output is the score. out: a directory for the journal ``trials.jsonl``, which a second call goes
-    on with, ``best.yaml`` and ``trials.png``. vary: ``weights``, ``anchor``, ``params.NAME``, ``KEY=LOW:HIGH``.
-    overrides: over the recipe, as in ``merge_recipe``. progress: called with (trials done, in all).
+    Args:
+        recipe: a YAML file.
+        evaluate: a function from the directory of an adapter to its score; or a command with
+            ``{adapter}`` in it, run without a shell, whose last word of output is the score.
+        out: a directory for the journal ``trials.jsonl``, which a second call continues,
+            ``best.yaml`` and ``trials.png``.
+        trials: upper limit for the number of merges.
+        vary: ``weights``, ``anchor``, ``params.NAME`` or ``KEY=LOW:HIGH``.
+        goal: ``"max"`` or ``"min"``.
+        seed: for the first points.
+        overrides: settings over the recipe, ``key.key=value``.
+        device: ``"auto"`` takes a GPU if there is one.
+        progress: called with (trials done, trials in all).
 
-    A trial that fails counts as worse than all; if the first one fails, so does the search. Raises GamMergeError.
+    Returns:
+        SearchResult: every trial, the best one and its recipe.
+
+    Raises:
+        GamMergeError: if the first trial fails. A later one that fails counts as worse than all.
+
+    Example:
+        >>> from pathlib import Path
+        >>> first, second = "examples/adapters/addition", "examples/adapters/sorting"
+        >>> text = f"sources: [{{path: {first}}}, {{path: {second}}}]"
+        >>> _ = Path("merge.yaml").write_text(text)
+        >>> def size(adapter):
+        ...     deltas = gm.load(adapter).modules["model.layers.0.mlp.up_proj"].delta()
+        ...     return float(deltas.norm())
+        >>> result = gm.search("merge.yaml", size, "search", trials=3, goal="min")
+        >>> len(result.trials), result.recipe.name
+        (3, 'best.yaml')
     """
     file, home = Path(recipe), Path(out)
-    last = read_recipes(file, overrides)[-1][0]
+    last, _ = read_recipes(file, overrides)[-1]
     space = make_space(last, vary)
     about = {
         "recipe": sha256(file),
@@ -77,26 +116,23 @@ def search(
         "vary": list(vary),
         "goal": goal,
         "seed": seed,
+        "evaluate": evaluate if isinstance(evaluate, str) else None,
     }
     score = command_score(evaluate) if isinstance(evaluate, str) else evaluate
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GamMergeError(f"{home}: cannot be made: {error.strerror}") from error
-    journal = Journal(
-        home / "trials.jsonl",
-        {**about, "evaluate": evaluate if isinstance(evaluate, str) else None},
-    )
+        raise GamMergeError(f"{home}: cannot be created: {error.strerror}") from error
+    journal = Journal(home / "trials.jsonl", about)
     bench = _Bench(file, home, journal, score, tuple(overrides), goal, trials, device, progress)
     with suppress(_Spent):
         optimise(lambda point: bench.loss(space.overrides(point.tolist())), space.start(last), seed)
-    return SearchResult(
-        tuple(journal.trials), bench.best, home / "best.yaml", _plot(home, journal.trials, goal)
-    )
+    plot = _plot(home, journal.trials, goal)
+    return SearchResult(tuple(journal.trials), bench.best, home / "best.yaml", plot)
 
 
-def _plot(home: Path, trials: Sequence[Trial], goal: str) -> Path | None:
-    """``trials.png``, where matplotlib is installed."""
+def _plot(home: Path, trials: Sequence[Trial], goal: Goal) -> Path | None:
+    """Write ``trials.png``, where matplotlib is installed."""
     try:
         from gam_merge._trials.figures import trials_png
     except ImportError:
@@ -105,7 +141,7 @@ def _plot(home: Path, trials: Sequence[Trial], goal: str) -> Path | None:
 
 
 class _Spent(Exception):
-    """There are as many trials as there may be, or nothing new to try."""
+    """All trials are used up."""
 
 
 @dataclass(frozen=True)
@@ -117,30 +153,40 @@ class _Bench:
     journal: Journal
     evaluate: Evaluate
     overrides: tuple[str, ...]
-    goal: Literal["max", "min"]
+    goal: Goal
     trials: int
     device: str | torch.device
     progress: Progress | None
 
     def loss(self, changes: tuple[str, ...]) -> float:
-        """What is minimised. Raises _Spent, and GamMergeError if the first trial fails."""
-        known = next((trial for trial in self.journal.trials if trial.overrides == changes), None)
-        if known is None:
-            if len(self.journal.trials) >= self.trials:
-                raise _Spent
-            known = self._try(changes)
-            if self.progress:
-                self.progress(len(self.journal.trials), self.trials)
-        if known.score is not None:
-            return self._sign * known.score
-        losses = [
-            self._sign * t.score for t in self.journal.trials[: known.number] if t.score is not None
-        ]
+        """Return the loss of some settings: the score, or worse than all before if there is none.
+
+        Raises _Spent, and GamMergeError if the first trial fails.
+        """
+        trial = self._trial(changes)
+        if trial.score is not None:
+            return self._sign * trial.score
+        losses: list[float] = []
+        for earlier in self.journal.trials[: trial.number]:
+            if earlier.score is not None:
+                losses.append(self._sign * earlier.score)
         return max(losses) + (max(losses) - min(losses) or 1.0)
+
+    def _trial(self, changes: tuple[str, ...]) -> Trial:
+        """Return the trial of some settings: from the journal, or made now."""
+        for trial in self.journal.trials:
+            if trial.overrides == changes:
+                return trial
+        if len(self.journal.trials) >= self.trials:
+            raise _Spent
+        trial = self._try(changes)
+        if self.progress:
+            self.progress(len(self.journal.trials), self.trials)
+        return trial
 
     @property
     def best(self) -> Trial:
-        """The first of those with the best score."""
+        """The first of the trials with the best score."""
         return min(self._scored, key=lambda trial: self._sign * (trial.score or 0.0))
 
     @property
@@ -152,18 +198,17 @@ class _Bench:
         return -1.0 if self.goal == "max" else 1.0
 
     def _try(self, changes: tuple[str, ...]) -> Trial:
+        """Merge with some settings, score the result, and write it down."""
         with tempfile.TemporaryDirectory(prefix=".trial-", dir=self.home) as folder:
+            adapter = Path(folder, "adapter")
             try:
-                all_changes = (*self.overrides, *changes)
+                settings = (*self.overrides, *changes)
                 result = merge_recipe(
-                    self.recipe,
-                    overrides=all_changes,
-                    out=Path(folder, "adapter"),
-                    device=self.device,
+                    self.recipe, overrides=settings, out=adapter, device=self.device
                 )
-                score = float(self.evaluate(Path(folder, "adapter")))
+                score = float(self.evaluate(adapter))
                 if not isfinite(score):
-                    raise GamMergeError(f"the score is {score}")
+                    raise GamMergeError(f"the score must be finite, got {score}")
             except GamMergeError as error:
                 if not self.journal.trials:
                     raise GamMergeError(
@@ -171,5 +216,6 @@ class _Bench:
                     ) from None
                 return self.journal.add(changes, None, str(error))
         if not self._scored or self._sign * score < self._sign * (self.best.score or 0.0):
-            write_file(self.home / "best.yaml", recipe_text(result.record, self.home).encode())
+            text = recipe_text(result.record, self.home)
+            write_file(self.home / "best.yaml", text.encode())
         return self.journal.add(changes, score, None)

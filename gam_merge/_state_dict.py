@@ -101,7 +101,7 @@ def merge_state_dicts(
         >>> dicts = [gm.state_dict(adapter) for adapter in adapters]
         >>> result = gm.merge_state_dicts(dicts, adapters[0].config, method="mean")
         >>> result.report.rank
-        16
+        8
     """
     listed = list(configs) if isinstance(configs, Sequence) else [configs] * len(dicts)
     if len(listed) != len(dicts):

@@ -1,49 +1,58 @@
-"""``verify``: whether a merge on disk is still what was written, and its sources what it was made of.
+"""``verify``: whether a merge on disk is still what was written, and its sources what they were.
 
-The recipe is what all else is held against: it has the sha256 of the weights, of the config and of each source. The
-card repeats it, and the metadata of the weights repeat method and sources. Nothing is signed: who may write all of
-these files can make them agree.
+Everything is checked against the recipe: it has the sha256 of the weights, of the config and of
+each source. The card repeats it, and the metadata of the weights repeat method and sources. Nothing
+is signed: who may write all of these files can make them agree.
 """
 
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import is_there, read_text, sha256
 from gam_merge._load import locate, weights_file
+from gam_merge._read.formats import format_in
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
-from gam_merge._recipes.file import beside, parse_recipes
-from gam_merge._recipes.recipe import OutputFile, Recipe, RecipeSource
+from gam_merge._recipes.file import next_to, parse_recipes
+from gam_merge._recipes.recipe import Recipe, RecipeSource
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
-
-_FENCED = re.compile(r"^(`{3,})yaml\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
-_WEIGHTS: OutputFile = "adapter_model.safetensors"
-_METADATA = "metadata of the weights"
-
 
 Kind = Literal["output", "record", "source", "rerun"]
 State = Literal["holds", "differs", "missing", "unknown"]
 
+_FENCED = re.compile(r"^(`{3,})yaml\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+_METADATA = "metadata of the weights"
+
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
-    ``kind``: a file of the output, a record that the recipe is compared with, a source, or the output of the same
-    merge done again. It is "missing" if it cannot be read, "unknown" if nothing was recorded that it could differ from;
-    ``note`` says more.
+    Attributes:
+        kind: a file of the output, a record that the recipe is compared with, a source, or the
+            output of the same merge done again.
+        name: of the file or record.
+        state: "missing" if it cannot be read, "unknown" if nothing was recorded to compare with.
+        note: more in words.
+
+    Example:
+        >>> gm.merge(["examples/adapters/addition"], method="mean", out="merged").path.name
+        'merged'
+        >>> check = gm.verify("merged").checks[0]
+        >>> check.name, check.state
+        ('adapter_model.safetensors', 'holds')
     """
 
     kind: Kind
@@ -54,14 +63,24 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What holds of a merge on disk."""
+    """All checks of a merge on disk.
+
+    Attributes:
+        path: the directory.
+        checks: one per file, record and source.
+
+    Example:
+        >>> _ = gm.merge(["examples/adapters/addition"], method="mean", out="merged")
+        >>> gm.verify("merged").holds
+        True
+    """
 
     path: Path
     checks: tuple[Check, ...]
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """What differs or is missing."""
+        """The checks of what differs or is missing."""
         return tuple(check for check in self.checks if check.state in ("differs", "missing"))
 
     @property
@@ -70,12 +89,9 @@ class Verification:
         return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "path": str(self.path),
-            "holds": self.holds,
-            "checks": [asdict(check) for check in self.checks],
-        }
+        """Return plain data for JSON."""
+        checks = [asdict(check) for check in self.checks]
+        return {"path": str(self.path), "holds": self.holds, "checks": checks}
 
 
 def verify(
@@ -85,93 +101,106 @@ def verify(
     rerun: bool = False,
     device: str | torch.device = "auto",
 ) -> Verification:
-    """Hold a merge against what its recipe records, and the records against each other.
+    """Check a merge against the hashes that its recipe records, and the records against each other.
 
-    path: a directory that a merge wrote. sources: their weights are read too; those on the Hub are fetched at their
-    commit unless they are in the cache. rerun: the merge is done again, in a temporary directory, and must give the
-    same bytes: they depend on nothing but the sources, the versions of gam-merge and torch, and the kind of machine.
+    Args:
+        path: a directory that a merge wrote.
+        sources: also read the weights of the sources; those on the Hub are fetched at their commit
+            unless they are in the cache.
+        rerun: do the merge again, in a temporary directory: it must give the same bytes. They
+            depend on nothing but the sources, the versions of gam-merge and torch, and the kind of
+            machine.
+        device: for ``rerun``; ``"auto"`` takes a GPU if there is one.
 
-    Raises GamMergeError if there is no recipe that can be read.
+    Returns:
+        Verification: every check and its state.
+
+    Raises:
+        GamMergeError: if there is no recipe that can be read.
+
+    Example:
+        >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> _ = gm.merge(sources, out="merged")
+        >>> [check.state for check in gm.verify("merged", rerun=True).checks]
+        ['holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds']
     """
     home = Path(path)
     file = home / RECIPE_NAME
     recipes = parse_recipes(read_text(file), file)
-    checks = [*_outputs(home, recipes[-1]), _metadata(home, recipes), _card(home, recipes)]
+    weights = format_in(home).weights_names[0]
+    checks = [
+        *_outputs(home, recipes[-1]),
+        _metadata(home / weights, recipes),
+        _card(home, recipes),
+    ]
     if sources:
         checks += _sources(file, recipes)
     if rerun:
-        checks.append(_rerun(file, recipes[-1], device))
+        checks.append(_rerun(file, recipes[-1], weights, device))
     return Verification(home, tuple(checks))
 
 
 def _outputs(home: Path, recipe: Recipe) -> Iterator[Check]:
-    """The files of the output that the recipe has a sha256 of."""
+    """Check the files of the output against the recipe."""
     recorded = recipe.output.sha256 or {}
-    files: tuple[OutputFile, ...] = get_args(OutputFile)
-    for name in files:
+    form = format_in(home)
+    names = [form.weights_names[0], *([form.config_name] if form.config_name else []), *recorded]
+    for name in dict.fromkeys(names):
         yield _digest("output", name, partial(Path, home, name), recorded.get(name))
 
 
 def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
-    """Every file that the merges of a recipe began with, once."""
+    """Check every file that the merges of a recipe began with, once."""
     names = {recipe.name for recipe in recipes}
-    found = {
-        (source.path, source.sha256): source for recipe in recipes for source in recipe.sources
-    }
-    for source in found.values():
+    unique: dict[tuple[str, str | None], RecipeSource] = {}
+    for recipe in recipes:
+        for source in recipe.sources:
+            unique[source.path, source.sha256] = source
+    for source in unique.values():
         if source.path not in names:
             yield _digest("source", source.path, partial(_weights, file, source), source.sha256)
 
 
 def _weights(file: Path, source: RecipeSource) -> Path:
-    """The file of weights that a source of a recipe means."""
-    local = beside(file, source.path)
-    return weights_file(
-        locate(str(local) if is_there(local) or parse_hub_id(source.path) is None else source.path)[
-            0
-        ]
-    )
+    """Return the file of weights that a source of a recipe means."""
+    local = next_to(file, source.path)
+    is_local = is_there(local) or parse_hub_id(source.path) is None
+    path, _ = locate(str(local) if is_local else source.path)
+    return weights_file(path)
 
 
 def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | None) -> Check:
-    """A file against the sha256 that was recorded of it."""
+    """Check a file against the sha256 that was recorded of it."""
     if recorded is None:
         return Check(kind, name, "unknown", "no sha256 of it was recorded")
     try:
-        found = sha256(find())
+        digest = sha256(find())
     except GamMergeError as error:
         return Check(kind, name, "missing", str(error))
-    if found != recorded:
-        return Check(
-            kind,
-            name,
-            "differs",
-            f"its sha256 begins with {found[:12]}, and did with {recorded[:12]}",
-        )
+    if digest != recorded:
+        note = f"its sha256 begins with {digest[:12]}, recorded was {recorded[:12]}"
+        return Check(kind, name, "differs", note)
     return Check(kind, name, "holds")
 
 
-def _metadata(home: Path, recipes: Sequence[Recipe]) -> Check:
-    """Method and sources as the weights have them against the recipe."""
+def _metadata(weights: Path, recipes: Sequence[Recipe]) -> Check:
+    """Check method and sources in the metadata of the weights against the recipe."""
     try:
-        _, found = read_header(home / _WEIGHTS, any_dtype=True)
+        _, metadata = read_header(weights, any_dtype=True)
     except GamMergeError as error:
         return Check("record", _METADATA, "missing", str(error))
-    if ORIGINS_KEY not in found:
+    if ORIGINS_KEY not in metadata:
         return Check("record", _METADATA, "unknown", "no sources were recorded there")
     try:
-        said = json.loads(found[ORIGINS_KEY])
+        sources = json.loads(metadata[ORIGINS_KEY])
     except (ValueError, RecursionError):
-        said = found[ORIGINS_KEY]
-    recipe = {
-        "method": recipes[-1].method,
-        "sources": origins([_plain(recipe) for recipe in recipes]),
-    }
-    return _agreement(_METADATA, recipe, {"method": found.get(METHOD_KEY), "sources": said})
+        sources = metadata[ORIGINS_KEY]
+    recipe = {"method": recipes[-1].method, "sources": origins(list(map(_plain, recipes)))}
+    return _agreement(_METADATA, recipe, {"method": metadata.get(METHOD_KEY), "sources": sources})
 
 
 def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
-    """The recipe that the card repeats against the recipe; paths apart, of which a card has only the last part."""
+    """Check the recipe that the card repeats; paths apart, of which a card has the last part."""
     card = home / CARD_NAME
     try:
         fenced = _FENCED.search(read_text(card))
@@ -180,11 +209,12 @@ def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
         repeated = parse_recipes(fenced[2], card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))
-    mine, theirs = (
-        {f"{i}": _without_paths(_plain(r)) for i, r in enumerate(all)}
-        for all in (recipes, repeated)
-    )
-    return _agreement(CARD_NAME, mine, theirs)
+    return _agreement(CARD_NAME, _numbered(recipes), _numbered(repeated))
+
+
+def _numbered(recipes: Iterable[Recipe]) -> dict[str, Any]:
+    """Return the merges by position, without paths."""
+    return {str(i): _without_paths(_plain(recipe)) for i, recipe in enumerate(recipes)}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -192,52 +222,44 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    sources = [
-        {key: value for key, value in source.items() if key != "path"}
-        for source in recipe["sources"]
-    ]
-    return {key: value for key, value in recipe.items() if key != "base_model"} | {
-        "sources": sources
-    }
+    sources: list[dict[str, Any]] = []
+    for source in recipe["sources"]:
+        sources.append({key: value for key, value in source.items() if key != "path"})
+    kept = {key: value for key, value in recipe.items() if key != "base_model"}
+    return {**kept, "sources": sources}
 
 
-def _agreement(name: str, recipe: Mapping[str, Any], other: Mapping[str, Any]) -> Check:
-    mine, theirs = dict(_flat(recipe)), dict(_flat(other))
-    for key in {**mine, **theirs}:
-        if mine.get(key) != theirs.get(key):
-            said = f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} in the recipe"
-            return Check("record", name, "differs", said)
+def _agreement(name: str, recipe: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
+    """Check a record against the recipe, leaf by leaf."""
+    expected, recorded = dict(_flat(recipe)), dict(_flat(record))
+    for key in {**expected, **recorded}:
+        if expected.get(key) != recorded.get(key):
+            values = f"{recorded.get(key)!r} there and {expected.get(key)!r} in the recipe"
+            return Check("record", name, "differs", f"{key} is {values}")
     return Check("record", name, "holds")
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of tables and lists by their dotted keys."""
-    entries = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list)
-        else None
-    )
-    if entries is None:
+    """Yield the leaves of mappings and lists by their dotted keys."""
+    if isinstance(value, Mapping):
+        entries: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list):
+        entries = enumerate(value)
+    else:
         yield key, value
         return
     for step, entry in entries:
         yield from _flat(entry, f"{key}.{step}" if key else str(step))
 
 
-def _rerun(file: Path, recipe: Recipe, device: str | torch.device) -> Check:
-    """The weights that the recipe gives now against those that were written."""
-    name = f"{_WEIGHTS} once more"
+def _rerun(file: Path, recipe: Recipe, weights: str, device: str | torch.device) -> Check:
+    """Check the weights that the recipe gives now against those that were written."""
+    name = f"{weights} once more"
+    recorded = recipe.output.sha256 or {}
     with tempfile.TemporaryDirectory(prefix="gam-merge-") as folder:
         again = Path(folder, "again")
         try:
             merge_recipe(file, out=again, device=device)
         except GamMergeError as error:
             return Check("rerun", name, "differs", str(error))
-        return _digest(
-            "rerun",
-            name,
-            partial(Path, again, _WEIGHTS),
-            (recipe.output.sha256 or {}).get(_WEIGHTS),
-        )
+        return _digest("rerun", name, partial(Path, again, weights), recorded.get(weights))

@@ -94,7 +94,7 @@ def test_killed_at_any_call_leaves_the_old_state_or_the_new(
             assert not exchange
         found.append(state)
         if before:
-            with pytest.raises(gm.GamMergeError, match="exists already"):
+            with pytest.raises(gm.GamMergeError, match="already exists"):
                 gm.merge(sources, out=out)  # the next run puts back what is missing
             assert contents(out) == (state or before)
         gm.merge(sources, out=out, force=True)  # and clears up
@@ -200,7 +200,7 @@ def test_of_two_merges_into_one_output_the_first_to_finish_wins(
     may_finish.set()
     thread.join()
     assert errors == [
-        f"{out}: exists already; choose another output or pass --force (force=True in Python)"
+        f"{out}: already exists; choose another output or pass --force (force=True in Python)"
     ]
     assert contents(out) == old
     assert os.listdir(tmp_path) == ["out"]
@@ -217,7 +217,7 @@ def _merge_and_lose(sources: list[Path], winner: Path, out: Path) -> None:
     try:
         gm.merge(sources, out=out)
     except gm.GamMergeError as error:
-        sys.exit(0 if str(error).startswith(f"{out}: exists already; choose") else str(error))
+        sys.exit(0 if str(error).startswith(f"{out}: already exists; choose") else str(error))
     sys.exit("no error")
 
 
@@ -376,7 +376,7 @@ def test_output_that_appears_during_the_merge_is_not_replaced(
         (out / "notes.txt").write_text("mine")
 
     for force in (False, True):
-        with pytest.raises(gm.GamMergeError, match=r"exists already|does not replace it"):
+        with pytest.raises(gm.GamMergeError, match=r"already exists|does not replace it"):
             gm.merge(sources, out=out, force=force, progress=interfere)
         assert tree(tmp_path) == {"out": None, "out/notes.txt": b"mine"}
         (out / "notes.txt").unlink()
@@ -424,5 +424,5 @@ def test_relative_outputs(
         gm.merge(sources, out=out)
         assert contents(Path(out)) == new
     gm.merge(sources, out=tmp_path / "empty" / "x")
-    with pytest.raises(gm.GamMergeError, match="exists already"):
+    with pytest.raises(gm.GamMergeError, match="already exists"):
         gm.merge(sources, out=".")

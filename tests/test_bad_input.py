@@ -184,11 +184,11 @@ def test_shapes_that_differ_between_adapters(sources: list[Path]) -> None:
 FILES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "truncated": (
         lambda bad: (w := bad / "adapter_model.safetensors").write_bytes(w.read_bytes()[:-100]),
-        ["adapter_model.safetensors", "not a whole safetensors file", "fetch it again"],
+        ["adapter_model.safetensors", "not a complete safetensors file", "download it again"],
     ),
     "empty": (
         lambda bad: (bad / "adapter_model.safetensors").write_bytes(b""),
-        ["not a whole safetensors file"],
+        ["not a complete safetensors file"],
     ),
     "header_lies": (
         lambda bad: (w := bad / "adapter_model.safetensors").write_bytes(
@@ -220,7 +220,10 @@ FILES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda bad: (bad / "adapter_config.json").write_text("[" * 10**5),
         ["is not JSON"],
     ),
-    "config_a_list": (lambda bad: (bad / "adapter_config.json").write_text("[]"), ["not a table"]),
+    "config_a_list": (
+        lambda bad: (bad / "adapter_config.json").write_text("[]"),
+        ["not a JSON object"],
+    ),
     "not_there": (shutil.rmtree, ["no such file or directory"]),
 }
 
@@ -407,7 +410,7 @@ def test_a_base_model_that_is_not_known_matches_any(sources: list[Path]) -> None
 # --- arguments ---------------------------------------------------------------------------------------------------
 
 ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"method": "meam"}, ["'meam'", "did you mean mean", "gam-merge methods"]),
+    ({"method": "meam"}, ["'meam'", "did you mean 'mean'", "gam-merge methods"]),
     ({"weights": [1]}, ["1 weights for 2 adapters"]),
     ({"weights": [1, 2, 3]}, ["3 weights for 2 adapters"]),
     ({"weights": [1, -1]}, ["-1", "negative"]),
@@ -452,7 +455,7 @@ def test_output_that_exists(sources: list[Path], tmp_path: Path) -> None:
     for out in (tmp_path / "folder", tmp_path / "file"):
         out.mkdir() if out.name == "folder" else out.touch()
         before = tree(tmp_path)
-        with pytest.raises(gm.GamMergeError, match=r"exists already.*--force") as error:
+        with pytest.raises(gm.GamMergeError, match=r"already exists.*--force") as error:
             gm.merge(sources, out=out)
         assert str(error.value).startswith(f"{out}: ")
         assert tree(tmp_path) == before

@@ -121,7 +121,7 @@ def test_shards_need_their_index(tmp_path):
             r"index\.json: does not say which tensor",
         ),
         ({"weight_map": [1]}, r"index\.json: does not say which tensor"),
-        ([], r"index\.json: is not a table"),
+        ([], r"index\.json: is not a JSON object"),
         *(
             (
                 {"weight_map": {**places, "c.weight": name}},
@@ -136,7 +136,7 @@ def test_shards_need_their_index(tmp_path):
     index.unlink()
     with pytest.raises(
         gm.GamMergeError,
-        match=r"needs one safetensors file, or several and one index, and has: model",
+        match=r"must hold one safetensors file, or several and one index, got: model",
     ):
         open_checkpoint(path)
 
@@ -144,8 +144,8 @@ def test_shards_need_their_index(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"architectures": 5}, "architectures is no list"),
-        ({"model_type": ["llama"]}, "model_type is no text"),
+        ({"architectures": 5}, "architectures must be a list"),
+        ({"model_type": ["llama"]}, "model_type must be a string"),
     ],
 )
 def test_a_config_that_says_anything(config, words, tmp_path):
@@ -159,5 +159,5 @@ def test_weights_that_never_end(tmp_path):
     path = write_checkpoint(tmp_path / "model", [{"a.weight": (2, 2)}])
     (path / "model.safetensors").unlink()
     os.mkfifo(path / "model.safetensors")
-    with pytest.raises(gm.GamMergeError, match=r"model\.safetensors: is no regular file"):
+    with pytest.raises(gm.GamMergeError, match=r"model\.safetensors: is not a regular file"):
         open_checkpoint(path)

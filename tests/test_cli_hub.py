@@ -121,7 +121,7 @@ def test_recipe(folder: Path, tmp_path: Path, monkeypatch):
     line = 1 + text.splitlines().index("  wieght: 0.3")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     assert wrong.stderr.startswith(
-        f"error: out/wrong.yaml: line {line}: sources.0.wieght: is no key of a recipe here"
+        f"error: out/wrong.yaml: line {line}: sources.0.wieght: unknown key 'wieght'"
     )
     assert wrong.stderr.count("\n") == 1
 

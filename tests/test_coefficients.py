@@ -75,7 +75,7 @@ def test_rows_that_are_zero_stay_so() -> None:
 @pytest.mark.parametrize("method", ["slerp", "nuslerp"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_slerp_takes_two(method: str, count: int) -> None:
-    with pytest.raises(GamMergeError, match=rf"{method} takes 2 adapters, not {count}"):
+    with pytest.raises(GamMergeError, match=rf"{method} takes 2 adapters, got {count}"):
         gm.merge(related(count=count).adapters, method=method)
 
 

@@ -236,5 +236,5 @@ def test_words_and_advice_follow_the_overlap(shared, kind, words):
 def test_verdict_names_what_a_mean_suffers_from():
     generator = torch.Generator().manual_seed(7)
     b, a = helpers.random_factors(generator, 20, 15, 3)
-    assert "point against each other" in gm.compare(helpers.stack([(b, a), (-b, a)])).verdict
+    assert "oppose each other" in gm.compare(helpers.stack([(b, a), (-b, a)])).verdict
     assert "factor of 5.0" in gm.compare(helpers.stack([(b, a), (5 * b, a)])).verdict

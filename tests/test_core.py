@@ -10,6 +10,7 @@ from gam_kernels import span
 from gam_merge._deltas.core import by_span, core_of
 from gam_merge._lineup.lineup import line_up
 from gam_merge._run.walk import walk
+from gam_merge.rules import Core
 
 Pair = tuple[Tensor, Tensor]
 
@@ -25,7 +26,7 @@ def drifted(drift: float, dtype: torch.dtype = torch.float64, count: int = 3) ->
     return pairs
 
 
-def cores(pairs: list[Pair]) -> list[gm.Core]:
+def cores(pairs: list[Pair]) -> list[Core]:
     plan = line_up([adapter({"w": pair}, source=str(i)) for i, pair in enumerate(pairs)])
     return [
         core

@@ -17,7 +17,6 @@ from gam_kernels import (
     norm,
     rank_for_energy,
     response,
-    thin_svd,
 )
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -70,6 +69,12 @@ def test_coordinates_are_orthonormal_and_exact(dtype: torch.dtype, data: st.Data
                 basis[:, :k].T @ basis[:, :k], torch.eye(k).double(), rtol=0, atol=1e-8
             )
             assert not basis[:, k:].any()
+
+
+def thin_svd(x: Delta) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """U (L, m, k), S (L, k) descending, V (L, n, k) of factored deltas, through their cores."""
+    p, s, qt = torch.linalg.svd(x.core)
+    return x.b64 @ (x.u @ p), s, x.a64 @ (x.v @ qt.mT)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -131,6 +136,13 @@ def test_rank_for_energy_is_the_least_that_serves(values: list[float], energy: f
     kept = [float(s[:j].square().sum()) / total for j in range(len(values) + 1)]
     assert kept[k] >= energy - 1e-13
     assert kept[k - 1] < energy
+
+
+def test_rank_for_energy_of_leading_values() -> None:
+    """Against the norm of the whole: one more than there are where they do not suffice."""
+    s = torch.tensor([[2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
+    total = torch.tensor([5.0, 10.0], dtype=torch.float64)
+    assert rank_for_energy(s, 0.8, total=total).tolist() == [1, 3]
 
 
 def test_rank_for_energy_of_a_stack() -> None:

@@ -123,7 +123,7 @@ def test_the_figures_show_the_figures(found):
     from gam_merge._diagnose import figures
 
     comparison = found["comparison"]
-    drawn = figures.sheet(comparison).axes[0].collections[0].get_array()
+    drawn = figures.draw_sheet(comparison._sheet()).axes[0].collections[0].get_array()
     np.testing.assert_array_equal(drawn, comparison.grid("times_chance_u").values)
 
 
@@ -165,7 +165,7 @@ def test_odd_adapters_have_pages_too(tmp_path):
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_without_the_extra(found, tmp_path, monkeypatch, package):
-    for name in ("figures", "html"):
+    for name in ("drawing", "figures", "html"):
         monkeypatch.delitem(sys.modules, f"gam_merge._diagnose.{name}", raising=False)
         monkeypatch.delattr(_diagnose, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)

@@ -197,7 +197,7 @@ def test_a_base_of_many_blocks(
 
 @pytest.mark.parametrize("kind", ["conv", "gpt2"])
 def test_another_base_is_refused(kind: str, saved: dict[str, Path]) -> None:
-    with pytest.raises(gm.GamMergeError, match="of another base model"):
+    with pytest.raises(gm.GamMergeError, match="belongs to another base model"):
         gm.plan([saved["dora"]], base_model=base(kind))
 
 

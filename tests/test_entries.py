@@ -99,7 +99,7 @@ def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> N
 
 def test_factors_of_unlike_rank_are_refused() -> None:
     with pytest.raises(
-        GamMergeError, match=r"module w has ranks \(4, 2, 1, 3\): @factor adds factors"
+        GamMergeError, match=r"module w has ranks \(4, 2, 1, 3\); @factor adds factors"
     ):
         gm.merge(PROBLEMS["mixed ranks"].adapters, method="ties@factor")
 

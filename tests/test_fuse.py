@@ -179,13 +179,13 @@ def test_mistakes_write_nothing(llama, tmp_path):
         ((base, wide), r"q_proj is \(32, 32\) in .*wide and is \(24, 24\) in .*base"),
         (
             (base, alien),
-            r"has no tensor encoder\.block\.0\.k\.weight; the adapter is of another base model",
+            r"has no tensor encoder\.block\.0\.k\.weight; the adapter belongs to another base model",
         ),
         (
             (quantised, adapter),
             r"q_proj\.weight is \(24, 12\) uint8; name a base model that is not quantised",
         ),
-        ((tmp_path / "pickle", adapter), r"needs one safetensors file.* has: none"),
+        ((tmp_path / "pickle", adapter), r"must hold one safetensors file.* got: none"),
         ((tmp_path / "nowhere", adapter), r"nowhere: no such directory"),
     ):
         with pytest.raises(gm.GamMergeError, match=message):
@@ -203,13 +203,17 @@ def test_force_replaces_what_we_wrote(llama, tmp_path):
     adapter = save_adapter(llama, tmp_path / "adapter")
     other = save_base(llama, tmp_path / "other")
     gm.fuse(base, adapter, tmp_path / "out")
-    with pytest.raises(gm.GamMergeError, match="exists already"):
+    with pytest.raises(gm.GamMergeError, match="already exists"):
         gm.fuse(base, adapter, tmp_path / "out")
     gm.fuse(base, adapter, tmp_path / "out", force=True)
-    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+    with pytest.raises(
+        gm.GamMergeError, match="neither empty nor a directory that gam-merge wrote"
+    ):
         gm.fuse(base, adapter, other, force=True)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(gm.GamMergeError, match="not an empty directory or one that we wrote"):
+    with pytest.raises(
+        gm.GamMergeError, match="neither empty nor a directory that gam-merge wrote"
+    ):
         gm.fuse(base, adapter, tmp_path / "out", force=True)
 
 

@@ -64,7 +64,7 @@ def test_tied_weights_part_only_where_they_must(name: str, tmp_path: Path) -> No
     report = gm.fuse(base, adapter, tmp_path / "out")
     assert (
         report.notes[-1]
-        == "lm_head.weight and model.embed_tokens.weight were one tensor, and are two now"
+        == "lm_head.weight and model.embed_tokens.weight were one tensor and are now two"
     )
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False

@@ -55,7 +55,7 @@ def test_only_the_files_that_hold_its_modules(
     assert len(set(places.values())) > 4 > len(needed)
     fetched = {line.rpartition("/")[2] for line, _ in hub.requests if "/resolve/" in line}
     assert fetched == {INDEX, CONFIG, *needed}
-    files = f"org/base@{sha}: {len(needed)} of {len(set(places.values()))} files of its weights"
+    files = f"org/base@{sha}: fetched {len(needed)} of {len(set(places.values()))} weight files"
     assert any(note.startswith(files) for note in gm.plan([dora], base_model="org/base").notes)
 
 
@@ -105,7 +105,7 @@ def test_the_base_of_what_is_no_dora_is_not_fetched(hub: Hub, tmp_path: Path) ->
     ("files", "expected"),
     [
         (None, "no such repository"),
-        ({"pytorch_model.bin": b""}, "holds no safetensors of a model"),
+        ({"pytorch_model.bin": b""}, "does not hold a model in safetensors"),
         (
             {INDEX: b'{"weight_map": {"a.weight": "../up.safetensors"}}'},
             "does not say which tensor",

@@ -135,7 +135,7 @@ def test_old_adapters_are_pickles_read_as_data_alone(hub: Hub, files, monkeypatc
     hub.add("org/hostile", {CONFIG: files[CONFIG], "adapter_model.bin": pickle.dumps(print)})
     adapter = gm.load("org/name")
     assert "pickle" in adapter.notes[0]
-    with pytest.raises(gm.GamMergeError, match="no pickle of tensors alone"):
+    with pytest.raises(gm.GamMergeError, match="not a pickle of tensors alone"):
         gm.load("org/hostile")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert gm.load("org/name").rank == 2
@@ -208,22 +208,26 @@ def _fault(*args, **kwargs):
             "no such repository, or it is private.*hf auth login",
         ),
         ("org/name", _private, "no such repository, or it is private.*hf auth login"),
-        ("org/name", _gated, "is gated: ask for access"),
+        ("org/name", _gated, "is gated: request access"),
         ("org/name@v9", _in_subfolders, "there is no such revision"),
-        ("org/name", _missing_weights, f"does not hold both {CONFIG} and {WEIGHTS}"),
+        ("org/name", _missing_weights, f"does not contain both {CONFIG} and {WEIGHTS}"),
         (
             "org/name:other",
             _missing_weights,
-            "holds no adapter, but others do: name one as org/name$",
+            "is not an adapter; name one that the repository contains: org/name$",
         ),
-        ("org/name", _in_subfolders, "name one as org/name:step-1, org/name:step-2"),
-        ("org/name", _no_config, f"does not hold both {CONFIG} and {WEIGHTS}"),
+        (
+            "org/name",
+            _in_subfolders,
+            "name one that the repository contains: org/name:step-1, org/name:step-2",
+        ),
+        ("org/name", _no_config, f"does not contain both {CONFIG} and {WEIGHTS}"),
         ("org/name:x.safetensors", _missing_weights, "no such file"),
         ("org/name", _fault("HEAD", 500), "127.0.0.1 answers with error 500"),
-        ("org/name", _fault("HEAD", 403), "the token may not do that"),
+        ("org/name", _fault("HEAD", 403), "the token does not permit this"),
         ("org/name", _fault("HEAD", 429), "too many requests"),
         ("org/name", _fault("HEAD"), "connection to 127.0.0.1 failed"),
-        ("org/name", _fault("HEAD", 200), "does not answer as a Hub"),
+        ("org/name", _fault("HEAD", 200), "does not answer like a Hub"),
         ("org/name", _fault("GET /cdn/", 500), "answers with error 500"),
         ("org/name", _fault("GET /cdn/"), "connection to 127.0.0.1 failed"),
         ("org/name", _fault("GET /cdn/", keep=0), "connection to 127.0.0.1 failed"),
@@ -264,7 +268,7 @@ def test_a_dead_server(hub: Hub, files, monkeypatch):
 def test_a_bad_token_is_said_and_never_shown(hub: Hub, files, monkeypatch, capfd):
     hub.add("org/name", files)
     monkeypatch.setenv("HF_TOKEN", "hf_wrongSecret")
-    with pytest.raises(gm.GamMergeError, match="wants a valid token") as caught:
+    with pytest.raises(gm.GamMergeError, match="requires a valid token") as caught:
         gm.load("org/name")
     assert "Secret" not in "".join([*traceback.format_exception(caught.value), *capfd.readouterr()])
 

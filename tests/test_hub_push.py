@@ -136,7 +136,7 @@ def test_only_our_files_go_there(hub: Hub, merged: Path):
     (merged / "notes.txt").write_text("mine")
     gm.push(merged, "me/merged")
     assert "notes.txt" not in hub.files("me/merged")
-    with pytest.raises(gm.GamMergeError, match="is not a merge that we wrote"):
+    with pytest.raises(gm.GamMergeError, match="is not a merge that gam-merge wrote"):
         gm.push(merged.parent / "secret" / "code", "me/merged")
 
 
@@ -170,7 +170,7 @@ def test_a_pull_request_to_others(hub: Hub, merged: Path, monkeypatch):
 
 def test_what_is_public_does_not_pass_for_private(hub: Hub, merged: Path):
     hub.add("me/merged", {".gitattributes": b""})
-    with pytest.raises(gm.GamMergeError, match="is there already, and public"):
+    with pytest.raises(gm.GamMergeError, match="already exists and is public"):
         gm.push(merged, "me/merged", private=True)
     assert set(hub.files("me/merged")) == {".gitattributes"}
 
@@ -194,15 +194,15 @@ def test_from_memory(hub: Hub, merged: Path, tmp_path: Path, monkeypatch):
     ["merged", "me/merged@v1", "me/merged:sub", "me/mer ged", "../me/merged", "https://hf.co/me/x"],
 )
 def test_names_that_are_none(hub: Hub, merged: Path, repo):
-    with pytest.raises(gm.GamMergeError, match="is no name of a repository"):
+    with pytest.raises(gm.GamMergeError, match="is not a repository name"):
         gm.push(merged, repo)
     assert not hub.requests
 
 
 REASONS = {
     500: "127.0.0.1 answers with error 500",
-    403: "the token may not do that",
-    401: "the Hub wants a valid token|no such repository, or it is private",
+    403: "the token does not permit this",
+    401: "the Hub requires a valid token|no such repository, or it is private",
     0: "the connection to 127.0.0.1 failed",
 }
 
@@ -241,14 +241,14 @@ def test_nobody_is_logged_in(hub: Hub, merged: Path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(
         gm.GamMergeError,
-        match=r"the Hub wants a valid token; log in with `hf auth login` or set HF_TOKEN",
+        match=r"the Hub requires a valid token; log in with `hf auth login` or set HF_TOKEN",
     ):
         gm.push(merged, "me/merged")
     assert not hub.repos
 
 
 def test_a_namespace_of_others(hub: Hub, merged: Path):
-    with pytest.raises(gm.GamMergeError, match="the token may not do that"):
+    with pytest.raises(gm.GamMergeError, match="the token does not permit this"):
         gm.push(merged, "them/merged")
 
 

@@ -115,8 +115,8 @@ def no_archive(folder: Path) -> None:
     ("make", "words"),
     [
         (compressed, "is compressed"),
-        (expanded, "larger than what is stored"),
-        (no_archive, "is no pickle of tensors"),
+        (expanded, "larger than its storage"),
+        (no_archive, "is not a pickle of tensors"),
     ],
 )
 def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_files_that_never_end(name: str, kind: str, tmp_path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
     if name == CONFIG:
-        assert in_child(merge, tmp_path, "is no regular file", {}) == 0
+        assert in_child(merge, tmp_path, "is not a regular file", {}) == 0
     else:
         assert in_child(_merged, tmp_path) == 0
 

@@ -145,9 +145,9 @@ def test_pickles_are_refused(
     torch.save(PICKLES[name], evil / "adapter_model.bin", _use_new_zipfile_serialization=not old)
     (tmp_path / "recipe.yaml").write_text("sources: [{path: evil}]\n")
     before = tree(tmp_path)
-    with pytest.raises(gm.GamMergeError, match="is no pickle of tensors alone"):
+    with pytest.raises(gm.GamMergeError, match="is not a pickle of tensors alone"):
         gm.merge([evil], out=tmp_path / "out")
-    with pytest.raises(gm.GamMergeError, match="is no pickle of tensors alone"):
+    with pytest.raises(gm.GamMergeError, match="is not a pickle of tensors alone"):
         gm.merge_recipe(tmp_path / "recipe.yaml", out=tmp_path / "out")
     assert tree(tmp_path) == before
 

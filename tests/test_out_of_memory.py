@@ -16,6 +16,7 @@ import gam_merge as gm
 import gam_merge._run.walk as walking
 from gam_merge._lineup.lineup import line_up
 from gam_merge._run.walk import walk
+from gam_merge.rules import Bucket
 
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -96,7 +97,7 @@ def test_every_module_once_whatever_fits(name: str, threads: int) -> None:
     shapes = {f"layers.{i}.q": (6, 5, 2) for i in range(7)} | {"head": (4, 3, 1)}
     plan = line_up(_adapters(generator, shapes))
 
-    def visit(bucket: gm.Bucket) -> tuple[str, ...]:
+    def visit(bucket: Bucket) -> tuple[str, ...]:
         if len(bucket.names) > 2:
             raise ERRORS[name]()
         return bucket.names
@@ -120,7 +121,7 @@ def _adapters(
 def test_one_module_that_does_not_fit_is_an_error() -> None:
     plan = line_up(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
 
-    def visit(bucket: gm.Bucket) -> None:
+    def visit(bucket: Bucket) -> None:
         raise MemoryError
 
     with pytest.raises(
@@ -133,7 +134,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
     plan = line_up(stack([random_factors(torch.Generator().manual_seed(0), 6, 5, 2)] * 2))
     calls = []
 
-    def visit(bucket: gm.Bucket) -> None:
+    def visit(bucket: Bucket) -> None:
         calls.append(bucket.names)
         raise RuntimeError("a fault of the program")
 

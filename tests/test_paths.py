@@ -30,8 +30,8 @@ IMPOSSIBLE = {
     "below_a_file": ("sources/a/adapter_config.json/out", "Not a directory"),
     "loop_of_links": ("loop/out", "Too many levels of symbolic links"),
     "back_from_nowhere": ("nowhere/../out", "No such file or directory"),
-    "nul": ("a\0b", "holds what no path may"),
-    "no_unicode": ("a\ud800", "holds what no path may"),
+    "nul": ("a\0b", "the path contains a NUL byte"),
+    "no_unicode": ("a\ud800", "the path is not valid Unicode"),
 }
 
 
@@ -125,7 +125,7 @@ CLOSED = {  # place -> its mode, what is said
     "sources/a/adapter_model.safetensors": (0o000, "{place}: cannot be read: Permission denied"),
     "sources/a/adapter_config.json": (
         0o000,
-        "{place}: cannot be read: Permission denied; PEFT writes it",
+        "{place}: cannot be read: Permission denied; it lies next to",
     ),
     "sources/a": (0o000, "sources/a/adapter_model.safetensors: cannot be read: Permission denied"),
     "sources": (0o000, "sources/a: cannot be read: Permission denied"),

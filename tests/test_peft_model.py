@@ -179,13 +179,13 @@ def test_merged_adapter_can_be_trained_and_merged_again(llama, tmp_path):
     ("adapters", "name", "options", "message"),
     [
         (["math", "x"], "merged", {}, r"no adapter 'x'; it has: math, code, chat"),
-        (["math", "code"], "chat", {}, r"has an adapter 'chat' already"),
+        (["math", "code"], "chat", {}, r"already has an adapter 'chat'"),
         (["math", "code"], "x.y", {}, r"'x\.y' cannot be the name of a module"),
         (["math", "code"], "keys", {}, r"'keys' cannot be the name of a module"),
         (["math", "code"], "merged", {"weights": [1.0]}, r"1 weights for 2 adapters"),
-        (["math", "code"], "merged", {"method": "nope"}, r"no method is called 'nope'"),
+        (["math", "code"], "merged", {"method": "nope"}, r"unknown method 'nope'"),
         ([], "merged", {}, r"no adapters to merge"),
-        ("ab", "merged", {}, r"adapters is one name, 'ab'"),
+        ("ab", "merged", {}, r"adapters must be a list of names, got the one name 'ab'"),
     ],
 )
 def test_mistakes_change_nothing(llama, adapters, name, options, message):
@@ -211,7 +211,7 @@ def test_different_bases_and_initialisers_that_change_the_base_are_refused(llama
         pytest.raises(gm.GamMergeError, match=r"^code: init_lora_weights='pissa' changed the base"),
     ):
         add_merged_adapter(model, ["math", "code"], "merged")
-    with pytest.raises(gm.GamMergeError, match=r"is a LlamaForCausalLM, not a PeftModel"):
+    with pytest.raises(gm.GamMergeError, match=r"model must be a PeftModel, got LlamaForCausalLM"):
         merge_adapters(llama, ["math"])
 
 

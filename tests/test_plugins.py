@@ -121,9 +121,12 @@ def test_before_and_after_together() -> None:
         ("pico+ties@knots", "pico works in core space, which @knots leaves"),
         ("ties@factor+svc", "svc works in core space, which @factor leaves"),
         ("pico", "has 0 rules"),
-        ("nuslerp+svc", "nuslerp stands alone, without svc"),
-        ("pico+core", "no method is called 'core'"),
-        ("ties@nowhere", "the spaces are: core, knots, ctm, factor, delta"),
+        ("nuslerp+svc", "nuslerp cannot be combined with svc"),
+        ("pico+core", "unknown method 'core'"),
+        (
+            "ties@nowhere",
+            "unknown space 'nowhere'; expected one of core, knots, ctm, factor, delta",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, words: str) -> None:

@@ -163,7 +163,7 @@ def test_a_plan_of_merges_of_merges_reads_no_tensor(folder):
     Path("out").mkdir()
     Path("out", "mine").touch()
     for function in (gm.plan_recipe, gm.merge_recipe):
-        with pytest.raises(gm.GamMergeError, match="exists already"):
+        with pytest.raises(gm.GamMergeError, match="already exists"):
             function(write(TWO), out="out")
 
 
@@ -233,16 +233,16 @@ def test_told_of_a_named_merge(folder):
     ("text", "expected"),
     [
         ("", "recipe.yaml: holds no merge"),
-        ("- a\n- b", "line 1: a merge is a mapping of keys"),
+        ("- a\n- b", "line 1: a merge must be a mapping of name"),
         ("method: gam", "line 1: sources: is missing"),
-        ("sources: []", "line 1: sources: .* is not right: list should have at least 1 item"),
+        ("sources: []", "line 1: sources: must have at least 1 item"),
         (
             "sources: [{path: a}]\nwieghts: [1]",
-            "line 2: wieghts: is no key of a recipe here; there are: name, method",
+            "line 2: wieghts: unknown key 'wieghts'; expected one of name, method",
         ),
         (
             "sources:\n- path: a\n- path: b\n  wieght: 1",
-            "line 4: sources.1.wieght: is no key .* path, weight, base_model",
+            "line 4: sources.1.wieght: unknown key .* path, weight, base_model",
         ),
         (
             "sources:\n- path: a\n- path: b\n  weight: much",
@@ -258,33 +258,37 @@ def test_told_of_a_named_merge(folder):
         ),
         (
             "sources:\n- path: a\n- path: 3",
-            "line 3: sources.1.path: 3 is not right: input should be a valid string",
+            "line 3: sources.1.path: must be a valid string, got 3",
         ),
         (
             "sources:\n- path: a\n  sha256: abc",
-            "line 3: sources.0.sha256: 'abc' is not right: string should match",
+            "line 3: sources.0.sha256: must match .* got 'abc'",
         ),
         (
             "sources:\n- path: a\n- path: ../nowhere",
             "line 3: sources.1.path: .*nowhere does not exist, and no merge here",
         ),
         (
+            "sources:\n- path: a\n- path: ~nobody-at-all/a",
+            "line 3: sources.1.path: .*~nobody-at-all/a does not exist",
+        ),
+        (
             "sources: [{path: a}]\noutput:\n  rank: 0",
-            "line 3: output.rank: 0 is not right: input should be greater",
+            "line 3: output.rank: must be greater than or equal to 1, got 0",
         ),
         (
             "sources: [{path: a}]\noutput:\n  rank: '8'",
-            "line 3: output.rank: '8' is not right: input should be a valid int",
+            "line 3: output.rank: must be a valid integer, got '8'",
         ),
         (
             "sources: [{path: a}]\noutput:\n  dtype: int8",
-            "line 3: output.dtype: dtype 'int8' is not one of",
+            "line 3: output.dtype: dtype must be one of",
         ),
         (
             "sources: [{path: a}]\noutput:\n  size: 8",
-            "line 3: output.size: is no key .* rank, energy, .*dtype",
+            "line 3: output.size: unknown key .* rank, energy, .*dtype",
         ),
-        ("sources: [{path: a}]\nmethod: magic", "line 2: method: no method is called 'magic'"),
+        ("sources: [{path: a}]\nmethod: magic", "line 2: method: unknown method 'magic'"),
         (
             "sources: [{path: a}]\nparams:\n  magic: 1",
             "line 3: params.magic: method gam has no parameter 'magic'",
@@ -293,15 +297,15 @@ def test_told_of_a_named_merge(folder):
             "sources: [{path: a}]\nparams:\n  x: []",
             "line 2: params: x must be a list of numbers",
         ),
-        ("sources: [{path: a}]\nanchor: b", "line 2: anchor: 'b' is no source"),
-        ("sources: [{path: a}]\nanchor: 1", "line 2: anchor: 1 is no source"),
+        ("sources: [{path: a}]\nanchor: b", "line 2: anchor: must be a position .* got 'b'"),
+        ("sources: [{path: a}]\nanchor: 1", "line 2: anchor: must be a position .* got 1"),
         (
             "sources: [{path: a}]\nmissing: one",
-            "line 2: missing: 'one' is not right: input should be 'zero' or 'skip'",
+            "line 2: missing: must be 'zero' or 'skip', got 'one'",
         ),
-        ("sources: [{path: a}]\nname: a b", "line 2: name: 'a b' is not right"),
+        ("sources: [{path: a}]\nname: a b", "line 2: name: must match .* got 'a b'"),
         ("sources: [{path: a}\nmethod: gam", "line 2: expected ',' or ']'"),
-        ("sources: [{path: a}]\nmethod: gam\nmethod: mean", "line 3: key 'method' is there twice"),
+        ("sources: [{path: a}]\nmethod: gam\nmethod: mean", "line 3: duplicate key 'method'"),
         ("sources: &x [{path: a}]\nparams: *x", "line 2: aliases"),
         ("sources: !!python/name:os.system", "line 1: tags"),
         (
@@ -336,7 +340,7 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
     Path("b", WEIGHTS).write_bytes(b"no")
     with pytest.raises(
         gm.GamMergeError,
-        match=r"recipe.yaml: line 2: sources.1.path: .*not a whole safetensors file",
+        match=r"recipe.yaml: line 2: sources.1.path: .*not a complete safetensors file",
     ):
         gm.merge_recipe(write("sources: [{path: a},\n {path: b}]"))
 
@@ -344,14 +348,17 @@ def test_an_adapter_that_cannot_be_read_has_a_line_too(folder):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("rank", "is not KEY=VALUE"),
-        ("=1", "is not KEY=VALUE"),
-        ("weights.q=1", "0 sources are called 'q'; there are: a, b"),
+        ("rank", "--set must be KEY=VALUE"),
+        ("=1", "--set must be KEY=VALUE"),
+        ("weights.q=1", "0 sources are called 'q'; expected one of a, b"),
         ("sources.7.path=a", "there is no 7 to set there"),
-        ("method.x=1", "--set method.x=1: method: .* is not right"),
+        ("method.x=1", "--set method.x=1: method: must be a valid string"),
         ("output.rank=[", "--set .*: line 1: "),
-        ("output.rank=many", "--set output.rank=many: output.rank: 'many' is not right"),
-        ("output.size=1", "--set output.size=1: output.size: is no key"),
+        (
+            "output.rank=many",
+            "--set output.rank=many: output.rank: must be a valid integer, got 'many'",
+        ),
+        ("output.size=1", "--set output.size=1: output.size: unknown key"),
         (
             "weights.a=x",
             "--set weights.a=x: sources.0.weight: weight must be a finite number, got 'x'",
@@ -364,7 +371,9 @@ def test_what_is_told_wrong(folder, override, expected):
 
 
 def test_a_name_that_is_no_text(folder):
-    with pytest.raises(gm.GamMergeError, match=r"recipe.yaml: line 1: name: .* is not right"):
+    with pytest.raises(
+        gm.GamMergeError, match=r"recipe.yaml: line 1: name: must be a valid string"
+    ):
         gm.merge_recipe(write("{name: [a], sources: [{path: a}]}"), overrides=["output.rank=1"])
 
 

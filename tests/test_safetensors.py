@@ -150,7 +150,7 @@ def spoil_entry(**fields: Any) -> Callable[[bytes], bytes]:
     return spoil(lambda header: header["x"].update(fields))
 
 
-WHOLE = "not a whole safetensors file"
+WHOLE = "not a complete safetensors file"
 LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda raw: b"", WHOLE),
     "seven_bytes": (lambda raw: raw[:7], WHOLE),

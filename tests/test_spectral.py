@@ -132,7 +132,7 @@ def test_frechet(name: str) -> None:
 
 def test_frechet_refuses_unlike_ranks() -> None:
     with pytest.raises(
-        gm.GamMergeError, match=r"module w has deltas of numerical rank \(4, 2, 1, 3\)"
+        gm.GamMergeError, match=r"module w has deltas of numerical ranks \(4, 2, 1, 3\)"
     ):
         merged(PROBLEMS["mixed ranks"], "frechet")
 

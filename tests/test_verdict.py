@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import choose
-from gam_merge._diagnose.verdict import RULES
+from gam_merge._diagnose.verdict import REGIMES
 from gam_merge._methods import get_method
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "lab" / "results.jsonl"
-KINDS = {"specialists": "specialists", "same goal": "one goal"}  # of the laboratory, of the rules
+KINDS = {"specialists": "specialists", "same goal": "one goal"}  # laboratory: regime
 NAMES = {("consensus(-0.25)", "own"): ("consensus", {"p": -0.25})}
 CLOSE = 0.05  # nats: what few seeds cannot tell apart
 
@@ -30,7 +30,7 @@ def test_sets_of_known_kind_are_told_apart():
     assert {kind for kind, _ in seen} >= KINDS.keys()
     for kind, above in seen:
         if kind in KINDS:
-            assert next(rule.kind for rule in RULES if above <= rule.most) == KINDS[kind]
+            assert next(r.kind for r in REGIMES if above <= r.max_overlap) == KINDS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,7 +40,7 @@ def test_what_is_recommended_was_close_to_the_best(kind):
         one for one in choose.sets(rows()) if one.cell[0] == kind
     ]  # with every method measured
     nll = {choice: choose.mean_nll(among, choose.always(choice)) for choice in choose.CHOICES}
-    first = next(rule for rule in RULES if rule.kind == KINDS[kind]).best
+    first = next(regime for regime in REGIMES if regime.kind == KINDS[kind]).best
     (name,) = [
         name for name, candidate in NAMES.items() if candidate == (first.method, first.params)
     ]
@@ -56,7 +56,7 @@ def test_it_beat_the_mean_in_every_set_of_preferences():
         assert one.nll["consensus(-0.25)", "norm"] < one.nll["consensus(-0.25)", "own"]
 
 
-def test_every_rule_names_a_method_that_takes_its_parameters():
-    for rule in RULES:
-        get_method(rule.best.method).validate(rule.best.params)
-    assert RULES[-1].most == 1.0  # every overlap falls under some rule
+def test_every_regime_names_a_method_that_takes_its_parameters():
+    for regime in REGIMES:
+        get_method(regime.best.method).validate(regime.best.params)
+    assert REGIMES[-1].max_overlap == 1.0  # every overlap belongs to a regime

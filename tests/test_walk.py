@@ -6,9 +6,10 @@ import helpers
 import pytest
 import torch
 
-import gam_merge._run.walk as walking
 from gam_merge import GamMergeError
 from gam_merge._lineup.lineup import line_up
+from gam_merge._run import reader
+from gam_merge._run import walk as walking
 from gam_merge._run.walk import walk
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_inner_products_of_all_at_once_are_those_of_pairs(generator, monkeypatch
     ]
 
     def inner(columns: int) -> dict[str, list[torch.Tensor]]:
-        monkeypatch.setattr(walking, "_JOINT", columns)
+        monkeypatch.setattr(reader, "_JOINT", columns)
         found = {}
         for bucket in walk(line_up(adapters), lambda bucket: bucket, device=CPU):
             assert (bucket.grams is not None) == (columns > 0 and not bucket.fell_back)

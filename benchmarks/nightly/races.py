@@ -47,5 +47,5 @@ def _merge(sources: list[Path], weights: tuple[float, float], out: Path) -> None
     try:
         gm.merge(sources, weights=weights, method="mean", out=out)
     except gm.GamMergeError as error:
-        sys.exit(_LATE if str(error).startswith(f"{out}: exists already") else str(error))
+        sys.exit(_LATE if str(error).startswith(f"{out}: already exists") else str(error))
     sys.exit(_WON)

@@ -20,7 +20,7 @@ class Param(NamedTuple):
 
 
 class GroupBy(StrEnum):
-    """What a row of a table sums over."""
+    """The part of the model that a row of a table sums over."""
 
     layer = "layer"
     type = "type"

@@ -1,4 +1,4 @@
-"""What verbs print with: their frame, names made harmless, numbers, tables, JSON and errors.
+"""The printing of all verbs: their frame, names made harmless, numbers, tables, JSON and errors.
 
 Results go to stdout, progress and errors to stderr. Names come from untrusted files: they are shown
 as ``Name``, never interpolated into markup.

@@ -30,7 +30,7 @@ _MODULE_COLUMNS = ("out x in", "rank", "of mean", "kept", "survives", "cross-tal
 def of_plan(
     planned: MergePlan, *, verbose: bool, estimate: Estimate | None = None
 ) -> Iterator[RenderableType]:
-    """What the merge would read, compute and write."""
+    """Lines on what a merge would read, compute and write."""
     adapters, modules = len(planned.adapters), len(planned.modules)
     yield _headline(planned.method, adapters, modules, planned.rank, planned.dtype)
     yield ""
@@ -58,7 +58,7 @@ def of_plan(
 def of_merge(
     result: MergeResult, seconds: float, *, verbose: bool, explain: bool = False
 ) -> Iterator[RenderableType]:
-    """What the merge read, what became of it, and where it is."""
+    """Lines on a merge: its sources, the result, and where it is."""
     report = result.report
     total = len(report.modules)
     yield _headline(report.method, len(report.sources), total, report.rank, report.dtype)

@@ -26,7 +26,7 @@ _PROBLEMS = 10  # shown
 
 
 def of_inspection(inspection: Inspection, by: GroupBy) -> Iterator[RenderableType]:
-    """What the adapter is, what is wrong with it, and its figures by layer, type or module."""
+    """Lines on an adapter: its problems, and its figures by layer, type or module."""
     yield Text.assemble((printable(inspection.source), "bold"))
     if inspection.base_model:
         yield f"base model {printable(inspection.base_model)}"
@@ -48,7 +48,7 @@ def of_inspection(inspection: Inspection, by: GroupBy) -> Iterator[RenderableTyp
 
 
 def _defects(inspection: Inspection) -> Iterator[RenderableType]:
-    """What a merge would refuse, and modules that are zero or broken."""
+    """Lines on the parts that a merge would refuse, and on modules that are zero or broken."""
     for problem in inspection.problems[:_PROBLEMS]:
         yield warning(f"a merge would refuse it: {problem}")
     if len(inspection.problems) > _PROBLEMS:

@@ -14,7 +14,7 @@ from gam_merge import ExtractReport, FuseReport
 def of_fuse(
     report: FuseReport, out: str, seconds: float, *, verbose: bool
 ) -> Iterator[RenderableType]:
-    """What was added to which weights."""
+    """Lines on the deltas that were added, by module."""
     modules = count(len(report.modules), "module")
     yield Text.assemble(("fuse: ", "bold"), f"{modules} of {printable(report.base)}")
     yield ""

@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, tensors, names. Knows nothing of adapters."""
+"""Used by every room: errors, files, tensors, names. It knows nothing about adapters."""

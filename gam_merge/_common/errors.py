@@ -5,37 +5,41 @@ from contextlib import contextmanager
 
 
 class GamMergeError(Exception):
-    """A known failure: one line that names adapter, module and shapes where there are any, and the remedy.
+    """A known failure, in one line: adapter, module and shapes where there are any, and the remedy.
 
-    Names come from strangers' files: what is not printable in them is spelled out, a newline as \\n, and the middle of
-    what is too long for a line is left out.
+    Names come from strangers' files. Characters that are not printable are escaped, a newline as
+    \\n, and a message that is too long for a line loses its middle.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(_bounded(message)))
 
 
-_BEGINNING, _END = 2000, 1000  # characters of a message: what it is about, and the remedy
+_BEGINNING, _END = 2000, 1000  # characters of a message that hold its subject and its remedy
 
 
 def _bounded(message: str) -> str:
-    """The message, without its middle if that is long: a name from a file may have a million characters."""
+    """Cut the middle out of a long message: a name from a file may have a million characters."""
     hidden = len(message) - _BEGINNING - _END
-    return (
-        message
-        if hidden <= 0
-        else f"{message[:_BEGINNING]} ({hidden} characters) {message[-_END:]}"
-    )
+    if hidden <= 0:
+        return message
+    return f"{message[:_BEGINNING]} ({hidden} characters) {message[-_END:]}"
 
 
 def printable(text: str) -> str:
-    """The text on one line, its control characters and escape sequences spelled out: ESC becomes \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Escape control characters and escape sequences: ESC becomes \\x1b, a newline \\n."""
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 @contextmanager
 def collecting(problems: list[str] | None) -> Iterator[None]:
-    """Add an error of the block to ``problems`` and go on after it; without a list it is raised as ever."""
+    """Add a GamMergeError of the block to ``problems`` and continue; without a list, raise it."""
     try:
         yield
     except GamMergeError as error:

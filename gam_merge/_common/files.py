@@ -1,4 +1,4 @@
-"""Single files: read as tables, known by their sha256, written whole or not at all."""
+"""Single files: read as text or JSON, identified by their SHA-256, written whole or not at all."""
 
 import hashlib
 import json
@@ -12,13 +12,16 @@ from typing import Any
 
 from gam_merge._common.errors import GamMergeError
 
-_MAX_BYTES = 1 << 25  # of a text: indices of the largest models are half of it
-# JSON becomes Python's tables and texts, up to 130 bytes for each of its marks: with this limit less than 1 GB.
+_MAX_BYTES = 1 << 25  # of a text; the indices of the largest models take half of it
+# JSON becomes Python dicts and strings, up to 130 bytes per mark: below 1 GB with this limit.
 MAX_MARKS = 5_000_000
 
 
 def read_text(path: Path, *, piped: bool = False) -> str:
-    """In UTF-8. ``piped``: what the user named may be a pipe. Raises GamMergeError."""
+    """Read a UTF-8 text. ``piped``: the user named the file, so it may be a pipe.
+
+    Raises GamMergeError.
+    """
     try:
         return _read(path, piped=piped).decode()
     except OSError as error:
@@ -28,9 +31,8 @@ def read_text(path: Path, *, piped: bool = False) -> str:
 
 
 def _read(path: Path, *, piped: bool = False) -> bytes:
-    """All of a file that is not too long."""
-    if "\0" in str(path):
-        raise GamMergeError(f"{path}: cannot be read: its name holds what no path may")
+    """Read all of a file that is not too long."""
+    check_path(path)
     if not piped:
         check_ends(path)
     content = bytearray()
@@ -44,15 +46,31 @@ def _read(path: Path, *, piped: bool = False) -> bytes:
     return bytes(content)
 
 
+def check_path(path: Path, action: str = "read", *, hint: str = "") -> None:
+    """Raise GamMergeError, with the hint, for a path that no file can have."""
+    try:
+        problem = "contains a NUL byte" if b"\0" in os.fsencode(path) else None
+    except UnicodeEncodeError:
+        problem = "is not valid Unicode"
+    if problem is not None:
+        raise GamMergeError(f"{path}: cannot be {action}: the path {problem}{hint}")
+
+
 def check_ends(path: Path) -> None:
-    """Raises GamMergeError for a pipe or a device, which never ends: a stranger's file may be, or link to, one."""
-    kind = path.stat().st_mode
-    if not (S_ISREG(kind) or S_ISDIR(kind)):
-        raise GamMergeError(f"{path}: is no regular file")
+    """Raise GamMergeError for a pipe or a device, which never ends.
+
+    A file from a stranger may be one, or link to one.
+    """
+    mode = path.stat().st_mode
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise GamMergeError(f"{path}: is not a regular file")
 
 
 def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
-    """The table that a JSON file holds. Raises GamMergeError; if there is none to read, with the hint."""
+    """Read the object that a JSON file holds.
+
+    Raises GamMergeError, with the hint if there is no file to read.
+    """
     try:
         raw = _read(path)
         if marks(raw) > MAX_MARKS:
@@ -65,32 +83,34 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise GamMergeError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise GamMergeError(f"{path}: is not a table of settings")
+        raise GamMergeError(f"{path}: is not a JSON object")
     return content
 
 
 def marks(raw: bytes) -> int:
-    """Braces, brackets, commas and colons of a JSON text: as many as it has values and names, or more."""
+    """Count braces, brackets, commas and colons of a JSON text: at least one per value and name."""
     return sum(map(raw.count, b"{[,:"))
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything is at a path. Raises GamMergeError for one that cannot be looked at: too long, in a folder that
-    is closed to us, or in a loop of links."""
+    """Return whether anything exists at a path.
+
+    Raises GamMergeError for a path that cannot be examined: too long, in a folder without
+    permission, or in a loop of links.
+    """
+    check_path(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise GamMergeError(f"{path}: cannot be read: its name holds what no path may") from error
     return True
 
 
 @dataclass(frozen=True)
 class FileVersion:
-    """Tells a file from what was, or will be, at the same path."""
+    """Distinguishes a file from earlier and later ones at the same path."""
 
     inode: int
     nbytes: int
@@ -98,7 +118,7 @@ class FileVersion:
 
     @classmethod
     def of(cls, path: Path) -> "FileVersion":
-        """Raises GamMergeError if there is no such file."""
+        """Return the version that is there now. Raises GamMergeError if there is no such file."""
         try:
             stat = path.stat()
         except OSError as error:
@@ -107,7 +127,7 @@ class FileVersion:
 
 
 def check_unchanged(path: Path, version: FileVersion) -> None:
-    """Raises GamMergeError if the file is not the one that it was."""
+    """Raise GamMergeError if the file is not in this version any more."""
     if FileVersion.of(path) != version:
         raise GamMergeError(
             f"{path}: changed since it was opened; run again when nothing writes to it"
@@ -115,8 +135,10 @@ def check_unchanged(path: Path, version: FileVersion) -> None:
 
 
 def sha256(path: Path, version: FileVersion | None = None) -> str:
-    """Of the content, in hexadecimal; computed once while the file stays as it is. Raises GamMergeError, for a file
-    that is not in the given version too."""
+    """Return the SHA-256 of a file in hexadecimal, computed once per version of the file.
+
+    Raises GamMergeError, also if the file is not in the given version.
+    """
     version = version or FileVersion.of(path)
     check_unchanged(path, version)
     try:
@@ -128,7 +150,7 @@ def sha256(path: Path, version: FileVersion | None = None) -> str:
 
 
 def sha256_of(text: str) -> str:
-    """Of a text in UTF-8."""
+    """Return the SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -139,7 +161,7 @@ def _sha256(path: Path, version: FileVersion) -> str:
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Whole or not at all; an existing file is replaced. Raises GamMergeError."""
+    """Write a file, whole or not at all; an existing one is replaced. Raises GamMergeError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:

@@ -1,8 +1,8 @@
 """Where a module sits: its layer and its type, read off its name.
 
-``model.layers.3.self_attn.q_proj`` is of layer ``model.layers.3`` and type ``self_attn.q_proj``. The layer ends at
-the first number; numbers after it (experts, blocks within a block) become ``*``. A name without a number has no layer.
-A matrix of a stack is named ``module[3]``.
+``model.layers.3.self_attn.q_proj`` has layer ``model.layers.3`` and type ``self_attn.q_proj``. The
+layer ends at the first number; later numbers (experts, blocks within a block) become ``*``. A name
+without a number has no layer. A matrix of a stack is named ``module[3]``.
 """
 
 import re
@@ -16,34 +16,53 @@ from numpy.typing import NDArray
 
 By = Literal["layer", "type", "module"]
 
+_LONGEST = 24  # characters of a clipped label
+
 
 def layer_of(name: str) -> str:
-    """The part of the name up to its first number, ``-`` if it has none."""
+    """Return the part of a name up to its first number, ``-`` if it has none."""
     parts = name.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
-    return "-" if first is None else ".".join(parts[: first + 1])
+    for i, part in enumerate(parts):
+        if part.isdecimal():
+            return ".".join(parts[: i + 1])
+    return "-"
 
 
 def type_of(name: str) -> str:
-    """What is left of the name after its layer, the same for every layer."""
+    """Return what follows the layer in a name: the same in every layer."""
     parts = re.sub(r"\[\d+\]$", "[*]", name).split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
-    return ".".join("*" if part.isdecimal() else part for part in parts[first + 1 :])
+    return ".".join(map(_starred, parts[first + 1 :]))
+
+
+def _starred(part: str) -> str:
+    return "*" if part.isdecimal() else part
 
 
 def group(names: Sequence[str], by: By) -> dict[str, list[int]]:
-    """Positions of the names by layer, type or module, in natural order: layer 10 comes after layer 9."""
-    labels = [
-        layer_of(name) if by == "layer" else type_of(name) if by == "type" else name
-        for name in names
-    ]
+    """Return the positions of the names by layer, type or module; layer 10 comes after layer 9."""
+    labels = [_label(name, by) for name in names]
     order = sorted(range(len(names)), key=lambda i: natural(labels[i]))
     return {label: list(members) for label, members in groupby(order, key=labels.__getitem__)}
 
 
+def _label(name: str, by: By) -> str:
+    if by == "layer":
+        return layer_of(name)
+    if by == "type":
+        return type_of(name)
+    return name
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """One figure a layer and type of module: what a heat map shows."""
+    """One number per layer and type of module: what a heat map shows.
+
+    Example:
+        >>> grid = gm.inspect("examples/adapters/addition").grid("norm")
+        >>> grid.layers[:2], grid.types[-1], grid.values.shape
+        (('model.layers.0', 'model.layers.1'), 'self_attn.v_proj', (7, 30))
+    """
 
     layers: tuple[str, ...]
     types: tuple[str, ...]
@@ -51,37 +70,52 @@ class Grid:
 
     @property
     def short_types(self) -> tuple[str, ...]:
-        """The shortest tail of each type that no other shares: ``q_proj`` for ``self_attn.q_proj``."""
+        """The shortest tail of each type that no other shares, such as ``q_proj``."""
         return tuple(shortened(self.types).values())
 
 
 def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
-    """``value`` of the modules of each layer and type, given their positions."""
+    """Evaluate ``value`` for the modules of each layer and type, given their positions."""
     layers, types = group(names, "layer"), group(names, "type")
     values = np.full((len(types), len(layers)), np.nan)
-    for row, some in enumerate(types.values()):
-        for column, others in enumerate(layers.values()):
-            if both := sorted(set(some).intersection(others)):
-                values[row, column] = value(both)
+    for row, of_type in enumerate(types.values()):
+        for column, of_layer in enumerate(layers.values()):
+            members = sorted(set(of_type).intersection(of_layer))
+            if members:
+                values[row, column] = value(members)
     return Grid(tuple(layers), tuple(types), values)
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """A sort key by which numbers within names count as numbers."""
-    return tuple(
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    )
+    """Return a sort key by which numbers within names compare as numbers."""
+    return tuple(map(_natural_part, re.split(r"(\d+)", name)))
+
+
+def _natural_part(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part)
 
 
 def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:
-    """The shortest tail of each label that no other label shares: ``q_proj`` for ``self_attn.q_proj``."""
+    """Return the shortest tail of each label that no other label shares.
+
+    ``q_proj`` for ``self_attn.q_proj``.
+    """
     parts = {label: label.split(separator) for label in labels}
-    short: dict[str, str] = {}
-    for label, own in parts.items():
-        others = [other for name, other in parts.items() if name != label]
-        size = next(
-            (k for k in range(1, len(own)) if all(other[-k:] != own[-k:] for other in others)),
-            len(own),
-        )
-        short[label] = separator.join(own[-size:])
-    return short
+    return {label: separator.join(_unique_tail(label, parts)) for label in parts}
+
+
+def _unique_tail(label: str, parts: dict[str, list[str]]) -> list[str]:
+    rivals = [words for other, words in parts.items() if other != label]
+    for size in range(1, len(parts[label])):
+        tail = parts[label][-size:]
+        if all(words[-size:] != tail for words in rivals):
+            return tail
+    return parts[label]
+
+
+def clipped(label: str, head: str = "") -> str:
+    """Return the head and the end of a label, in at most 24 characters."""
+    room = _LONGEST - len(head)
+    if len(label) <= room:
+        return head + label
+    return f"{head}...{label[3 - room :]}"

@@ -1,4 +1,4 @@
-"""Tensors that are known before they are read: name, shape and dtype now, bytes when asked for."""
+"""Tensors that are known before they are read: name, shape and dtype first, bytes on request."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,28 +13,32 @@ from gam_merge._common.errors import GamMergeError
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As users write and read it: bfloat16."""
+    """Return the name that users write and read: ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
 
 
 class LazyTensor(Protocol):
-    """What a plan knows of a tensor, and how to read it."""
+    """A tensor that is known before it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype: ...
     def read_into(self, out: Tensor, start: int = 0) -> None:
-        """Fill the contiguous ``out``, of the dtype of this tensor, with its elements from number ``start`` on.
+        """Fill ``out``, contiguous and of this dtype, with the elements from number ``start`` on.
 
-        Raises GamMergeError."""
+        Raises GamMergeError.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FileTensor:
-    """Bytes of a safetensors file. Read, not mapped: mapped pages count as memory, and a file that shrinks while it
-    is mapped kills the process."""
+    """Bytes of a safetensors file.
+
+    They are read, not mapped: mapped pages count as memory, and a mapped file that shrinks kills
+    the process.
+    """
 
     path: Path
     key: str
@@ -43,7 +47,7 @@ class FileTensor:
     offset: int  # from the start of the file, in bytes
 
     def __str__(self) -> str:
-        return f"{self.shape} {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.shape} {dtype_name(self.dtype)}"
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +55,10 @@ class FileTensor:
 
     @property
     def is_plain(self) -> bool:
-        """Holds numbers that can be added to: floats of 16 bits and more, not what a quantised weight is packed in."""
+        """Whether it holds floats of 16 bits or more, which can be added to.
+
+        Quantised weights are packed into other types.
+        """
         return self.dtype.is_floating_point and self.dtype.itemsize > 1
 
     def read_into(self, out: Tensor, start: int = 0) -> None:
@@ -63,7 +70,7 @@ class FileTensor:
                     count = file.readinto(view)
                     if not count:
                         raise GamMergeError(
-                            f"{self.path}: ends within tensor {self.key}; fetch the file again"
+                            f"{self.path}: ends within tensor {self.key}; download the file again"
                         )
                     view = view[count:]
         except OSError as error:
@@ -74,7 +81,7 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class MemoryTensor:
-    """A tensor that is already there, on any device."""
+    """A tensor in memory, on any device."""
 
     value: Tensor
 
@@ -92,6 +99,28 @@ class MemoryTensor:
 
 
 @dataclass(frozen=True)
+class TransposedTensor:
+    """A matrix that is stored the other way round."""
+
+    stored: LazyTensor  # (n, m)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, n)."""
+        return self.stored.shape[::-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As it is stored."""
+        return self.stored.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        """Fill ``out`` with elements from number ``start`` on; the whole matrix is read for it."""
+        flat = read(self.stored).mT.reshape(-1)
+        out.copy_(flat[start : start + out.numel()].view(out.shape))
+
+
+@dataclass(frozen=True)
 class PromisedTensor:
     """A tensor that a merge would make: planned with, never read."""
 
@@ -103,15 +132,16 @@ class PromisedTensor:
 
 
 def read(tensor: LazyTensor) -> Tensor:
-    """The tensor itself, on the CPU."""
+    """Return the tensor itself, on the CPU."""
     out = torch.empty(tensor.shape, dtype=tensor.dtype)
     tensor.read_into(out)
     return out
 
 
 def blocks(tensor: LazyTensor, size: int = 1 << 22) -> Iterator[tuple[slice, Tensor]]:
-    """A tensor in flat pieces of at most ``size`` elements, with their places: for what is too large to hold."""
-    for start in range(0, total := prod(tensor.shape), size):
+    """Yield flat pieces of a tensor, of at most ``size`` elements, with their places."""
+    total = prod(tensor.shape)
+    for start in range(0, total, size):
         part = slice(start, min(start + size, total))
         out = torch.empty(part.stop - part.start, dtype=tensor.dtype)
         tensor.read_into(out, start)
@@ -131,16 +161,16 @@ _DTYPES = {
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of that name. Raises GamMergeError."""
+    """Return the dtype of a name. Raises GamMergeError."""
     if dtype is None or dtype in _DTYPES.values():
         return dtype  # type: ignore[return-value]
     if dtype not in _DTYPES:
-        raise GamMergeError(f"dtype {dtype!r} is not one of: {', '.join(_DTYPES)}")
+        raise GamMergeError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     return _DTYPES[str(dtype)]
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of that name, or the best one for ``auto``. Raises GamMergeError."""
+    """Return the device of a name, or the best one for ``auto``. Raises GamMergeError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""The version of this package, read once: files of an installation may go while a long-lived process merges."""
+"""The version of this package, read once: an upgrade may come while a process runs."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,7 @@
-"""YAML with places: every value can be traced to the line that it stands on. Safe: plain data, no aliases, no tags."""
+"""YAML whose values can be traced to their lines, and which is safe.
+
+Only plain data is read: no aliases and no tags.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,30 +13,35 @@ import yaml
 from gam_merge._common.errors import GamMergeError
 
 _MAX_CHARACTERS = 1_000_000
-_MAX_DIGITS = 64  # of a number: those of YAML may be to base 60, and take quadratic time
+_MAX_DIGITS = 64  # of a number; YAML has numbers to base 60, which take quadratic time
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a YAML text: its plain data, and where each part of it stands."""
+    """One document of a YAML text: its plain data, and the position of each part."""
 
     data: Any
     root: yaml.Node
 
     def line(self, place: Sequence[str | int]) -> int:
-        """The line, from 1, of the value at ``place``, a path of keys and positions; of the nearest above if there is
-        none there."""
+        """Return the line, from 1, of the value at ``place``, a path of keys and positions.
+
+        If there is no such value, it is the line of the innermost one that contains the place.
+        """
         node, line = self.root, self.root.start_mark.line
         for step in place:
-            found = _child(node, step)
-            if found is None:
+            child = _child(node, step)
+            if child is None:
                 break
-            line, node = found
+            line, node = child
         return line + 1
 
 
 def parse(text: str, where: str) -> list[Document]:
-    """The documents of a text. Raises GamMergeError with the line of what is wrong; ``where`` names the text."""
+    """Return the documents of a text, which errors call ``where``.
+
+    Raises GamMergeError with the line of the fault.
+    """
     if len(text) > _MAX_CHARACTERS:
         raise GamMergeError(
             f"{where}: has {len(text)} characters; a recipe has at most {_MAX_CHARACTERS}"
@@ -46,24 +54,23 @@ def parse(text: str, where: str) -> list[Document]:
         raise GamMergeError(f"{where}:{line} {error.problem or error.context}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise GamMergeError(f"{where}: is not YAML: {str(error).splitlines()[0]}") from None
-    except (
-        RecursionError,
-        ValueError,
-        OverflowError,
-    ) as error:  # nested too deeply; a date or number out of range
+    # nested too deeply; a date or number out of range
+    except (RecursionError, ValueError, OverflowError) as error:
         raise GamMergeError(f"{where}: cannot be read as YAML: {error}") from None
 
 
 def dump(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The text of some documents, keys in their order. ``parse`` gives the same data back, floats bit by bit."""
-    several = len(documents) > 1
+    """Return the text of documents, keys in their order.
+
+    ``parse`` gives the same data back, floats bit for bit.
+    """
     return yaml.dump_all(
         documents,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
         width=120,
-        explicit_start=several,
+        explicit_start=len(documents) > 1,
     )
 
 
@@ -82,21 +89,17 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses what would be read in silence as something else."""
+    """PyYAML's safe loader, which also refuses what would silently be read as something else."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
         event: Any = self.peek_event()
-        what = None
-        if isinstance(
-            event, yaml.AliasEvent
-        ):  # a few lines of aliases unfold to more than fits into memory
-            what = "aliases (*name)"
+        problem = None
+        if isinstance(event, yaml.AliasEvent):  # a few lines of them unfold to more than memory
+            problem = "aliases (*name) are not allowed here"
         elif event.tag not in (None, "!"):
-            what = "tags (!name)"
-        if what is not None:
-            raise yaml.composer.ComposerError(
-                None, None, f"{what} are not allowed here", event.start_mark
-            )
+            problem = "tags (!name) are not allowed here"
+        if problem is not None:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
@@ -108,22 +111,22 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                problem = (
-                    f"key {key.value!r} is there twice"
-                    if isinstance(key, yaml.ScalarNode)
-                    else "a key is no word"
-                )
+            problem = None
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key must be a single word"
+            elif key.value in seen:
+                problem = f"duplicate key {key.value!r}"
+            if problem is not None:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what the loader would not read as text."""
+    """Quotes whatever the loader would not read as text."""
 
 
-# YAML 1.1 takes 1e-5 for a word; YAML 1.2, JSON and people take it for a number.
+# YAML 1.1 reads 1e-5 as a word; YAML 1.2, JSON and people read it as a number.
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -133,6 +136,7 @@ for _class in (_Loader, _Dumper):
 
 
 def _child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
+    """Return the line and node of an entry of a mapping or a sequence, if it exists."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == step:

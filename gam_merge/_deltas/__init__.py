@@ -1,1 +1,1 @@
-"""What a method sees: the deltas of modules of one shape."""
+"""The deltas of modules of one shape, as methods see them."""

@@ -1,10 +1,11 @@
-"""Core space: the deltas of a bucket as small matrices in one pair of orthonormal bases of all that they span.
+"""Core space: the deltas of a bucket as small matrices, in orthonormal bases of all they span.
 
-A map that commutes with orthonormal changes of basis may be run on the cores and lifted afterwards: nothing of size
-out x in is formed, and the result is exact.
+A map that commutes with orthonormal changes of basis may be run on the cores and lifted afterwards:
+nothing of size out x in is formed, and the result is exact.
 
-Tensor legend: ``N`` adapters, ``L`` modules, ``m`` out, ``n`` in, ``R`` sum of ranks, ``k`` numerical rank of a delta,
-``K`` and ``J`` dimensions of what the deltas span together on the left and on the right.
+Tensor legend: ``N`` adapters, ``L`` modules, ``m`` out, ``n`` in, ``R`` sum of ranks, ``k``
+numerical rank of a delta, ``K`` and ``J`` dimensions of what the deltas span together on the left
+and on the right.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,24 +16,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, gram, span
+from gam_kernels import Delta, Span, gram, span
 from gam_merge._deltas.bucket import Bucket, Merged
 
 _EPS = torch.finfo(torch.float64).eps
 
 
 class InCore(NamedTuple):
-    """A merged core (L, K, J) and what was doubtful about it, for which modules."""
+    """A merged core, and in words what was doubtful about it, in which modules.
 
-    x: Tensor
-    warnings: Mapping[str, Tensor] = {}
+    Example:
+        >>> from gam_merge.rules import InCore, rule, weighted_sum
+        >>> import torch
+        >>> @rule("core", "plain_mean", summary="the mean, with a warning")
+        ... def plain_mean(core, weights):
+        ...     x = weighted_sum(weights, core.m)  # (L, K, J)
+        ...     opposed = torch.linalg.matrix_norm(x) < 1e-3 * core.norms.amin(-1)  # (L,)
+        ...     return InCore(x, {"the adapters cancel out": opposed})
+        >>> plain_mean.kind
+        'core'
+    """
+
+    x: Tensor  # (L, K, J)
+    warnings: Mapping[str, Tensor] = {}  # text -> (L,) bool
 
 
 @dataclass(frozen=True)
 class Core:
-    """delta_i = Q_u m_i Q_v^T with m_i = left_i core_i right_i^T and orthonormal left_i, right_i, Q_u, Q_v.
+    """The deltas of a bucket in core space: delta_i = Q_u m_i Q_v^T, m_i = left_i core_i right_i^T.
 
-    Q_u = [b_1 ... b_N] u and Q_v = [a_1 ... a_N] v are not formed.
+    left_i, right_i, Q_u and Q_v are orthonormal. Q_u = [b_1 ... b_N] u and Q_v = [a_1 ... a_N] v
+    are not formed.
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import Core, InCore, rule
+        >>> @rule("core", "loudest", summary="the delta with the largest norm", rank="largest")
+        ... def loudest(core: Core, weights):
+        ...     winner = core.norms.argmax(-1)  # (L,)
+        ...     return InCore(core.m[torch.arange(len(winner)), winner])
+        >>> loudest.rank
+        'largest'
     """
 
     bucket: Bucket
@@ -63,41 +87,46 @@ class Core:
         return tuple(svds)
 
     def right_basis(self) -> Tensor:
-        """Q_v itself: (L, n, J) float64."""
+        """Return Q_v itself: (L, n, J) float64."""
         parts = self.v.split([x.a64.shape[-1] for x in self.bucket.deltas], -2)
-        return sum(
-            (x.a64 @ part for x, part in zip(self.bucket.deltas, parts, strict=True)),
-            torch.zeros(()).double(),
-        )
+        basis = torch.zeros(()).double()
+        for x, part in zip(self.bucket.deltas, parts, strict=True):
+            basis = basis + x.a64 @ part
+        return basis
 
     def orient(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Singular vectors in core space, each with the sign that makes the entries of Q_u u or Q_v v add up to more
-        than zero: (L, K, k), (L, J, k). For rules that see signs, whatever the machine made of them."""
+        """Return singular vectors in core space, their signs decided: (L, K, k), (L, J, k).
+
+        Each gets the sign that makes the entries of Q_u u or Q_v v add up to more than zero. For
+        rules that see signs, whichever the decomposition returned.
+        """
         b = torch.cat([x.b64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)  # (L, 1, R)
         a = torch.cat([x.a64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)
-        return u * torch.where(b @ self.u @ u < 0, -1.0, 1.0), v * torch.where(
-            a @ self.v @ v < 0, -1.0, 1.0
-        )
+        u = u * torch.where(b @ self.u @ u < 0, -1.0, 1.0)
+        v = v * torch.where(a @ self.v @ v < 0, -1.0, 1.0)
+        return u, v
 
     def scaled(self, c: Tensor) -> "Core":
-        """Delta i times c_i: (L, N)."""
-        return replace(
-            self, cores=tuple(core * c[:, i, None, None] for i, core in enumerate(self.cores))
-        )
+        """Return every delta i times c_i: (L, N)."""
+        cores = tuple(core * c[:, i, None, None] for i, core in enumerate(self.cores))
+        return replace(self, cores=cores)
 
     def mapped(self, s: Tensor) -> "Core":
-        """Every delta with a regular s (L, K, K) from the left."""
-        parts = [torch.linalg.qr(s @ left) for left in self.lefts]
-        cores = tuple(r @ core for (_, r), core in zip(parts, self.cores, strict=True))
-        return replace(self, lefts=tuple(q for q, _ in parts), cores=cores)
+        """Return every delta multiplied by a regular s (L, K, K) from the left."""
+        lefts, cores = [], []
+        for left, core in zip(self.lefts, self.cores, strict=True):
+            q, r = torch.linalg.qr(s @ left)
+            lefts.append(q)
+            cores.append(r @ core)
+        return replace(self, lefts=tuple(lefts), cores=tuple(cores))
 
     def read_lefts(self) -> list[Tensor]:
-        """The factors scale * B as they were read, in the basis Q_u: (L, K, r_i)."""
+        """Return the factors scale * B as they were read, in the basis Q_u: (L, K, r_i)."""
         stack = torch.cat([x.b64 for x in self.bucket.deltas], -1)  # (L, m, R)
         return [self.u.mT @ gram(stack, x.b) * x.scale[:, None, None] for x in self.bucket.factors]
 
     def small(self) -> Bucket:
-        """The cores as a bucket of modules of shape (K, J), for rules that are written for buckets."""
+        """Return the cores as a bucket of modules (K, J), for rules written for buckets."""
         deltas = []
         for left, core, right in zip(self.lefts, self.cores, self.rights, strict=True):
             eye = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device).expand_as(core)
@@ -109,67 +138,99 @@ class Core:
         )
 
     def lift(self, merged: InCore) -> Merged:
-        """A merged core in coefficients of the stacked factors, as balanced singular pairs."""
+        """Return a merged core in coefficients of the stacked factors: balanced singular pairs."""
         p, s, qt = torch.linalg.svd(merged.x, full_matrices=False)  # (L, K, k), (L, k), (L, k, J)
         root = s.sqrt().unsqueeze(-2)
         return Merged(self.u @ (p * root), self.v @ (qt.mT * root), merged.warnings, s)
 
 
 def by_span(bucket: Bucket) -> Iterator[Bucket]:
-    """Split a bucket into those whose deltas span spaces of the same dimensions, with these spans worked out."""
+    """Split a bucket by the dimensions of what its deltas span, and work out these spans."""
     if not bucket.deltas:
         yield bucket
         return
-    eps = torch.finfo(bucket.deltas[0].b.dtype).eps
-    g_u, g_v = bucket.basis_grams
-    left = span(
-        g_u, partial(_stack, [(x.b64, x.u) for x in bucket.deltas]), rows=bucket.shape[0], eps=eps
-    )
-    right = span(
-        g_v, partial(_stack, [(x.a64, x.v) for x in bucket.deltas]), rows=bucket.shape[1], eps=eps
-    )
-    keys = torch.stack(
-        [left.rank, right.rank, (left.wide | right.wide).long()], -1
-    ).tolist()  # (L, 3)
+    left, right = _spans(bucket)
+    wide = (left.wide | right.wide).long()
+    keys = torch.stack([left.rank, right.rank, wide], -1).tolist()  # (L, 3)
     groups: dict[tuple[int, ...], list[int]] = {}
     for j, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(j)
-    for (rank_u, rank_v, wide), members in groups.items():
+    for (rank_u, rank_v, is_wide), members in groups.items():
         index = torch.tensor(members, device=left.coef.device)
-        part = bucket.select(index, wide=bool(wide))
+        part = bucket.select(index, wide=bool(is_wide))
         yield replace(part, spans=(left.select(index, rank_u), right.select(index, rank_v)))
 
 
+def _spans(bucket: Bucket) -> tuple[Span, Span]:
+    """Joint spans of the U_i and of the V_i."""
+    eps = torch.finfo(bucket.deltas[0].b.dtype).eps
+    g_u, g_v = bucket.basis_grams
+    u = partial(_stack, [(x.b64, x.u) for x in bucket.deltas])
+    v = partial(_stack, [(x.a64, x.v) for x in bucket.deltas])
+    m, n = bucket.shape
+    return span(g_u, u, rows=m, eps=eps), span(g_v, v, rows=n, eps=eps)
+
+
 def core_of(bucket: Bucket) -> Core:
-    """The core of a bucket that ``by_span`` made."""
+    """Return the core of a bucket that ``by_span`` made."""
     assert bucket.spans is not None, "only methods that ask for cores get buckets that have one"
     left, right = bucket.spans
     ranks = list(bucket.ranks)
     u = [x.u @ part for x, part in zip(bucket.deltas, left.coef.split(ranks, -2), strict=True)]
     v = [x.v @ part for x, part in zip(bucket.deltas, right.coef.split(ranks, -2), strict=True)]
-    lefts, rights = left.coords.split(ranks, -1), right.coords.split(ranks, -1)
     return Core(
         bucket,
-        torch.cat(u, -2),
-        torch.cat(v, -2),
-        lefts,
-        tuple(x.core for x in bucket.deltas),
-        rights,
+        u=torch.cat(u, -2),
+        v=torch.cat(v, -2),
+        lefts=left.coords.split(ranks, -1),
+        cores=tuple(x.core for x in bucket.deltas),
+        rights=right.coords.split(ranks, -1),
     )
 
 
 def significant(s: Tensor, size: int) -> Tensor:
-    """Which singular values (L, k), falling, are more than rounding noise of matrices with sides up to ``size``."""
+    """Return which singular values are more than the rounding noise of matrices.
+
+    Args:
+        s: Singular values (L, k), falling.
+        size: The longest side of the matrices.
+
+    Returns:
+        Which count: (L, k) bool.
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import significant
+        >>> significant(torch.tensor([[1.0, 1e-3, 1e-18]]), size=4096).tolist()
+        [[True, True, False]]
+    """
     return s > _EPS * size * s[..., :1]
 
 
 def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
-    """sum w_i x_i: (L, N), (L, N, p, q) -> (L, p, q)."""
+    """Return sum w_i x_i.
+
+    Args:
+        weights: (L, N).
+        x: Matrices (L, N, p, q).
+
+    Returns:
+        The sums (L, p, q).
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import weighted_sum
+        >>> weighted_sum(torch.tensor([[0.5, 0.25]]), torch.ones(1, 2, 3, 3))[0, 0, 0].item()
+        0.75
+    """
     return torch.einsum("ln,lnpq->lpq", weights, x)
 
 
 def isometry(x: Tensor, size: int) -> Tensor:
-    """The nearest matrices that keep lengths on the row space of x and drop the rest: (L, K, d) -> (L, K, d)."""
+    """Return the nearest matrices that keep lengths on the row space of x and drop the rest.
+
+    x: (L, K, d) -> (L, K, d). size: as in ``significant``.
+    """
     p, s, qt = torch.linalg.svd(x, full_matrices=False)
     return p * significant(s, size).unsqueeze(-2) @ qt
 

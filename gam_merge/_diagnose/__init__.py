@@ -1,1 +1,1 @@
-"""What adapters hold and have in common: measured, judged, drawn."""
+"""Adapters and what they have in common: measured, judged, drawn."""

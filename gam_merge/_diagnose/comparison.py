@@ -1,67 +1,51 @@
-"""Several adapters side by side: what ``compare`` found.
+"""Several adapters next to each other: the result of ``compare``.
 
 Tensor legend: ``N`` adapters, ``M`` modules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import combinations
 from math import isfinite
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gam_merge._common.names import By, Grid, grid, group
-from gam_merge._diagnose.documents import save_html, save_plot
+from gam_merge._common.names import clipped, shortened
 from gam_merge._diagnose.measures import Array, Measures
 from gam_merge._diagnose.pairwise import Pair
+from gam_merge._diagnose.panels import CosineMatrix, Curves, Heatmap, Panel, Sheet, angles, spectra
+from gam_merge._diagnose.result import Result
 from gam_merge._diagnose.verdict import Recommendation, recommend, verdict
-
-_SCALARS = (
-    "overlap_u",
-    "chance_u",
-    "times_chance_u",
-    "overlap_v",
-    "chance_v",
-    "times_chance_v",
-    "cosine",
-    "common_energy",
-    "chance_common",
-    "sign_agreement",
-    "mean_norm",
-    "gam_norm",
-    "gam_to_mean",
-)
-_MATRICES = (
-    "gram",
-    "cosines",
-    "overlaps_u",
-    "chances_u",
-    "overlaps_v",
-    "chances_v",
-    "commons",
-    "sign_agreements",
-)
 
 
 @dataclass(frozen=True)
 class ModuleComparison:
-    """One module of a comparison: what does not add up over modules."""
+    """The part of a comparison that does not add up over modules, for one module.
+
+    Example:
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> module = comparison.modules[0]
+        >>> module.name, module.shape, module.ranks
+        ('model.layers.0.mlp.down_proj', (576, 1536), (8, 8))
+        >>> len(module.cosines_u[0, 1])  # principal angles between the column spaces of 0 and 1
+        8
+    """
 
     name: str
     shape: tuple[int, int]  # (out, in)
-    ranks: tuple[int, ...]  # numerical rank of each delta, 0 where the adapter has none here
+    ranks: tuple[int, ...]  # numerical rank of each delta, 0 where an adapter lacks the module
     spectra: tuple[tuple[float, ...], ...]  # singular values of each delta
-    cosines_u: Mapping[
-        Pair, tuple[float, ...]
-    ]  # of the principal angles between column spaces, descending
+    cosines_u: Mapping[Pair, tuple[float, ...]]  # between column spaces, descending
     cosines_v: Mapping[Pair, tuple[float, ...]]  # between row spaces
-    notes: tuple[str, ...] = ()  # what was doubtful about the alignment of gam
+    notes: tuple[str, ...] = ()  # what makes the alignment of gam doubtful
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. Of the principal angles of all pairs: least, quartiles and largest, in degrees."""
+        """Return plain data for JSON.
+
+        The principal angles of all pairs are summarised, in degrees, as their least, quartiles and
+        largest.
+        """
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -73,8 +57,22 @@ class ModuleComparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Several adapters side by side. ``measures`` (M, N, N) holds one entry a module, in the order of ``modules``."""
+class Comparison(Result[Measures]):
+    """Several adapters next to each other.
+
+    ``measures`` (M, N, N) holds one entry per module, in the order of ``modules``; ``total`` and
+    ``by`` sum them up.
+
+    Example:
+        >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
+        >>> round(float(comparison.total.times_chance_u), 1)  # 1 is the level of unrelated adapters
+        2.1
+        >>> types = comparison.by("type")
+        >>> max(types, key=lambda name: types[name].times_chance_u)
+        'self_attn.q_proj'
+        >>> comparison.recommendation.kind
+        'specialists'
+    """
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]
@@ -83,50 +81,37 @@ class Comparison:
     modules: tuple[ModuleComparison, ...]
     measures: Measures
 
-    @cached_property
-    def total(self) -> Measures:
-        """Over all modules: (N, N)."""
-        return self.measures.sum()
+    _template: ClassVar[str] = "comparison.html"
 
-    def by(self, part: By) -> dict[str, Measures]:
-        """By layer, type or module, in natural order."""
-        groups = group([module.name for module in self.modules], part)
-        return {label: self.measures[members].sum() for label, members in groups.items()}
-
-    def grid(self, figure: str) -> Grid:
-        """One of the figures of ``Measures`` that is a number, such as "overlap_u", by layer and type."""
-        names = [module.name for module in self.modules]
-        return grid(names, lambda members: float(getattr(self.measures[members].sum(), figure)))
+    def _part(self, members: Sequence[int]) -> Measures:
+        return self.measures[members].sum()
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """What was doubtful about the alignment of ``gam``, and the modules that it is about."""
-        found: dict[str, list[str]] = {}
+        """Doubts about the alignment of ``gam``, with the modules concerned."""
+        modules: dict[str, list[str]] = {}
         for module in self.modules:
             for text in module.notes:
-                found.setdefault(text, []).append(module.name)
-        return {text: tuple(names) for text, names in found.items()}
+                modules.setdefault(text, []).append(module.name)
+        return {text: tuple(names) for text, names in modules.items()}
 
     @property
     def verdict(self) -> str:
-        """What the figures say, in plain words."""
+        """The figures in plain words."""
         return verdict(self.total)
 
     @property
     def recommendation(self) -> Recommendation:
-        """A method for these adapters, and why."""
+        """A method for these adapters, with the reason."""
         return recommend(self.total)
 
-    def save_plot(self, path: str | PathLike[str]) -> Path:
-        """Write all figures on one sheet: .png, .svg or .pdf. Needs matplotlib. Raises GamMergeError."""
-        return save_plot(self, path)
-
-    def save_html(self, path: str | PathLike[str]) -> Path:
-        """Write a report of one HTML file that needs nothing else. Needs matplotlib, jinja2. Raises GamMergeError."""
-        return save_html(self, path)
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: all modules together, then by layer, by type and one by one."""
+        """Return plain data for JSON: all modules together, then by layer, by type, one by one."""
+        modules = []
+        for j, module in enumerate(self.modules):
+            measures = self.measures[j]
+            figures = {"norms": _plain(measures.norms), **_plain_all(measures.scalars())}
+            modules.append({**module.to_dict(), **figures})
         return {
             "sources": list(self.sources),
             "weights": list(self.weights),
@@ -134,42 +119,85 @@ class Comparison:
             "base_model": self.base_model,
             "verdict": self.verdict,
             "recommendation": self.recommendation.to_dict(),
-            **_scalars(self.total),
+            **_plain_all(self.total.scalars()),
             "norms": _plain(self.total.norms),
-            **{name: _plain(getattr(self.total, name)) for name in _MATRICES},
+            **_plain_all(self.total.matrices()),
             "notes": self.notes,
-            "layers": {name: _scalars(part) for name, part in self.by("layer").items()},
-            "types": {name: _scalars(part) for name, part in self.by("type").items()},
-            "modules": [
-                {
-                    **module.to_dict(),
-                    "norms": _plain(self.measures[j].norms),
-                    **_scalars(self.measures[j]),
-                }
-                for j, module in enumerate(self.modules)
-            ],
+            "layers": _scalars(self.by("layer")),
+            "types": _scalars(self.by("type")),
+            "modules": modules,
         }
 
+    def _sheet(self) -> Sheet:
+        panels: dict[str, Panel] = {
+            "u": Heatmap("overlap of column spaces / chance level", self.grid("times_chance_u")),
+            "v": Heatmap("overlap of row spaces / chance level", self.grid("times_chance_v")),
+            "spectra": self._spectra(),
+            "angles": self._angles(),
+            "gram": self._cosines(),
+        }
+        return Sheet(panels, [["u"] * 3, ["v"] * 3, ["spectra", "angles", "gram"]])
 
-def _scalars(measures: Measures) -> dict[str, Any]:
-    return {name: _plain(getattr(measures, name)) for name in _SCALARS}
+    def _spectra(self) -> Curves:
+        of_adapters = {}
+        for i, label in enumerate(self._labels()):
+            of_adapters[label] = [module.spectra[i] for module in self.modules]
+        return spectra(of_adapters)
+
+    def _angles(self) -> Curves:
+        columns: list[Sequence[float]] = []
+        rows: list[Sequence[float]] = []
+        for module in self.modules:
+            columns += module.cosines_u.values()
+            rows += module.cosines_v.values()
+        chance_u, chance_v = float(self.total.chance_u), float(self.total.chance_v)
+        return angles(
+            {"column spaces": columns, "row spaces": rows},
+            {"column spaces": chance_u, "row spaces": chance_v},
+        )
+
+    def _cosines(self) -> CosineMatrix:
+        labelled = zip(self._labels(), self.total.norms, strict=True)
+        labels = [f"{label}\nnorm {norm:.3g}" for label, norm in labelled]
+        return CosineMatrix("cosines between the deltas", labels, self.total.cosines)
+
+    def _labels(self) -> list[str]:
+        """Return the position and the end of the path of each adapter."""
+        names = shortened(self.sources, "/")
+        return [clipped(names[source], f"{i} ") for i, source in enumerate(self.sources)]
+
+    def _values(self) -> dict[str, Any]:
+        positions = range(len(self.sources))
+        held = [self._held(i) for i in positions]
+        pairs = [(pair, self.total.pair(*pair)) for pair in combinations(positions, 2)]
+        return {"result": self, "held": held, "pairs": pairs}
+
+    def _held(self, i: int) -> int:
+        """Count the modules that adapter ``i`` changes."""
+        return sum(module.ranks[i] > 0 for module in self.modules)
+
+
+def _scalars(parts: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
+    return {label: _plain_all(part.scalars()) for label, part in parts.items()}
+
+
+def _plain_all(figures: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: _plain(values) for name, values in figures.items()}
 
 
 def _plain(values: Array) -> Any:
-    """Nested lists and floats, None for what is not defined: JSON has no NaN."""
+    """Return nested lists and floats, None for NaN, which JSON does not have."""
+    return _without_nan(np.asarray(values).tolist())
 
-    def clean(value: Any) -> Any:
-        if isinstance(value, list):
-            return [clean(entry) for entry in value]
-        return value if isfinite(value) else None
 
-    return clean(np.asarray(values).tolist())
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return value if isfinite(value) else None
 
 
 def _quartiles(cosines: Mapping[Pair, tuple[float, ...]]) -> list[float] | None:
     if not cosines:
         return None
-    angles = np.degrees(
-        np.arccos(np.concatenate([np.asarray(values) for values in cosines.values()]))
-    )
-    return np.quantile(angles, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    degrees = np.degrees(np.arccos(np.concatenate(list(cosines.values()))))
+    return np.quantile(degrees, [0, 0.25, 0.5, 0.75, 1]).tolist()

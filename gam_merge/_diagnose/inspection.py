@@ -1,32 +1,33 @@
-"""One adapter: what ``inspect`` found."""
+"""One adapter: the result of ``inspect``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from math import exp, log, sqrt
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from gam_merge._common.names import By, Grid, grid, group
-from gam_merge._diagnose.documents import save_html, save_plot
+import numpy as np
 
-_TOP = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-    64,
-    128,
-)  # ranks for which the energy of the largest singular values is told
+from gam_merge._common.names import shortened
+from gam_merge._diagnose.panels import Curve, Curves, Heatmap, Panel, Sheet, spectra
+from gam_merge._diagnose.result import Result
+
+_TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks whose share of the energy is reported
 
 
 @dataclass(frozen=True)
 class ModuleInspection:
-    """One module of an adapter. ``zero`` and ``broken`` name the factor that is all zero, or not finite; or the
-    product, that vanishes or is too large to merge."""
+    """One module of an adapter.
+
+    ``zero`` names the factor that is all zero, ``broken`` the factor that is not finite; or the
+    product, if that vanishes or is too large to merge.
+
+    Example:
+        >>> module = gm.inspect("examples/adapters/addition").modules[0]
+        >>> module.name, module.shape, module.rank, module.scale
+        ('model.layers.0.mlp.down_proj', (576, 1536), 8, 2.0)
+        >>> round(module.norm, 2), round(module.effective_rank, 1)
+        (0.49, 7.4)
+    """
 
     name: str
     shape: tuple[int, int]  # (out, in)
@@ -34,7 +35,7 @@ class ModuleInspection:
     scale: float
     dtype: str
     parameters: int
-    spectrum: tuple[float, ...]  # singular values of the delta that are not zero, descending
+    spectrum: tuple[float, ...]  # nonzero singular values of the delta, descending
     zero: str | None = None
     broken: str | None = None
 
@@ -45,28 +46,41 @@ class ModuleInspection:
 
     @property
     def effective_rank(self) -> float:
-        """exp of the entropy of the normalised singular values (Roy and Vetterli, EUSIPCO 2007): how many equal ones
-        have the same entropy. 0 for a delta of zero."""
+        """exp of the entropy of the normalised singular values, 0 for a delta of zero.
+
+        As many equal singular values have the same entropy (Roy and Vetterli, EUSIPCO 2007).
+        """
         total = sum(self.spectrum)
-        return exp(-sum(s / total * log(s / total) for s in self.spectrum)) if total else 0.0
+        if not total:
+            return 0.0
+        return exp(-sum(s / total * log(s / total) for s in self.spectrum))
 
     def energy(self, rank: int | None = None) -> float:
-        """|delta|^2, or what of it is in the ``rank`` largest singular values."""
+        """Return |delta|^2, or the part of it in the ``rank`` largest singular values."""
         return sum(s * s for s in self.spectrum[:rank])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {**asdict(self), "norm": self.norm, "effective_rank": self.effective_rank}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some modules of an adapter, or all of them."""
+    """Several modules of an adapter, or all of them.
+
+    Example:
+        >>> part = gm.inspect("examples/adapters/addition").by("type")["self_attn.v_proj"]
+        >>> len(part.modules), part.parameters
+        (30, 184320)
+        >>> round(part.energy_share(4), 3)
+        0.972
+    """
 
     modules: tuple[ModuleInspection, ...]
 
     @property
     def parameters(self) -> int:
+        """The number of parameters."""
         return sum(module.parameters for module in self.modules)
 
     @property
@@ -81,26 +95,38 @@ class Part:
         return sum(ranks) / len(ranks) if ranks else 0.0
 
     def energy_share(self, rank: int) -> float:
-        """The share of energy that a cut of every module to ``rank`` would keep."""
+        """Return the share of the energy that truncating every module to ``rank`` keeps."""
         total = sum(module.energy() for module in self.modules)
         return sum(module.energy(rank) for module in self.modules) / total if total else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        most = max((module.rank for module in self.modules), default=0)
+        """Return plain data for JSON."""
+        highest = max((module.rank for module in self.modules), default=0)
         return {
             "modules": len(self.modules),
             "parameters": self.parameters,
             "norm": self.norm,
             "effective_rank": self.effective_rank,
-            "energy_share": {str(rank): self.energy_share(rank) for rank in _TOP if rank < most},
+            "energy_share": {str(rank): self.energy_share(rank) for rank in _TOP if rank < highest},
         }
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """One adapter. ``settings`` are the fields of its config that make it more than a plain LoRA; ``problems`` what a
-    merge would refuse and why."""
+class Inspection(Result[Part]):
+    """One adapter: its modules and what is wrong with it.
+
+    ``settings`` are the fields of its config that make it more than a plain LoRA; ``problems``
+    the reasons for which a merge would refuse it.
+
+    Example:
+        >>> inspection = gm.inspect("examples/adapters/addition")
+        >>> inspection.ranks, inspection.scales, inspection.dtype
+        ((8,), (2.0,), 'bfloat16')
+        >>> inspection.problems, inspection.zero, inspection.broken
+        ((), (), ())
+        >>> round(inspection.total.norm, 2)
+        8.55
+    """
 
     source: str
     base_model: str | None
@@ -108,60 +134,35 @@ class Inspection:
     settings: Mapping[str, Any]
     problems: tuple[str, ...]
     modules: tuple[ModuleInspection, ...]
-    extras: Mapping[str, int] = field(
-        default_factory=dict[str, int]
-    )  # tensors that are no factors, by kind
+    extras: Mapping[str, int] = field(default_factory=dict[str, int])  # other tensors, by kind
 
-    @cached_property
-    def total(self) -> Part:
-        """All modules."""
-        return Part(self.modules)
+    _template: ClassVar[str] = "inspection.html"
 
-    def by(self, part: By) -> dict[str, Part]:
-        """By layer, type or module, in natural order."""
-        groups = group([module.name for module in self.modules], part)
-        return {
-            label: Part(tuple(self.modules[j] for j in members))
-            for label, members in groups.items()
-        }
-
-    def grid(self, figure: str) -> Grid:
-        """One of the figures of ``Part`` that is a number, such as "norm", by layer and type."""
-        names = [module.name for module in self.modules]
-        return grid(
-            names, lambda members: getattr(Part(tuple(self.modules[j] for j in members)), figure)
-        )
+    def _part(self, members: Sequence[int]) -> Part:
+        return Part(tuple(self.modules[j] for j in members))
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that occur."""
+        """The distinct ranks."""
         return tuple(sorted({module.rank for module in self.modules}))
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """The scales that occur."""
+        """The distinct scales."""
         return tuple(sorted({module.scale for module in self.modules}))
 
     @property
     def zero(self) -> tuple[str, ...]:
-        """Modules whose delta is zero: they were never trained, or lost their factors."""
+        """Modules whose delta is zero: never trained, or their factors were lost."""
         return tuple(module.name for module in self.modules if module.zero)
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """Modules with NaN or Inf, or with numbers too large to merge."""
+        """Modules with NaN, Inf or numbers too large to merge."""
         return tuple(module.name for module in self.modules if module.broken)
 
-    def save_plot(self, path: str | PathLike[str]) -> Path:
-        """Write all figures on one sheet: .png, .svg or .pdf. Needs matplotlib. Raises GamMergeError."""
-        return save_plot(self, path)
-
-    def save_html(self, path: str | PathLike[str]) -> Path:
-        """Write a report of one HTML file that needs nothing else. Needs matplotlib, jinja2. Raises GamMergeError."""
-        return save_html(self, path)
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the adapter, its layers, its types, its modules."""
+        """Return plain data for JSON: the adapter, its layers, its types, its modules."""
         return {
             "source": self.source,
             "base_model": self.base_model,
@@ -174,7 +175,30 @@ class Inspection:
             "zero": list(self.zero),
             "broken": list(self.broken),
             "total": self.total.to_dict(),
-            "layers": {name: part.to_dict() for name, part in self.by("layer").items()},
-            "types": {name: part.to_dict() for name, part in self.by("type").items()},
+            "layers": {label: part.to_dict() for label, part in self.by("layer").items()},
+            "types": {label: part.to_dict() for label, part in self.by("type").items()},
             "modules": [module.to_dict() for module in self.modules],
         }
+
+    def _sheet(self) -> Sheet:
+        types = self.by("type")
+        names = shortened(types)
+        of_types = {}
+        curves = []
+        for label, part in types.items():
+            of_types[names[label]] = [module.spectrum for module in part.modules]
+            curves.append(_energy_curve(names[label], part))
+        panels: dict[str, Panel] = {
+            "norm": Heatmap("norm of the delta", self.grid("norm")),
+            "rank": Heatmap("effective rank", self.grid("effective_rank")),
+            "spectra": spectra(of_types),
+            "energy": Curves("energy kept after truncation", "rank", "share of energy", curves),
+        }
+        return Sheet(panels, [["norm"] * 2, ["rank"] * 2, ["spectra", "energy"]])
+
+
+def _energy_curve(label: str, part: Part) -> Curve:
+    """Return the share of energy that truncation to each rank keeps."""
+    highest = max(module.rank for module in part.modules)
+    shares = np.array([part.energy_share(rank) for rank in range(highest + 1)])
+    return Curve(label, np.arange(0.0, highest + 1), shares)

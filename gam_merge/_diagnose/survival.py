@@ -1,33 +1,40 @@
-"""The figure of a merge: what survives of each adapter."""
+"""The figure of a merge: how much of each adapter survives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from gam_merge._common.names import group, shortened
-from gam_merge._diagnose.figures import finish, line, png
+from gam_merge._diagnose.drawing import finish, line, png
+
+_TICKS = 16  # layers that are named below the figure
 
 
 def survival_png(report: Mapping[str, Any]) -> bytes:
-    """How much of each adapter survives in each layer; ``report`` as a merge wrote it."""
+    """Draw how much of each adapter survives per layer; ``report`` as a merge wrote it."""
     return png(lambda axes: _survival(axes, report), (8.0, 3.0))
 
 
 def _survival(axes: Axes, report: Mapping[str, Any]) -> None:
-    modules = report["modules"]
-    layers = group([module["name"] for module in modules], "layer")
+    layers = group([module["name"] for module in report["modules"]], "layer")
     names = shortened(report["sources"], "/")
     for i, source in enumerate(report["sources"]):
-        shares = []
+        percents = []
         for members in layers.values():
-            energy = sum(modules[j]["norms"][i] ** 2 for j in members)
-            shares.append(
-                100 * sum(modules[j]["inners"][i] for j in members) / energy if energy else np.nan
-            )
-        line(axes, i, range(len(shares)), shares, f"{i} {names[source]}")
+            modules = [report["modules"][j] for j in members]
+            percents.append(_percent(modules, i))
+        line(axes, i, range(len(percents)), percents, f"{i} {names[source]}")
     labels = list(shortened(layers).values())
-    step = -(-len(labels) // 16)
+    step = -(-len(labels) // _TICKS)
     axes.set_xticks(range(0, len(labels), step), labels[::step])
     finish(axes, "what survives of each adapter", "layer", "%")
+
+
+def _percent(modules: Sequence[Mapping[str, Any]], i: int) -> float:
+    """Return 100 <merged, delta_i> / |delta_i|^2, NaN if the delta is zero."""
+    energy = sum(module["norms"][i] ** 2 for module in modules)
+    if not energy:
+        return np.nan
+    return 100 * sum(module["inners"][i] for module in modules) / energy

@@ -224,7 +224,9 @@ def _holders(adapters: Sequence[Adapter], name: str, weights: Sequence[float]) -
 def _bucket(
     adapters: Sequence[Adapter], holders: tuple[int, ...], names: Sequence[str]
 ) -> LineupBucket:
-    members = [tuple(adapters[i].modules[name] for i in holders) for name in names]
+    members: list[tuple[LoraModule, ...]] = []
+    for name in names:
+        members.append(tuple(adapters[i].modules[name] for i in holders))
     first = members[0][0]
     ranks = tuple(member.matrix_rank for member in members[0])
     return LineupBucket(tuple(names), first.layout, first.shape, holders, ranks, tuple(members))

@@ -39,7 +39,7 @@ class OutputOptions(TypedDict, total=False):
 
 
 class MergeOptions(OutputOptions, total=False):
-    """What decides the merged bytes: keyword arguments of merge and plan, keys of a recipe."""
+    """The options that decide the merged bytes: arguments of merge and plan, keys of a recipe."""
 
     method: str
     weights: Sequence[Setting] | None
@@ -138,8 +138,7 @@ def explicit(**defaults: Any) -> Callable[[F], F]:
         *own, options = signature.parameters.values()
         (kind,) = get_args(options.annotation)
         hints = get_type_hints(kind)
-        order = [field for record in (Request, _Run) for field in fields(record)]
-        shown = [field for field in order if field.name in hints]
+        shown = [field for field in (*fields(Request), *fields(_Run)) if field.name in hints]
         for field in shown:
             default = defaults.get(field.name, field.default)
             parameter = inspect.Parameter(

@@ -84,8 +84,7 @@ class RankPolicy:
                     f"{name} must be a multiple of {step}, which the groups of a convolution "
                     f"share, got {rank}"
                 )
-        sides = [side for bucket in lineup.buckets for side in bucket.shape]
-        limit = max(_LARGEST_RANK, *sides)
+        limit = max(_LARGEST_RANK, *(max(bucket.shape) for bucket in lineup.buckets))
         if self.rank is not None and self.rank > limit:
             raise GamMergeError(
                 f"rank must be at most {limit}, the rows or columns of the largest module, "

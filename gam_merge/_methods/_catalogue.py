@@ -1,4 +1,4 @@
-"""Our rules, spaces and plug-ins, in the order in which they are listed."""
+"""The built-in rules, spaces and plug-ins, in the order in which they are listed."""
 
 from gam_merge._methods import dare, della, linear, slerp, spherical
 from gam_merge._methods.breadcrumbs import breadcrumbs
@@ -17,7 +17,7 @@ from gam_merge._methods.plugins.norms import mad_cap, norm_equalise
 from gam_merge._methods.plugins.pico import pico
 from gam_merge._methods.plugins.subspace_boost import subspace_boost
 from gam_merge._methods.plugins.svc import svc
-from gam_merge._methods.spaces.core import core
+from gam_merge._methods.spaces.core import core_space
 from gam_merge._methods.spaces.ctm import ctm
 from gam_merge._methods.spaces.delta import delta
 from gam_merge._methods.spaces.factor import factor
@@ -31,15 +31,9 @@ RULES = (
     *(gam, frechet, consensus),
     *(linear.mean, linear.total, linear.cat, linear.svd_k),
     *(iso_c, iso_cts, tsvm, dc_merge, ct_merging, wudi, actmat, star, cart),
-    *(
-        slerp.slerp,
-        slerp.nuslerp,
-        spherical.multislerp,
-        spherical.karcher,
-        model_stock,
-        geometric_median,
-    ),
+    *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher),
+    *(model_stock, geometric_median),
     *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
 )
-SPACES = (core, knots, ctm, factor, delta)
+SPACES = (core_space, knots, ctm, factor, delta)
 PLUGINS = (norm_equalise, mad_cap, pico, svc, subspace_boost)

@@ -1,6 +1,7 @@
-"""Entries of matrices, for rules that look at each one: thresholds by share, and random numbers that nothing shifts.
+"""Entries of matrices, for rules that look at each: thresholds by share, stable random numbers.
 
-Tensor legend: ``N`` adapters, ``L`` modules, ``p`` and ``q`` sides of the matrices (or of a block of their rows).
+Tensor legend: ``N`` adapters, ``L`` modules, ``p`` and ``q`` sides of the matrices (or of a block
+of their rows).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +22,26 @@ Scope = Annotated[
 ]
 Density = Annotated[float, Range(0, 1), "share of the entries that is kept"]
 Seed = Annotated[
-    int, Range(0), "of the random choice, together with the names of adapter and module"
+    int, Range(0), "seed of the random choice, together with the names of adapter and module"
 ]
 
 
 class Entries(NamedTuple):
-    """What a rule sees: matrices x (L, N, p, q) or a block of their rows, and what it may ask of the whole."""
+    """The view of a rule on entries: matrices or a block of their rows, and facts about the whole.
 
-    x: Tensor
+    Example:
+        >>> from gam_merge.rules import Density, Entries, rule, weighted_sum
+        >>> @rule("entries", "largest", summary="the sum of each adapter's largest entries")
+        ... def largest(entries: Entries, weights, *, density: Density = 0.2):
+        ...     kept = entries.x.abs() >= entries.threshold(density, "module", 1)
+        ...     return weighted_sum(weights, entries.x * kept)
+        >>> [param.name for param in largest.params]
+        ['density']
+    """
+
+    x: Tensor  # (L, N, p, q)
     threshold: Callable[[float, str, int], Tensor]
-    """share, scope, least number -> the size (L, N, 1, 1) that so many of the largest entries reach"""
+    """share, scope, least count -> the least size (L, N, 1, 1) within this share of the largest"""
     uniform: Callable[[int], Tensor]
     """seed -> random numbers from 0 to 1, of the shape of x"""
 
@@ -43,24 +54,35 @@ Blocks = Callable[[], Iterator[Tensor]]  # a fresh pass over blocks of rows
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of matrix of a space, in blocks of rows (L, N, p, q). ``size``: entries of a whole matrix."""
+    """One kind of matrix that a space shows, in blocks of rows (L, N, p, q).
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import Part
+        >>> part = Part.of("core", torch.randn(4, 2, 6, 5))
+        >>> part.size, part.whole
+        (30, True)
+    """
 
     name: str
     blocks: Blocks
-    size: int
+    size: int  # entries of a whole matrix
     whole: bool = True  # there is one block
-    weights: Callable[[Tensor], Tensor] = lambda w: w  # how those of a summing rule enter
+    weights: Callable[[Tensor], Tensor] = lambda w: w  # how those of a rule that sums enter
 
     @staticmethod
     def of(name: str, x: Tensor, weights: Callable[[Tensor], Tensor] = lambda w: w) -> "Part":
-        """Matrices that are all there: x (L, N, p, q)."""
+        """Show matrices that are all in memory: x (L, N, p, q)."""
         return Part(name, lambda: iter((x,)), x.shape[-2] * x.shape[-1], weights=weights)
 
     @staticmethod
     def in_blocks(
         name: str, shape: tuple[int, int], count: int, rows: Callable[[slice], Tensor]
     ) -> "Part":
-        """Matrices of one module that are too large: ``rows`` makes some rows of all ``count`` of them (1, N, p, q)."""
+        """Show matrices of one module that are too large to be in memory.
+
+        shape: of a whole matrix. count: N. rows: gives some rows of all matrices, (1, N, p, q).
+        """
         step = max(1, BLOCK // (shape[1] * count))
 
         def blocks() -> Iterator[Tensor]:
@@ -71,40 +93,48 @@ class Part:
 
 @dataclass(frozen=True)
 class View:
-    """A bucket as a space shows it: matrices to merge, and the way back from the merged ones, given as blocks."""
+    """A bucket as a space shows it: matrices to merge, and the way back from the merged ones.
+
+    ``lift`` takes the merged parts as blocks of rows (L, p, q), and gives the merged core or
+    bucket.
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import InCore, Part, View
+        >>> x = torch.randn(4, 2, 6, 5)  # (L, N, K, J)
+        >>> view = View([Part.of("core", x)], lambda merged: InCore(*merged[0]()))
+        >>> view.lift([lambda: iter((x.mean(1),))]).x.shape
+        torch.Size([4, 6, 5])
+    """
 
     parts: Sequence[Part]
     lift: Callable[[Sequence[Blocks]], InCore | Merged]
 
 
 def merge_part(
-    part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram"
+    part: Part, bucket: Bucket, rule: EntryRule, weights: Tensor, histogram: "Histogram | None"
 ) -> Blocks:
-    """The rule on every block of a part."""
-    known: dict[tuple[float, int], Tensor] = {}
+    """Run a rule on every block of a part. histogram: of all modules, if a threshold needs it."""
+    thresholds: dict[tuple[float, int], Tensor] = {}
 
     def threshold(share: float, scope: str, least: int) -> Tensor:
-        if (share, least) not in known:
+        if (share, least) not in thresholds:
             if scope == "global":
-                found = histogram.threshold(part, bucket, share, least)
+                assert histogram is not None, "the survey of a rule with a global scope"
+                size = histogram.threshold(part, bucket, share, least)
             else:
-                found = _largest(part, share, least)
-            known[share, least] = found[..., None, None]
-        return known[share, least]
+                size = _largest(part, share, least)
+            thresholds[share, least] = size[..., None, None]
+        return thresholds[share, least]
 
     def blocks() -> Iterator[Tensor]:
-        streams: dict[int, list[torch.Generator]] = {}
+        streams: dict[int, list[torch.Generator]] = {}  # by seed; each runs on from block to block
 
         def uniform(seed: int) -> Tensor:
             if seed not in streams:
-                streams[seed] = [
-                    generator(seed, label, name, part.name)
-                    for name in bucket.matrices
-                    for label in bucket.labels
-                ]
-            drawn = [
-                torch.rand(x.shape[-2:], generator=g, dtype=torch.float64) for g in streams[seed]
-            ]
+                streams[seed] = _streams(seed, part, bucket)
+            shape = x.shape[-2:]
+            drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in streams[seed]]
             return torch.stack(drawn).reshape(x.shape).to(x.device)
 
         for x in part.blocks():
@@ -113,8 +143,16 @@ def merge_part(
     return blocks
 
 
+def _streams(seed: int, part: Part, bucket: Bucket) -> list[torch.Generator]:
+    """Random streams of a part, one per matrix and adapter, in the order of its entries."""
+    streams: list[torch.Generator] = []
+    for name in bucket.matrices:
+        streams += [generator(seed, label, name, part.name) for label in bucket.labels]
+    return streams
+
+
 def _largest(part: Part, share: float, least: int) -> Tensor:
-    """The size of the int(share * size)-th largest entry of each matrix: (L, N), infinite for none."""
+    """The int(share * size)-th largest size of each matrix's entries: (L, N), infinite for none."""
     count = max(int(share * part.size), least)
     x = next(part.blocks())
     if count == 0:
@@ -150,7 +188,7 @@ def _count(part: Part) -> Tensor:
 
 
 def _bin(counts: Tensor, count: int) -> tuple[int, int]:
-    """The bin that the count-th largest entry is in, and its place in it, 1 for the largest: counts (bins,)."""
+    """The bin of the count-th largest entry, and its place there from the top: counts (bins,)."""
     reached = counts.flip(0).cumsum(0)
     position = int(torch.searchsorted(reached, count))
     index = len(counts) - 1 - position
@@ -158,52 +196,50 @@ def _bin(counts: Tensor, count: int) -> tuple[int, int]:
 
 
 def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
-    """The size of the count-th largest entry of each adapter (N,) in a part of one module, from the entries that share
-    its bin: counts (N, bins)."""
-    places = [_bin(row, count) for row in counts]
-    first = next(part.blocks())
-    inside = [
-        first.new_empty(int(row[index])) for row, (index, _) in zip(counts, places, strict=True)
-    ]
-    free = list(inside)  # what is not filled yet
+    """The size of the count-th largest entry of each adapter in a part of one module: (N,).
+
+    It is looked up among the entries that share its bin: counts (N, bins).
+    """
+    bins, places = zip(*(_bin(row, count) for row in counts), strict=True)
+    x = next(part.blocks())
+    inside = [x.new_empty(int(row[index])) for row, index in zip(counts, bins, strict=True)]
+    empty = list(inside)  # what is not filled yet of each
     for x in part.blocks():
-        for i, (index, _) in enumerate(places):
-            size = x[0, i].abs()
-            found = size[_bins(size) == index]
-            free[i][: len(found)] = found
-            free[i] = free[i][len(found) :]
-    return torch.stack(
-        [
-            x.kthvalue(len(x) - place + 1).values
-            for x, (_, place) in zip(inside, places, strict=True)
-        ]
-    )
+        for i, index in enumerate(bins):
+            sizes = x[0, i].abs()
+            members = sizes[_bins(sizes) == index]
+            empty[i][: len(members)] = members
+            empty[i] = empty[i][len(members) :]
+    reached = []
+    for sizes, place in zip(inside, places, strict=True):
+        reached.append(sizes.kthvalue(len(sizes) - place + 1).values)
+    return torch.stack(reached)
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many entries of what size each adapter has over all modules, by part and position of the adapter. The
-    threshold is the lower edge of its bin: good to one part in a thousand."""
+    """How many entries of what size each adapter has over all modules, by part and adapter.
+
+    A threshold is the lower edge of its bin: good to one part in a thousand. Histograms of buckets
+    add up.
+    """
 
     counts: dict[tuple[str, int], Tensor]
 
     @staticmethod
     def of(view: View, bucket: Bucket) -> "Histogram":
-        counts = {part.name: _count(part) for part in view.parts}
-        return Histogram(
-            {
-                (name, i): row
-                for name in counts
-                for i, row in zip(bucket.adapters, counts[name], strict=True)
-            }
-        )
+        """Count the entries of all modules of a bucket."""
+        counts = {}
+        for part in view.parts:
+            for i, row in zip(bucket.adapters, _count(part), strict=True):
+                counts[part.name, i] = row
+        return Histogram(counts)
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        shared = {
-            key: self.counts[key] + other.counts[key]
-            for key in self.counts.keys() & other.counts.keys()
-        }
-        return Histogram(self.counts | other.counts | shared)
+        counts = dict(self.counts)
+        for key, row in other.counts.items():
+            counts[key] = counts[key] + row if key in counts else row
+        return Histogram(counts)
 
     def threshold(self, part: Part, bucket: Bucket, share: float, least: int) -> Tensor:
         """(L, N), the same in all modules; infinite where the share is less than one entry."""
@@ -212,6 +248,5 @@ class Histogram:
             counts = self.counts[part.name, i]
             count = max(int(share * int(counts.sum())), least)
             sizes.append(_lower_edge(_bin(counts, count)[0]) if count else torch.inf)
-        return torch.tensor(sizes, dtype=torch.float64, device=bucket.norms.device).expand(
-            len(bucket.names), -1
-        )
+        threshold = torch.tensor(sizes, dtype=torch.float64, device=bucket.norms.device)
+        return threshold.expand(len(bucket.names), -1)

@@ -1,11 +1,12 @@
-"""What a file of this package declares: a rule, the space that entries are looked at in, or a plug-in around a rule.
+"""The parts of a method: a rule, a space for a rule on entries, plug-ins around a rule.
 
-A rule is a pure function with a card. Its keyword-only parameters are what users may set. Kinds:
+Each is a pure function with a card. Its keyword-only parameters are what users may set. Kinds of
+rules:
 
-    bucket         (bucket, weights, **params) -> Merged            anything, the fast paths
-    core           (core, weights, **params) -> InCore              equivariant under orthonormal changes of basis
-    coefficients   (gram, weights, **params) -> Coefficients        the result is sum c_i delta_i
-    entries        (entries, weights, **params) -> Tensor           looks at single entries, in a space that is named
+    bucket        (bucket, weights, **params) -> Merged        anything, the fast paths
+    core          (core, weights, **params) -> InCore          equivariant under changes of basis
+    coefficients  (gram, weights, **params) -> Coefficients    the result is sum c_i delta_i
+    entries       (entries, weights, **params) -> Tensor       looks at single entries, in a space
 
 ``weights`` are (L, N) over the adapters of the bucket.
 """
@@ -22,11 +23,12 @@ from gam_merge._methods._schema import Param, schema
 
 Kind = Literal["bucket", "core", "coefficients", "entries"]
 Rank = Literal["largest", "sum"]
+Side = Literal["pre", "post"]
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a user must know to choose a method, and what the engine must know to call it."""
+    """The facts by which users choose a method, and the function that the engine calls."""
 
     name: str
     function: Callable[..., Any]
@@ -34,21 +36,22 @@ class Card:
     reference: str = ""
     use: str = ""  # when to use it
     avoid: str = ""  # and when not
-    breaks: Mapping[str, str] = field(
-        default_factory=dict[str, str]
-    )  # property[@space] -> why it does not hold
+    # property or property@space -> why it does not hold
+    breaks: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
+        """The parameters that users may set."""
         return schema(self.function)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        fields = {
-            name: getattr(self, name) for name in ("name", "summary", "reference", "use", "avoid")
-        }
+        """Return the card as plain data for JSON."""
         return {
-            **fields,
+            "name": self.name,
+            "summary": self.summary,
+            "reference": self.reference,
+            "use": self.use,
+            "avoid": self.avoid,
             "breaks": dict(self.breaks),
             "params": [param.to_dict() for param in self.params],
         }
@@ -56,39 +59,33 @@ class Card:
 
 @dataclass(frozen=True)
 class Rule(Card):
-    """``rank``: of the result without a cut, the largest of the sources or their sum. With ``normalize`` weights are
-    not negative and sum to one over the bucket, and the engine scales the result by the part of all weight that its
-    adapters hold; without it they are the user's own, one each by default."""
+    """How deltas become one. ``rule`` explains the fields."""
 
     kind: Kind = "bucket"
     rank: Rank = "sum"
     normalize: bool = True
-    adapters: int | None = None  # how many it takes, if not any number
-    composes: bool = True  # plug-ins may stand around it: it gives the same in core space
-    entries: Callable[..., Tensor] | None = (
-        None  # the rule on entries, so that it can be named with a space
-    )
-    survey: Callable[..., Any] | None = (
-        None  # (bucket, weights, **params) -> summary, added up over all buckets
-    )
+    adapters: int | None = None
+    composes: bool = True
+    entries: Callable[..., Tensor] | None = None
+    survey: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Space(Card):
-    """Where an ``entries`` rule looks: ``function(core or bucket, weights, **params) -> View``."""
+    """The matrices that a rule on entries looks at. ``space`` explains the fields."""
 
     takes: Literal["core", "bucket"] = "core"
     gives: Literal["core", "merged"] = "core"
     rank: Rank = "sum"
     reads_factors: bool = False
-    single: bool = False  # takes one module at a time, since its matrices are large
+    single: bool = False
 
 
 @dataclass(frozen=True)
 class Plugin(Card):
-    """Wraps a rule in core space: ``function(core, weights, rule, **params) -> InCore``."""
+    """A change before or after a rule. ``plugin`` explains the fields."""
 
-    side: Literal["pre", "post"] = "pre"
+    side: Side = "pre"
     reads_factors: bool = False
 
 
@@ -96,26 +93,249 @@ CoreRule = Callable[[Core, Tensor], InCore]  # what a plug-in wraps: core, weigh
 
 
 class Coefficients(NamedTuple):
-    """c (L, N) and what was doubtful about it, for which modules."""
+    """The answer of a rule of the kind ``coefficients``: the merge is sum c_i delta_i.
 
-    c: Tensor
-    warnings: Mapping[str, Tensor] = {}
+    ``warnings`` says what was doubtful, and in which modules.
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import Coefficients
+        >>> Coefficients(torch.tensor([[0.5, 0.5]])).c.sum().item()
+        1.0
+    """
+
+    c: Tensor  # (L, N)
+    warnings: Mapping[str, Tensor] = {}  # text -> (L,) bool
 
 
-def rule(kind: Kind, name: str, **card: Any) -> Callable[[Callable[..., Any]], Rule]:
-    """Declare the decorated function as a rule of that kind."""
-    if kind == "entries":
-        return lambda function: Rule(name, function, kind=kind, entries=function, **card)
-    return lambda function: Rule(name, function, kind=kind, **card)
+def rule(
+    kind: Kind,
+    name: str,
+    *,
+    summary: str = "",
+    reference: str = "",
+    use: str = "",
+    avoid: str = "",
+    breaks: Mapping[str, str] | None = None,
+    rank: Rank = "sum",
+    normalize: bool = True,
+    adapters: int | None = None,
+    composes: bool = True,
+    entries: Callable[..., Tensor] | None = None,
+    survey: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Declare the decorated function as a rule: how deltas become one.
+
+    To make it a method that users can name, on the command line too, list it in your package's
+    entry points under ``gam_merge.methods``. What the function takes and gives depends on its kind:
+
+    - "core": ``(core, weights) -> InCore``. Sees the deltas as small matrices in one pair of
+      orthonormal bases. The result must not depend on the choice of these bases.
+    - "coefficients": ``(gram, weights) -> Coefficients``. Sees the inner products of the deltas,
+      (L, N, N).
+    - "entries": ``(entries, weights) -> Tensor``. Sees single entries, in a space that users name.
+    - "bucket": ``(bucket, weights) -> Merged``. Sees everything.
+
+    Weights are (L, N) for L modules and N adapters. Keyword-only parameters, each annotated with a
+    type, a ``Range`` if it is a number, and a text, are what users may set.
+
+    Args:
+        kind: What the function takes and gives.
+        name: What users call the method.
+        summary: What it computes, in one line.
+        reference: Where it was published.
+        use: When to use it.
+        avoid: When not to use it.
+        breaks: Properties that do not hold and why, such as ``{"identity": "..."}``;
+            docs/methods.md lists them.
+        rank: Rank of the result before any cut: the "largest" of the sources or their "sum".
+        normalize: Whether weights are shares that sum to one per module. If an adapter lacks the
+            module, the result is then scaled by the share of the others. Otherwise they are the
+            user's own factors, 1 by default.
+        adapters: How many adapters it takes, if not any number.
+        composes: Whether plug-ins may stand around it, that is, whether it gives the same result
+            in core space.
+        entries: The same rule on entries, for a rule of another kind that may also be named with
+            a space.
+        survey: ``(bucket, weights, **params) -> summary``, run on all modules before the first is
+            merged. Summaries are added up with ``+``, and a rule of the kind "bucket" gets the sum
+            as ``summary``.
+
+    Returns:
+        A decorator that turns the function into a rule; ``rule.function`` is the function itself.
+
+    Example:
+        >>> from typing import Annotated
+        >>> import torch
+        >>> from gam_merge.rules import Coefficients, Range, rule
+        >>> @rule(
+        ...     "coefficients",
+        ...     "loudest",
+        ...     summary="the delta with the largest norm",
+        ...     use="where one adapter per module should win",
+        ...     avoid="where all adapters should have a say",
+        ...     rank="largest",
+        ... )
+        ... def loudest(gram, weights, *, gain: Annotated[float, Range(0, 10), "factor"] = 1.0):
+        ...     squared_norms = gram.diagonal(dim1=-2, dim2=-1)  # (L, N)
+        ...     winner = squared_norms == squared_norms.amax(-1, keepdim=True)
+        ...     return Coefficients(gain * winner.double())
+        >>> gram = torch.tensor([[[1.0, 0.2], [0.2, 4.0]]])  # one module, two adapters
+        >>> loudest.function(gram, torch.tensor([[0.5, 0.5]]), gain=2.0).c.tolist()
+        [[0.0, 2.0]]
+        >>> [(param.name, param.allowed) for param in loudest.params]
+        [('gain', 'a number in [0, 10]')]
+    """
+
+    def declare(function: Callable[..., Any]) -> Rule:
+        return Rule(
+            name,
+            function,
+            summary=summary,
+            reference=reference,
+            use=use,
+            avoid=avoid,
+            breaks=breaks or {},
+            kind=kind,
+            rank=rank,
+            normalize=normalize,
+            adapters=adapters,
+            composes=composes,
+            entries=function if kind == "entries" else entries,
+            survey=survey,
+        )
+
+    return declare
 
 
-def space(name: str, **card: Any) -> Callable[[Callable[..., Any]], Space]:
-    """Declare the decorated function as a space."""
-    return lambda function: Space(name, function, **card)
+def space(
+    name: str,
+    *,
+    summary: str = "",
+    reference: str = "",
+    use: str = "",
+    avoid: str = "",
+    breaks: Mapping[str, str] | None = None,
+    takes: Literal["core", "bucket"] = "core",
+    gives: Literal["core", "merged"] = "core",
+    rank: Rank = "sum",
+    reads_factors: bool = False,
+    single: bool = False,
+) -> Callable[[Callable[..., Any]], Space]:
+    """Declare the decorated function as a space: what a rule on entries looks at.
+
+    The function is ``(core or bucket, weights, **params) -> View``: it shows the deltas as
+    matrices, and knows the way back from the merged ones. The matrices should depend on the deltas
+    alone, not on how they are factored: orient singular vectors with ``core.orient``.
+
+    Args:
+        name: What users write after ``@``.
+        summary: What its matrices hold, in one line.
+        reference: Where it was published.
+        use: When to use it.
+        avoid: When not to use it.
+        breaks: Properties that rules lose in this space, and why.
+        takes: Whether the function gets a "core" or a "bucket".
+        gives: What ``View.lift`` returns: "core" for an InCore, "merged" for a Merged. A space that
+            takes buckets gives "merged". Plug-ins need a space that takes and gives cores.
+        rank: Rank of the result before any cut: the "largest" of the sources or their "sum".
+        reads_factors: Whether it needs ``bucket.factors``, the factors as they were read.
+        single: Whether it takes one module at a time, since its matrices are large.
+
+    Returns:
+        A decorator that turns the function into a space.
+
+    Example:
+        >>> import torch
+        >>> from gam_merge.rules import InCore, Part, View, space, weighted_sum
+        >>> @space("mean_basis", summary="the deltas in singular bases of their mean")
+        ... def mean_basis(core, weights):
+        ...     u, _, vt = torch.linalg.svd(weighted_sum(weights, core.m))  # (L, K, K), (L, J, J)
+        ...     u, v = core.orient(u, vt.mT)
+        ...     def lift(merged):
+        ...         (x,) = merged[0]()  # (L, K, J): the whole of the one part, in one block
+        ...         return InCore(u @ x @ v.mT)
+        ...     x = u.unsqueeze(1).mT @ core.m @ v.unsqueeze(1)  # (L, N, K, J)
+        ...     return View([Part.of("mean_basis", x)], lift)
+        >>> mean_basis.takes, mean_basis.gives
+        ('core', 'core')
+    """
+
+    def declare(function: Callable[..., Any]) -> Space:
+        return Space(
+            name,
+            function,
+            summary=summary,
+            reference=reference,
+            use=use,
+            avoid=avoid,
+            breaks=breaks or {},
+            takes=takes,
+            gives=gives,
+            rank=rank,
+            reads_factors=reads_factors,
+            single=single,
+        )
+
+    return declare
 
 
 def plugin(
-    side: Literal["pre", "post"], name: str, **card: Any
+    side: Side,
+    name: str,
+    *,
+    summary: str = "",
+    reference: str = "",
+    use: str = "",
+    avoid: str = "",
+    breaks: Mapping[str, str] | None = None,
+    reads_factors: bool = False,
 ) -> Callable[[Callable[..., Any]], Plugin]:
-    """Declare the decorated function as a plug-in that comes before or after a rule."""
-    return lambda function: Plugin(name, function, side=side, **card)
+    """Declare the decorated function as a plug-in: what is done before or after a rule.
+
+    The function is ``(core, weights, rule, **params) -> InCore``, and calls ``rule(core, weights)``
+    itself: what comes before changes the core that it hands on, what comes after changes the
+    result.
+
+    Args:
+        side: Whether its name comes before ("pre") or after ("post") the name of the rule.
+        name: What users write before or after the rule; its parameters are set as
+            ``name.parameter``.
+        summary: What it does, in one line.
+        reference: Where it was published.
+        use: When to use it.
+        avoid: When not to use it.
+        breaks: Properties that rules lose with it, and why.
+        reads_factors: Whether it needs ``core.read_lefts``, the factors as they were read.
+
+    Returns:
+        A decorator that turns the function into a plug-in.
+
+    Example:
+        >>> from typing import Annotated
+        >>> import torch
+        >>> from gam_merge.rules import Range, plugin
+        >>> @plugin("post", "limit", summary="no module louder than its loudest delta")
+        ... def limit(core, weights, rule, *, times: Annotated[float, Range(0), "louder"] = 1.0):
+        ...     merged = rule(core, weights)
+        ...     norm = torch.linalg.matrix_norm(merged.x)  # (L,)
+        ...     gain = (times * core.norms.amax(-1) / norm).clamp(max=1.0)
+        ...     return merged._replace(x=gain[:, None, None] * merged.x)
+        >>> limit.params[0].name, limit.params[0].allowed
+        ('times', 'a number >= 0')
+    """
+
+    def declare(function: Callable[..., Any]) -> Plugin:
+        return Plugin(
+            name,
+            function,
+            summary=summary,
+            reference=reference,
+            use=use,
+            avoid=avoid,
+            breaks=breaks or {},
+            side=side,
+            reads_factors=reads_factors,
+        )
+
+    return declare

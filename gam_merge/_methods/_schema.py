@@ -1,13 +1,13 @@
-"""Parameters of a function, read off its signature: what users may set, checked before anything is read.
+"""Parameters of a function, read off its signature: what users may set, checked beforehand.
 
-    def ties(entries, weights, *, density: Annotated[float, Range(0, 1), "share of entries kept"] = 0.2): ...
+    def ties(entries, weights, *, density: Annotated[float, Range(0, 1), "share kept"] = 0.2): ...
 
 Types are float, int, bool and Literal of strings, each also ``| None``.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,7 +17,15 @@ from gam_merge._common.errors import GamMergeError
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from ``low`` to ``high``."""
+    """The numbers from ``low`` to ``high``: what a parameter of a method may be.
+
+    Example:
+        >>> from typing import Annotated
+        >>> from gam_merge.rules import Range
+        >>> Density = Annotated[float, Range(0, 1), "share of the entries that is kept"]
+        >>> Range(1)
+        Range(low=1, high=inf)
+    """
 
     low: float
     high: float = inf
@@ -25,7 +33,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a method."""
+    """A parameter of a method."""
 
     name: str
     type: str  # float, int, bool or choice
@@ -37,21 +45,23 @@ class Param:
 
     @property
     def allowed(self) -> str:
-        """In words."""
+        """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.type == "bool":
+            return "true or false"
+        kind = "an integer" if self.type == "int" else "a number"
         if self.range is None:
-            return {"bool": "true or false", "int": "a whole number", "float": "a number"}[
-                self.type
-            ]
-        kind = "a whole number" if self.type == "int" else "a number"
-        return f"{kind} of at least {self.range.low:g}" + (
-            f" and at most {h:g}" if (h := self.range.high) < inf else ""
-        )
+            return kind
+        if self.range.high == inf:
+            return f"{kind} >= {self.range.low:g}"
+        return f"{kind} in [{self.range.low:g}, {self.range.high:g}]"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. A bound that is not there is null."""
-        low, high = (self.range.low, self.range.high) if self.range else (None, inf)
+        """Return plain data for JSON. A missing bound is null."""
+        low, high = None, None
+        if self.range is not None:
+            low, high = self.range.low, self.range.high
         return {
             "name": self.name,
             "type": self.type,
@@ -63,7 +73,10 @@ class Param:
         }
 
     def parse(self, value: Any) -> Any:
-        """The value as this parameter's type, given as that or as text. Raises ValueError."""
+        """Return a value, given as such or as text, in the type of this parameter.
+
+        Raises ValueError, TypeError, KeyError or OverflowError if it is not allowed.
+        """
         if value is None and self.optional:
             return None
         if self.type == "choice":
@@ -74,23 +87,28 @@ class Param:
             return {"true": True, "false": False}[str(value).lower()]
         if isinstance(value, bool):
             raise ValueError
-        number = float(value)
-        low, high = (self.range.low, self.range.high) if self.range else (-inf, inf)
-        if not (isfinite(number) and low <= number <= high) or (
-            self.type == "int" and number != int(number)
-        ):
+        return self._number(float(value))
+
+    def _number(self, number: float) -> float | int:
+        limits = self.range or Range(-inf, inf)
+        if not (isfinite(number) and limits.low <= number <= limits.high):
             raise ValueError
-        return int(number) if self.type == "int" else number
+        if self.type == "float":
+            return number
+        if number != int(number):
+            raise ValueError
+        return int(number)
 
 
-def schema(function: Callable[..., Any], *, prefix: str = "") -> tuple[Param, ...]:
-    """The keyword-only parameters of a function, each ``name: Annotated[type, Range(...), "doc"] = default``."""
+def schema(function: Callable[..., Any]) -> tuple[Param, ...]:
+    """Return the parameters of a function: its keyword-only ones.
+
+    Each is written as ``name: Annotated[type, Range(...), "doc"] = default``.
+    """
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
-    found = [
-        _param(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
-    ]
-    return tuple(replace(param, name=prefix + param.name) for param in found)
+    settable = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return tuple(_param(p.name, hints[p.name], p.default) for p in settable)
 
 
 def _param(name: str, hint: Any, default: Any) -> Param:
@@ -102,23 +120,23 @@ def _param(name: str, hint: Any, default: Any) -> Param:
     if get_origin(kind) is Literal:
         return Param(name, "choice", default, doc, choices=get_args(kind), optional=optional)
     if kind not in (float, int, bool):
-        raise TypeError(f"parameter {name} of a method is neither float, int, bool nor Literal")
+        raise TypeError(f"parameter {name} of a method must be float, int, bool or Literal")
     limits = next((extra for extra in extras if isinstance(extra, Range)), None)
     return Param(name, kind.__name__, default, doc, limits, optional=optional)
 
 
 def validate(method: str, params: Sequence[Param], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters with their values, defaults filled in. Raises GamMergeError."""
+    """Return all parameters with their values, defaults filled in. Raises GamMergeError."""
     known = {param.name: param for param in params}
     values = {param.name: param.default for param in params}
     for name, value in given.items():
         if name not in known:
-            there = f"it has {', '.join(known)}" if known else "it has none"
-            raise GamMergeError(f"method {method} has no parameter {name!r}; {there}")
+            names = ", ".join(known) or "none"
+            raise GamMergeError(f"method {method} has no parameter {name!r}; it has {names}")
         try:
             values[name] = known[name].parse(value)
         except (ValueError, TypeError, KeyError, OverflowError):
             raise GamMergeError(
-                f"{name} = {value!r} of method {method} is not {known[name].allowed}"
+                f"{name} of method {method} must be {known[name].allowed}, got {value!r}"
             ) from None
     return values

@@ -1,4 +1,4 @@
-"""Model Breadcrumbs (arXiv 2312.06795): drop the largest and the smallest entries of each adapter, then sum."""
+"""Model Breadcrumbs (arXiv 2312.06795): drop the largest and the smallest entries, then sum."""
 
 from typing import Annotated
 
@@ -16,7 +16,8 @@ from gam_merge._methods._schema import Range
     summary="drop outliers and small entries of each adapter, then sum",
     reference="arXiv 2312.06795 (ECCV 2024)",
     use="where single entries stick out",
-    avoid="for LoRA in general: no published gain; in small spaces the outliers are the update",
+    avoid="for LoRA in general: there is no published gain; in small spaces the outliers are the "
+    "update",
     normalize=False,
     breaks={
         "identity": "entries of a single adapter are dropped too",
@@ -29,13 +30,12 @@ def breadcrumbs(
     *,
     density: Density = 0.9,
     gamma: Annotated[
-        float, Range(0, 1), "share of the entries, the largest ones, that is dropped"
+        float, Range(0, 1), "share of the entries that is dropped as outliers, the largest first"
     ] = 0.01,
     scope: Scope = "module",
 ) -> Tensor:
     gamma = min(gamma, 1 - density)
     size = entries.x.abs()
-    kept = (size < entries.threshold(gamma, scope, 0)) & (
-        size >= entries.threshold(gamma + density, scope, 1)
-    )
-    return weighted_sum(weights, entries.x * kept)
+    outliers = size >= entries.threshold(gamma, scope, 0)
+    large = size >= entries.threshold(gamma + density, scope, 1)
+    return weighted_sum(weights, entries.x * (large & ~outliers))

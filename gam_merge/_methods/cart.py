@@ -2,7 +2,8 @@
 
     merged = mean + c * sum N w_i SVD_k(delta_i - mean)
 
-As ported to core space (arXiv 2509.17786), k a share of the dimensions that the deltas span together.
+As ported to core space (arXiv 2509.17786), k a share of the dimensions that the deltas span
+together.
 """
 
 from typing import Annotated
@@ -20,17 +21,17 @@ from gam_merge._methods._schema import Range
     "cart",
     summary="the mean plus the leading singular part of each adapter's difference from it",
     reference="CART as ported by arXiv 2509.17786",
-    use="where the mean is good and each adapter should keep a little more of its own",
-    avoid="untuned: `c` and `fraction` decide everything",
+    use="where the mean is good and each adapter should keep more of what is its own",
+    avoid="without tuning: `c` and `fraction` decide everything",
 )
 def cart(
     core: Core,
     weights: Tensor,
     *,
     fraction: Annotated[
-        float, Range(0, 1), "of the dimensions, that each difference keeps; at least one"
+        float, Range(0, 1), "share of the dimensions that each difference keeps; at least one"
     ] = 0.04,
-    c: Annotated[float, Range(0), "strength of the differences"] = 0.1,
+    c: Annotated[float, Range(0), "factor of the differences"] = 0.1,
 ) -> InCore:
     mean = weighted_sum(weights, core.m)  # (L, K, J)
     k = max(1, int(fraction * min(mean.shape[-2:])))

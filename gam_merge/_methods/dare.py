@@ -1,4 +1,4 @@
-"""DARE (arXiv 2311.03099): drop entries at random, rescale the rest so that their mean stays, then sum or elect.
+"""DARE (arXiv 2311.03099): drop entries at random, rescale the rest to keep their mean, then merge.
 
 x_i <- m_i * x_i / density,    m_i = 1 with probability ``density``
 """
@@ -11,9 +11,9 @@ from gam_merge._methods._entries import Density, Entries, Seed
 from gam_merge._methods._rule import rule
 from gam_merge._methods.ties import Election, elect
 
-_WHY = {
+_BREAKS = {
     "identity": "entries of a single adapter are dropped at random",
-    "equal": "each adapter is dropped on its own",
+    "equal": "different entries are dropped from each adapter",
 }
 
 
@@ -23,9 +23,9 @@ _WHY = {
     summary="drop entries at random and rescale the rest, then sum: task arithmetic plus noise",
     reference="arXiv 2311.03099 (ICML 2024)",
     use="as a control: on average it is the sum of the deltas; try several seeds",
-    avoid="where one good merge is wanted: nothing but noise sets it apart from `sum`",
+    avoid="where one good merge is wanted: only noise distinguishes it from `sum`",
     normalize=False,
-    breaks=_WHY,
+    breaks=_BREAKS,
 )
 def dare(entries: Entries, weights: Tensor, *, density: Density = 0.9, seed: Seed = 0) -> Tensor:
     return weighted_sum(weights, _dropped(entries, density, seed))
@@ -34,11 +34,11 @@ def dare(entries: Entries, weights: Tensor, *, density: Density = 0.9, seed: See
 @rule(
     "entries",
     "dare_ties",
-    summary="drop entries at random and rescale the rest, then elect signs and average as `ties` does",
+    summary="drop entries at random and rescale the rest, then elect signs and average like `ties`",
     reference="arXiv 2311.03099 (ICML 2024) with the election of arXiv 2306.01708",
     use="at the rank of one adapter, in the space @ctm; try several seeds",
     avoid="where results must not depend on a seed",
-    breaks=_WHY,
+    breaks=_BREAKS,
 )
 def dare_ties(
     entries: Entries,
@@ -53,8 +53,5 @@ def dare_ties(
 
 def _dropped(entries: Entries, density: float, seed: int) -> Tensor:
     """(L, N, p, q), all zero at density 0."""
-    return (
-        entries.x
-        * (entries.uniform(seed) < density)
-        / max(density, torch.finfo(torch.float64).tiny)
-    )
+    stays = entries.uniform(seed) < density
+    return entries.x * stays / max(density, torch.finfo(torch.float64).tiny)

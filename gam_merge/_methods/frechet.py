@@ -1,9 +1,12 @@
-"""A Frechet mean of low-rank matrices, reconstructed: this project's reading of arXiv 2604.27155, whose algorithm could
-not be read.
+"""A Frechet mean of low-rank matrices, reconstructed: this project's reading of arXiv 2604.27155.
 
-Deltas are points (U, S, V) up to one rotation for all three, with orthonormal U, V and positive definite S:
+The paper's algorithm could not be read.
 
-    Q_i = polar(U_i^T U + V_i^T V),    U = polar(sum w_i U_i Q_i),    V = polar(sum w_i V_i Q_i)    until nothing moves
+Deltas are points (U, S, V) up to one rotation for all three, with orthonormal U, V and positive
+definite S:
+
+    Q_i = polar(U_i^T U + V_i^T V)
+    U = polar(sum w_i U_i Q_i),    V = polar(sum w_i V_i Q_i)    until nothing moves
     S = exp(sum w_i Q_i^T log(S_i) Q_i),    merged = U S V^T
 
 One rotation, where ``gam`` has two, and means on the manifolds, so that norms do not shrink.
@@ -26,28 +29,33 @@ _CONVERGED = 1e-12
 @rule(
     "core",
     "frechet",
-    summary="a mean of subspaces and spectra under one joint rotation, without shrinking (a reconstruction)",
+    summary="a mean of subspaces and spectra under one joint rotation, without shrinking "
+    "(a reconstruction)",
     reference="after arXiv 2604.27155; a reconstruction, not the paper's algorithm",
     use="for adapters of one goal, where `gam` shrinks too much",
-    avoid="where subspaces hardly overlap: the mean is not unique; for adapters of unlike rank: refused",
+    avoid="where subspaces hardly overlap: the mean is not unique; for adapters of different "
+    "ranks: refused",
     rank="largest",
     breaks={
         "permutation": "it starts at the anchor, and may end elsewhere from another start",
-        "mixed ranks": "deltas of unlike rank have no mean here",
-        "deficient": "nor has one of lower rank",
+        "mixed ranks": "deltas of different ranks do not have a mean here",
+        "deficient": "a delta of lower rank is refused among others, for the same reason",
     },
 )
 def frechet(
-    core: Core, weights: Tensor, *, iterations: Annotated[int, Range(1), "at most"] = 500
+    core: Core,
+    weights: Tensor,
+    *,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 500,
 ) -> InCore:
     ranks = core.bucket.ranks
     if len(set(ranks)) > 1:
         raise GamMergeError(
-            f"module {core.bucket.names[0]} has deltas of numerical rank {ranks}: frechet needs equal ones; use gam"
+            f"module {core.bucket.names[0]} has deltas of numerical ranks {ranks}; "
+            "frechet needs equal ones: use gam"
         )
-    us, spectra, vs = (
-        torch.stack(side, 1) for side in zip(*core.svds, strict=True)
-    )  # (L, N, K, k), (L, N, k), ...
+    svds = zip(*core.svds, strict=True)
+    us, spectra, vs = (torch.stack(side, 1) for side in svds)  # (L, N, K, k), (L, N, k), ...
     u, v = us[:, core.bucket.reference], vs[:, core.bucket.reference]  # (L, K, k), (L, J, k)
     moving = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for _ in range(iterations):
@@ -55,8 +63,8 @@ def frechet(
         new_u = polar(torch.einsum("ln,lnka,lnab->lkb", weights, us, turned)).rotation
         new_v = polar(torch.einsum("ln,lnja,lnab->ljb", weights, vs, turned)).rotation
         step = (new_u - u).norm(dim=(-2, -1)) + (new_v - v).norm(dim=(-2, -1))
-        here = moving[:, None, None]
-        u, v = torch.where(here, new_u, u), torch.where(here, new_v, v)
+        u = torch.where(moving[:, None, None], new_u, u)
+        v = torch.where(moving[:, None, None], new_v, v)
         moving = moving & (step > _CONVERGED * u.shape[-1])
         if not moving.any():
             break

@@ -4,12 +4,14 @@
     R_i^U = argmin over R of |U_i R - U_ref|_F, likewise R_i^V
     merged = (sum w_i U_i R_i^U) (sum w_i R_i^U^T S_i R_i^V) (sum w_i V_i R_i^V)^T
 
-The result depends on the subspaces and the products alone, so any orthonormal bases with a full core serve in place
-of singular vectors. It is a consensus filter: what all adapters share survives, private directions shrink.
+The result depends on the subspaces and the products alone, so any orthonormal bases with a full
+core serve in place of singular vectors. It is a consensus filter: what all adapters share survives,
+private directions shrink.
 
-Around the paper's rule: ``anchor=mean`` aligns to the running mean of the aligned bases in place of one adapter
-(generalised Procrustes; Gower, Psychometrika 40, 1975), ``orthonormalize=polar`` brings the two mean bases back to
-orthonormal ones (the reading of the paper's appendix C), so that nothing shrinks but the core.
+Extensions of the paper's rule: ``anchor=mean`` aligns to the running mean of the aligned bases
+instead of one adapter (generalised Procrustes; Gower, Psychometrika 40, 1975),
+``orthonormalize=polar`` brings the two mean bases back to orthonormal ones (a reading of the
+paper's appendix C), so that only the core shrinks.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -39,8 +41,10 @@ class _Aligned(NamedTuple):
     "gam",
     summary="align singular subspaces by orthogonal Procrustes, then average bases and cores",
     reference="arXiv 2606.00357, equations 1 to 5",
-    use="for adapters that repeat one goal: what they share survives, what only one says is filtered out",
-    avoid="for specialists and separate initialisations: where subspaces do not overlap little is left",
+    use="for adapters trained for one goal: what they share survives, what only one of them has is "
+    "filtered out",
+    avoid="for specialists and separate initialisations: where subspaces do not overlap, little is "
+    "left",
     rank="largest",
     breaks={"permutation": "the anchor is one of the adapters (anchor=mean has none)"},
 )
@@ -54,7 +58,7 @@ def gam(
     orthonormalize: Annotated[
         Literal["none", "polar"], "polar: make the mean bases orthonormal"
     ] = "none",
-    iterations: Annotated[int, Range(1), "at most, of anchor=mean"] = 200,
+    iterations: Annotated[int, Range(1), "maximum number of iterations of anchor=mean"] = 200,
 ) -> Merged:
     aligned = _to_adapter(bucket) if anchor == "adapter" else _to_mean(bucket, weights, iterations)
     core = torch.zeros((), dtype=torch.float64, device=weights.device)
@@ -66,9 +70,8 @@ def gam(
         core = core + w * aligned.u[i].mT @ delta.core @ aligned.v[i]  # (L, k, k)
     left, right = torch.cat(lefts, -2), torch.cat(rights, -2)  # (L, R, k)
     if orthonormalize == "polar":
-        left, right = (
-            _orthonormal(x, g) for x, g in zip((left, right), bucket.stacked_grams, strict=True)
-        )
+        gram_b, gram_a = bucket.stacked_grams
+        left, right = _orthonormal(left, gram_b), _orthonormal(right, gram_a)
     p, s, qt = torch.linalg.svd(core)
     balance = s.sqrt().unsqueeze(-2)  # (L, 1, k): the core goes half to each side
     return Merged(left @ (p * balance), right @ (qt.mT * balance), aligned.warnings)
@@ -85,64 +88,75 @@ def _to_adapter(bucket: Bucket) -> _Aligned:
             us.append(eye)
             vs.append(eye)
             continue
-        (u, cosines_u), (v, cosines_v) = (procrustes(cross) for cross in bucket.cross(i, reference))
+        (u, cosines_u), (v, cosines_v) = map(procrustes, bucket.cross(i, reference))
         doubtful |= torch.minimum(cosines_u[:, -1], cosines_v[:, -1]) < _SINGULAR
         us.append(u)
         vs.append(v)
     warnings = {"a subspace is orthogonal to the anchor's: the alignment is arbitrary": doubtful}
     if len(bucket.deltas) > 1 and bucket.adapters[reference] != bucket.anchor:
-        text = f"aligned to adapter {bucket.adapters[reference]}: the anchor's delta has a lower rank here, or is missing"
+        text = (
+            f"aligned to adapter {bucket.adapters[reference]}: "
+            "the anchor's delta has a lower rank here, or is missing"
+        )
         warnings[text] = torch.ones_like(doubtful)
     return _Aligned(us, vs, warnings)
 
 
 def _to_mean(bucket: Bucket, weights: Tensor, iterations: int) -> _Aligned:
     """Align to the running mean of both sides, which do not depend on each other."""
-    (us, doubts_u), (vs, doubts_v) = (
-        _procrustes_mean(bucket.ranks, g, weights, iterations) for g in bucket.basis_grams
-    )
+    gram_u, gram_v = bucket.basis_grams
+    us, doubts_u = _procrustes_mean(bucket.ranks, gram_u, weights, iterations)
+    vs, doubts_v = _procrustes_mean(bucket.ranks, gram_v, weights, iterations)
     return _Aligned(us, vs, {text: doubts_u[text] | doubts_v[text] for text in doubts_u})
 
 
 def _procrustes_mean(
     ranks: tuple[int, ...], g: Tensor, weights: Tensor, iterations: int
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Rotations (L, k_i, k) that bring bases close to their own mean, from the Gram matrix g of [U_1 ... U_N].
+    """Rotations (L, k_i, k) that bring bases close to their own mean.
 
-    The mean is X c with X = [U_1 ... U_N]. It starts at the leading eigenvectors of sum w_i U_i U_i^T, which no order
-    of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
+    g: the Gram matrix of [U_1 ... U_N].
+
+    The mean is X c with X = [U_1 ... U_N]. It starts at the leading eigenvectors of sum w_i U_i
+    U_i^T, which no order of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
     """
     k, sizes = max(ranks), list(ranks)
-    w = torch.repeat_interleave(
-        weights, torch.tensor(sizes, device=weights.device), -1
-    )  # (L, sum k)
+    counts = torch.tensor(sizes, device=weights.device)
+    w = torch.repeat_interleave(weights, counts, -1)  # (L, sum k)
     root = w.sqrt().unsqueeze(-1)
     values, z = torch.linalg.eigh(root * g * root.mT)
     mean = root * z[..., -k:] * values[:, None, -k:].rsqrt()  # (L, sum k, k)
     moving = torch.ones(len(g), dtype=torch.bool, device=g.device)
     for _ in range(iterations):
-        steps = [procrustes(cross) for cross in (g @ mean).split(sizes, -2)]
-        new = torch.where(
-            moving[:, None, None], w.unsqueeze(-1) * torch.cat([r for r, _ in steps], -2), mean
-        )
+        rotations, _ = _rotations(g @ mean, sizes)
+        new = w.unsqueeze(-1) * torch.cat(rotations, -2)
+        new = torch.where(moving[:, None, None], new, mean)
         moving &= ~((new - mean).norm(dim=(-2, -1)) <= _CONVERGED * new.norm(dim=(-2, -1)))
         mean = new
         if not moving.any():
             break
-    steps = [procrustes(cross) for cross in (g @ mean).split(sizes, -2)]
+    rotations, smallest = _rotations(g @ mean, sizes)
     gap = values[:, -k] - values[:, -k - 1] if g.shape[-1] > k else torch.ones_like(values[:, 0])
-    smallest = torch.stack([cosines[:, -1] for _, cosines in steps]).amin(0)
-    return [r for r, _ in steps], {
+    arbitrary = (gap < _SINGULAR) | (smallest < _SINGULAR)
+    return rotations, {
         "the running mean did not converge": moving,
-        "the adapters share too little: their mean is arbitrary": (gap < _SINGULAR)
-        | (smallest < _SINGULAR),
+        "the adapters share too little: their mean is arbitrary": arbitrary,
     }
 
 
+def _rotations(cross: Tensor, sizes: list[int]) -> tuple[list[Tensor], Tensor]:
+    """Rotations (L, k_i, k) towards a mean, and the smallest cosine (L,): cross (L, sum k, k)."""
+    aligned = [procrustes(x) for x in cross.split(sizes, -2)]
+    smallest = torch.stack([polar.cosines[:, -1] for polar in aligned]).amin(0)
+    return [polar.rotation for polar in aligned], smallest
+
+
 def _orthonormal(x: Tensor, g: Tensor) -> Tensor:
-    """Coefficients of the orthonormal basis nearest to that of x: (L, R, k), g (L, R, R) the Gram of the factors."""
+    """Coefficients of the orthonormal basis nearest to that of x: (L, R, k).
+
+    g: (L, R, R), the Gram matrix of the factors.
+    """
     values, vectors = torch.linalg.eigh(x.mT @ g @ x)
     floor = torch.finfo(values.dtype).eps * values[:, -1:]
-    return (
-        x @ (vectors * torch.where(values > floor, values.rsqrt(), 0.0).unsqueeze(-2)) @ vectors.mT
-    )
+    inverse = torch.where(values > floor, values.rsqrt(), 0.0).unsqueeze(-2)
+    return x @ (vectors * inverse) @ vectors.mT

@@ -1,6 +1,9 @@
-"""Geometric median: the point with the least sum of distances to the deltas, a mean that outliers do not move.
+"""Geometric median: the point with the least sum of distances to the deltas.
 
-min over X of sum w_i |X - delta_i|,    c_i <- w_i / |X - delta_i|, normalised (Weiszfeld, Tohoku Math. J. 43, 1937)
+    min over X of sum w_i |X - delta_i|
+    c_i <- w_i / |X - delta_i|, normalised (Weiszfeld, Tohoku Math. J. 43, 1937)
+
+It is a mean that outliers do not move.
 """
 
 from typing import Annotated
@@ -26,8 +29,10 @@ def geometric_median(
     gram: Tensor,
     weights: Tensor,
     *,
-    iterations: Annotated[int, Range(1), "at most"] = 1000,
-    tolerance: Annotated[float, Range(0), "change of the coefficients"] = 1e-10,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 1000,
+    tolerance: Annotated[
+        float, Range(0), "change of the coefficients that ends the iteration"
+    ] = 1e-10,
 ) -> Coefficients:
     squares = gram.diagonal(dim1=-2, dim2=-1)  # (L, N)
     least = _TOUCHING * squares.amax(-1, keepdim=True).sqrt()

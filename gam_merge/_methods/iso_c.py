@@ -2,7 +2,8 @@
 
     sum w_i delta_i = U S V^T,    merged = mean(s) U V^T
 
-Over the non-zero singular values: the paper's code fills the null space of a low-rank sum with arbitrary directions.
+Over the non-zero singular values: the paper's code fills the null space of a low-rank sum with
+arbitrary directions.
 """
 
 import torch
@@ -17,12 +18,13 @@ from gam_merge._methods._rule import rule
     "iso_c",
     summary="the sum of the deltas with all non-zero singular values set to their mean",
     reference="arXiv 2502.04959 (ICML 2025), over the non-zero singular values",
-    use="for specialists, at its own rank; tune `scale` if you can",
-    avoid="cut to the rank of one adapter, where it loses most of what it is; for adapters of one goal",
+    use="for specialists, uncut; tune `scale` if you can",
+    avoid="when cut to the rank of one adapter, where it loses most of its effect; "
+    "for adapters of one goal",
     normalize=False,
     breaks={
         "identity": "the spectrum of a single adapter is flattened too",
-        "equal": "as for a single adapter, N-fold",
+        "equal": "as for a single adapter, times N",
     },
 )
 def iso_c(core: Core, weights: Tensor) -> InCore:

@@ -1,9 +1,11 @@
-"""Iso-CTS (arXiv 2502.04959): directions that are common, and for each task the strongest of what is left of it.
+"""Iso-CTS (arXiv 2502.04959): common directions, and the strongest remaining ones of each task.
 
-K = min(K_u, K_v) dimensions in all, s = floor((1 - fraction) K / N) for each task, k = K - N s for what is common
-U_c, V_c = leading k singular vectors of sum w_i delta_i
-U_i, s_i, V_i = leading s singular triples of (I - U_c U_c^T) w_i delta_i
-merged = mean of all these singular values * polar([U_c U_1 ... U_N]) polar([V_c V_1 ... V_N])^T
+    U_c, V_c = leading k singular vectors of sum w_i delta_i
+    U_i, s_i, V_i = leading s singular triples of (I - U_c U_c^T) w_i delta_i
+    merged = mean of all these singular values * polar([U_c U_1 ... U_N]) polar([V_c V_1 ... V_N])^T
+
+Out of K = min(K_u, K_v) dimensions in all, each task gets s = floor((1 - fraction) K / N), and what
+is common gets k = K - N s.
 """
 
 from typing import Annotated
@@ -19,14 +21,15 @@ from gam_merge._methods._schema import Range
 @rule(
     "core",
     "iso_cts",
-    summary="common directions of the sum and the strongest remaining ones of each adapter, all equally strong",
+    summary="common directions of the sum and the strongest remaining ones of each adapter, "
+    "all equally strong",
     reference="arXiv 2502.04959 (ICML 2025), within the rank of the adapters",
-    use="for many specialists, at its own rank; tune `scale` if you can",
-    avoid="cut to the rank of one adapter; for adapters of one goal",
+    use="for many specialists, uncut; tune `scale` if you can",
+    avoid="when cut to the rank of one adapter; for adapters of one goal",
     normalize=False,
     breaks={
         "identity": "the spectrum of a single adapter is flattened too",
-        "equal": "as for a single adapter, N-fold",
+        "equal": "as for a single adapter, times N",
     },
 )
 def iso_cts(
@@ -37,14 +40,13 @@ def iso_cts(
 ) -> InCore:
     size = max(core.bucket.shape)
     count, dimensions = core.m.shape[1], min(core.m.shape[-2:])
-    own = int((1 - fraction) * dimensions / count + 1e-9)  # of each adapter
+    private = int((1 - fraction) * dimensions / count + 1e-9)  # directions of each adapter
     m = weights[..., None, None] * core.m  # (L, N, K, J)
-    common = _leading(m.sum(1), dimensions - count * own, size)
+    common = _leading(m.sum(1), dimensions - count * private, size)
     rest = m - common[0].unsqueeze(1) @ (common[0].mT.unsqueeze(1) @ m)
-    parts = [common, *(_leading(x, own, size) for x in rest.unbind(1))]
-    u, s, v = (
-        torch.cat(side, -1) for side in zip(*parts, strict=True)
-    )  # (L, K, d), (L, d), (L, J, d)
+    parts = [common, *(_leading(x, private, size) for x in rest.unbind(1))]
+    sides = zip(*parts, strict=True)
+    u, s, v = (torch.cat(side, -1) for side in sides)  # (L, K, d), (L, d), (L, J, d)
     mean = s.sum(-1) / (s > 0).sum(-1).clamp(min=1)
     return InCore(mean[:, None, None] * isometry(u, size) @ isometry(v, size).mT)
 
@@ -53,5 +55,5 @@ def _leading(x: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Leading singular triples, zero where x has none: (L, K, count), (L, count), (L, J, count)."""
     p, s, qt = torch.linalg.svd(x, full_matrices=False)
     real = significant(s, size)[:, :count]
-    s = torch.where(real, s[:, :count], 0.0)
-    return p[..., :count] * real.unsqueeze(-2), s, qt.mT[..., :count] * real.unsqueeze(-2)
+    u, v = p[..., :count] * real.unsqueeze(-2), qt.mT[..., :count] * real.unsqueeze(-2)
+    return u, torch.where(real, s[:, :count], 0.0), v

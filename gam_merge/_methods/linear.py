@@ -2,9 +2,9 @@
 
     sum w_i delta_i
 
-One rule under four names. ``mean``: weights are shares, cut to the largest source rank. ``sum`` (task arithmetic,
-arXiv 2212.04089) and ``cat`` (PEFT's word for it): weights as given, one each by default, rank the sum of ranks.
-``svd_k`` (PEFT's ``svd``): the sum, cut to the largest source rank.
+One rule under four names. ``mean``: weights are shares, cut to the largest source rank. ``sum``
+(task arithmetic, arXiv 2212.04089) and ``cat`` (PEFT's name for it): weights as given, 1 by
+default, rank the sum of ranks. ``svd_k`` (PEFT's ``svd``): the sum, cut to the largest source rank.
 """
 
 from dataclasses import replace
@@ -18,15 +18,14 @@ from gam_merge._methods._rule import rule
 
 
 def combination(bucket: Bucket, c: Tensor) -> Merged:
-    """sum c_i delta_i, as a product of the stacked bases: c (L, N) -> rank the sum of ranks."""
+    """Return sum c_i delta_i as a product of the stacked bases, of rank R: c (L, N)."""
     lefts = [c[:, i, None, None] * delta.u @ delta.core for i, delta in enumerate(bucket.deltas)]
-    return Merged(
-        block_diagonal(lefts), block_diagonal([delta.v for delta in bucket.deltas])
-    )  # (L, R, sum of k)
+    rights = [delta.v for delta in bucket.deltas]
+    return Merged(block_diagonal(lefts), block_diagonal(rights))  # (L, R, sum of k) each
 
 
 def entrywise(entries: Entries, weights: Tensor) -> Tensor:
-    """sum w_i x_i in any space."""
+    """Return sum w_i x_i in any space."""
     return weighted_sum(weights, entries.x)
 
 
@@ -35,8 +34,8 @@ def entrywise(entries: Entries, weights: Tensor) -> Tensor:
     "mean",
     summary="weighted mean of the deltas, cut to the largest source rank",
     reference="PEFT `svd` with weights that sum to one",
-    use="as the reference line: hard to beat for language models, exact at --rank of the sum of ranks",
-    avoid="where every adapter has its own task and must keep its strength: each is divided by N",
+    use="as the baseline: hard to beat for language models, exact if --rank is the sum of ranks",
+    avoid="where each adapter has its own task and must keep its strength: all are divided by N",
     rank="largest",
     entries=entrywise,
 )
@@ -67,5 +66,5 @@ svd_k = replace(
     rank="largest",
     summary="the sum of the deltas times their weights, cut to the largest source rank",
     reference="PEFT `svd` at alpha = r",
-    use="as `sum`, where the output may not have the sum of ranks",
+    use="like `sum`, where the output must not have the sum of ranks",
 )

@@ -6,20 +6,21 @@ from gam_merge._deltas.core import weighted_sum
 from gam_merge._methods._entries import Density, Entries, Scope
 from gam_merge._methods._rule import rule
 
+_DROPPED = "small entries of a single adapter are dropped"
+
 
 @rule(
     "entries",
     "magnitude",
     summary="keep the largest entries of each adapter, then sum",
     reference="PEFT `magnitude_prune`",
-    use="as a control for `ties`: the same trimming without the election of signs",
+    use="as a control for `ties`: the same trimming, without an election of signs",
     avoid="otherwise",
     normalize=False,
     breaks={
-        **{
-            f"identity@{space}": "small entries of a single adapter are dropped"
-            for space in ("knots", "factor", "delta")
-        },
+        "identity@knots": _DROPPED,
+        "identity@factor": _DROPPED,
+        "identity@delta": _DROPPED,
         "equal": "N equal deltas add up to N times one of them",
     },
 )

@@ -1,4 +1,4 @@
-"""Model Stock (arXiv 2403.19522): the mean, drawn back to the base model by how much the deltas disagree.
+"""Model Stock (arXiv 2403.19522): the mean, drawn back to the base as far as the deltas disagree.
 
 cos = mean cosine of two deltas,    t = N cos / (1 + (N - 1) cos),    merged = t sum w_i delta_i
 """
@@ -21,13 +21,9 @@ def model_stock(gram: Tensor, weights: Tensor) -> Coefficients:
     count = gram.shape[-1]
     norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # (L, N)
     cosines = gram / (norms.unsqueeze(-1) * norms.unsqueeze(-2))
-    pairs = max(1, count * (count - 1))
-    cosine = (
-        ((cosines.sum((-2, -1)) - count) / pairs).clamp(0.0, 1.0)
-        if count > 1
-        else torch.ones_like(norms[:, 0])
-    )
+    cosine = torch.ones_like(norms[:, 0])  # (L,)
+    if count > 1:
+        cosine = ((cosines.sum((-2, -1)) - count) / (count * (count - 1))).clamp(0.0, 1.0)
     t = count * cosine / (1 + (count - 1) * cosine)  # (L,)
-    return Coefficients(
-        t.unsqueeze(-1) * weights, {"the deltas are nearly orthogonal: little is left": t < 0.1}
-    )
+    warnings = {"the deltas are nearly orthogonal: little is left": t < 0.1}
+    return Coefficients(t.unsqueeze(-1) * weights, warnings)

@@ -1,6 +1,7 @@
-"""Means on the sphere, from inner products alone: the result is sum c_i delta_i, c found from <delta_i, delta_j>.
+"""Means on the sphere: sum c_i delta_i, with c found from the inner products <delta_i, delta_j>.
 
-Deltas are vectors of N coefficients over the unit deltas u_i, whose inner products are the cosines C (L, N, N).
+Deltas are vectors of N coefficients over the unit deltas u_i, whose inner products are the cosines
+C (L, N, N).
 
     log_p(u) = theta / sin(theta) (u - cos(theta) p),    exp_p(v) = cos |v| p + sin |v| v / |v|
 """
@@ -22,7 +23,7 @@ _OPPOSED = "the adapters cancel out: there is no mean direction"
     "multislerp",
     summary="one step of the mean on the sphere from the mean direction, at the mean norm",
     reference="mergekit `multislerp`",
-    use="as `karcher`, one step of it",
+    use="like `karcher`, of which it is one step",
     avoid="for adapters of several tasks: it is a mean whose norm is restored",
 )
 def multislerp(gram: Tensor, weights: Tensor) -> Coefficients:
@@ -44,8 +45,8 @@ def karcher(
     gram: Tensor,
     weights: Tensor,
     *,
-    iterations: Annotated[int, Range(1), "at most"] = 100,
-    tolerance: Annotated[float, Range(0), "length of the last step"] = 1e-10,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 100,
+    tolerance: Annotated[float, Range(0), "length of a step that ends the iteration"] = 1e-10,
 ) -> Coefficients:
     norms, cosines = _normalized(gram)
     p, length = _mean_direction(cosines, weights)
@@ -56,9 +57,8 @@ def karcher(
         moving = moving & (step > tolerance)
         if not moving.any():
             break
-    return _at_mean_norm(
-        p, norms, weights, {_OPPOSED: length < _TINY, "the mean did not converge": moving}
-    )
+    warnings = {_OPPOSED: length < _TINY, "the mean did not converge": moving}
+    return _at_mean_norm(p, norms, weights, warnings)
 
 
 def _normalized(gram: Tensor) -> tuple[Tensor, Tensor]:

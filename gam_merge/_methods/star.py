@@ -1,7 +1,9 @@
-"""STAR (arXiv 2502.10339): each delta cut to the part of its spectrum that counts, its nuclear norm restored, then the
-mean.
+"""STAR (arXiv 2502.10339): the mean of the deltas, each cut to the leading part of its spectrum.
 
-    keep the fewest singular values of delta_i whose sum reaches ``eta`` of the whole, times whole / kept
+The nuclear norm of each is restored after the cut.
+
+keep the fewest singular values of delta_i whose sum reaches ``eta`` of the whole, times whole /
+kept
 """
 
 from typing import Annotated
@@ -38,9 +40,6 @@ def star(
         counts = s.cumsum(-1) - s < eta * whole  # those that start below the share
         counts[:, 0] = True
         kept = s * counts
-        x += (
-            weights[:, i, None, None]
-            * (p * (kept * whole / kept.sum(-1, keepdim=True)).unsqueeze(-2))
-            @ q.mT
-        )
+        restored = kept * whole / kept.sum(-1, keepdim=True)  # (L, k)
+        x += weights[:, i, None, None] * (p * restored.unsqueeze(-2)) @ q.mT
     return InCore(x)

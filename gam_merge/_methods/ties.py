@@ -1,4 +1,4 @@
-"""TIES (arXiv 2306.01708): trim small entries, elect a sign for each, average those that agree.
+"""TIES (arXiv 2306.01708): trim small entries, elect a sign per entry, average those that agree.
 
 x_i <- x_i where |x_i| is among its largest ``density``
 s = sign of sum w_i x_i
@@ -16,14 +16,14 @@ from gam_merge._methods._rule import rule
 
 Election = Annotated[
     Literal["weighted", "total", "frequency"],
-    "sign of the weighted sum (mergekit), of the plain sum, or of the majority of signs (PEFT)",
+    "sign of the weighted sum (mergekit), of the plain sum, or of the majority (PEFT)",
 ]
 
 
 @rule(
     "entries",
     "ties",
-    summary="trim small entries, elect a sign for each entry, average those that agree with it",
+    summary="trim small entries, elect a sign per entry, average the entries that agree with it",
     reference="arXiv 2306.01708 (NeurIPS 2023)",
     use="for adapters of several tasks, in the space @knots or @ctm; tune `density` and `scale`",
     avoid="for language models without tuning: plain task arithmetic is more reliable there",
@@ -45,7 +45,10 @@ def ties(
 
 
 def elect(x: Tensor, weights: Tensor, sign: str) -> Tensor:
-    """Disjoint weighted mean of the entries whose sign wins: x (L, N, p, q), weights (L, N) -> (L, p, q)."""
+    """Return the weighted mean of the entries whose sign wins.
+
+    x: (L, N, p, q), weights: (L, N) -> (L, p, q).
+    """
     votes = {
         "weighted": lambda: weighted_sum(weights, x),
         "total": lambda: x.sum(1),

@@ -1,11 +1,12 @@
-"""WUDI (arXiv 2503.08099) in closed form: the update that disturbs each adapter least where that adapter acts.
+"""WUDI (arXiv 2503.08099) in closed form: the update that disturbs adapters least where they act.
 
     min over X of sum w_i |(X - delta_i) delta_i^T|^2 / |delta_i|^2
     G_i = w_i delta_i^T delta_i / |delta_i|^2,    C = sum G_i,    D = sum delta_i G_i,    X = D C^+
 
-The paper descends with Adam for 300 steps from X_0 = sum w_i delta_i, and so never meets the ill-conditioned directions
-of C that shared initialisations give. Two filters stand in for that: ``ridge`` solves with C + ridge * |C| I, ``flow``
-follows the gradient flow from X_0 for a time, which moves the direction of eigenvalue e by 1 - exp(-time * e / |C|).
+The paper descends with Adam for 300 steps from X_0 = sum w_i delta_i, and so never meets the
+ill-conditioned directions of C that shared initialisations give. Two filters stand in for that:
+``ridge`` solves with C + ridge * |C| I, ``flow`` follows the gradient flow from X_0 for a time,
+which moves the direction of eigenvalue e by 1 - exp(-time * e / |C|).
 
 ``actmat`` (arXiv 2604.01329) is the same without the division by |delta_i|^2.
 """
@@ -23,7 +24,7 @@ from gam_merge._methods._schema import Range
 @rule(
     "core",
     "wudi",
-    summary="least squares: the update that agrees with each adapter on the directions that it acts on",
+    summary="least squares: the update that agrees with each adapter on the directions it acts on",
     reference="arXiv 2503.08099 (ICML 2025), closed form and filters of this project",
     use="for specialists with separate initialisations",
     avoid="with a shared initialisation unless `ridge` is raised: norms explode",
@@ -38,12 +39,12 @@ def wudi(
     weights: Tensor,
     *,
     filter: Annotated[
-        Literal["ridge", "flow"], "what is done about ill-conditioned directions"
+        Literal["ridge", "flow"], "treatment of ill-conditioned directions"
     ] = "ridge",
     ridge: Annotated[
         float, Range(0), "share of the largest eigenvalue that is added to all"
     ] = 0.01,
-    time: Annotated[float, Range(0), "of the flow; 300 for the paper's steps"] = 300.0,
+    time: Annotated[float, Range(0), "time of the flow; 300 stands for the paper's steps"] = 300.0,
 ) -> InCore:
     target, values, q = _normal_equations(core, weights.abs() / core.norms.square())
     largest = values[:, -1:]
@@ -52,16 +53,18 @@ def wudi(
     moved = -torch.expm1(-time * values / largest)  # (L, J)
     gain = torch.where(values > 0, moved / values, time / largest)
     start = weighted_sum(weights, core.m)
-    return InCore((target @ q * gain.unsqueeze(-2) + start @ q * (1 - moved).unsqueeze(-2)) @ q.mT)
+    reached = target @ q * gain.unsqueeze(-2)  # (L, K, J), in the eigenbasis
+    remaining = start @ q * (1 - moved).unsqueeze(-2)
+    return InCore((reached + remaining) @ q.mT)
 
 
 @rule(
     "core",
     "actmat",
-    summary="as `wudi`, with large deltas counting for more",
+    summary="like `wudi`, but large deltas count for more",
     reference="arXiv 2604.01329",
-    use="as `wudi`",
-    avoid="as `wudi`; its ridge is 0 unless it is set",
+    use="see `wudi`",
+    avoid="see `wudi`; its ridge is 0 by default",
     normalize=False,
 )
 def actmat(
@@ -81,7 +84,7 @@ def _normal_equations(core: Core, shares: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _solve(target: Tensor, values: Tensor, q: Tensor, ridge: float, size: int) -> Tensor:
-    """D (C + ridge |C| I)^+"""
+    """D (C + ridge |C| I)^+, from the eigenvalues and eigenvectors of C."""
     largest = values[:, -1:]
     damped = values + ridge * largest
     real = damped > torch.finfo(values.dtype).eps * size * largest

@@ -1,1 +1,4 @@
-"""Base models on disk and on the Hub: read for DoRA, fused with an adapter, told apart by one."""
+"""Base models, on disk and on the Hub.
+
+Read for DoRA, fused with an adapter, or compared to extract one.
+"""

@@ -1,6 +1,6 @@
-"""A whole model, known from the headers of its safetensors files; its config, and on disk the files beside them."""
+"""A whole model, known from the headers of its safetensors files and from its config."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,28 +12,23 @@ from gam_merge._common.tensors import FileTensor
 from gam_merge._read.hub_id import HubId
 from gam_merge._read.safetensors import read_header
 
-# Conv1D of transformers keeps its weight as (in, out). These models are made of it, in layers of these names.
+# Conv1D of transformers keeps its weight as (in, out). These models use it, under these names.
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 _CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
-INDEX = ".safetensors.index.json"  # how the name ends of the file that says which tensor is in which other
-# What is no part of a copy: weights in any format, and what describes the model as it was.
-_LEFT_BEHIND = {
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-    ".h5",
-    ".msgpack",
-    ".onnx",
+INDEX = ".safetensors.index.json"  # end of the name of the file that maps tensors to files
+# Files left out of a copy: weights in any format, and descriptions of the model as it was.
+_LEFT_OUT = {
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"),
     ".md",
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """The tensors of a model, by key; ``place`` is where it was found, ``config`` its config.json."""
+    """The tensors of a model, by key.
+
+    ``place`` is where it was found, ``config`` its config.json.
+    """
 
     place: Path | HubId
     tensors: Mapping[str, FileTensor]
@@ -41,34 +36,33 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say of how it was read."""
+        """Notes for the user on how it was read."""
         return ()
 
 
 @dataclass(frozen=True)
 class Checkpoint(Model):
-    """A model in the directory ``path``: its tensors by file as well."""
+    """A model in the directory ``path``; ``shards`` are its tensors by file."""
 
     path: Path
     shards: Mapping[str, Mapping[str, FileTensor]]
-    index: str | None = (
-        None  # the name of the file that says which tensor is where, if there are several
-    )
+    index: str | None = None  # the name of the index, if there are several files
 
     def companions(self) -> list[Path]:
-        """The files beside the weights that a copy of the model needs: config, tokenizer, code, licence."""
-        files = sorted(
-            path for path in self.path.iterdir() if path.is_file() and not path.name.startswith(".")
-        )
-        return [
-            p for p in files if p.suffix not in _LEFT_BEHIND and not p.name.endswith(".index.json")
-        ]
+        """List the files that a copy needs besides weights: config, tokenizer, code, licence."""
+        return [path for path in sorted(self.path.iterdir()) if _is_companion(path)]
+
+
+def _is_companion(path: Path) -> bool:
+    hidden, index = path.name.startswith("."), path.name.endswith(".index.json")
+    return path.is_file() and not hidden and not index and path.suffix not in _LEFT_OUT
 
 
 def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> Checkpoint:
     """Open a directory that ``save_pretrained`` wrote, or ``only`` one file in it.
 
-    Raises GamMergeError if it holds no whole set of safetensors."""
+    Raises GamMergeError if it does not hold a complete set of safetensors files.
+    """
     path = Path(source)
     if not is_there(path) or not path.is_dir():
         raise GamMergeError(
@@ -80,12 +74,12 @@ def open_checkpoint(source: str | PathLike[str], *, only: str | None = None) -> 
         return _checkpoint(path / only, path, {only: read_shard(path / only)}, config)
     if len(indices) == 1:
         return _checkpoint(path, path, _indexed(path, indices[0]), config, indices[0].name)
-    if len(files) != 1 or indices:
-        found = ", ".join(file.name for file in indices or files) or "none"
-        raise GamMergeError(
-            f"{path}: needs one safetensors file, or several and one index, and has: {found}"
-        )
-    return _checkpoint(path, path, {files[0].name: read_shard(files[0])}, config)
+    if len(files) == 1 and not indices:
+        return _checkpoint(path, path, {files[0].name: read_shard(files[0])}, config)
+    names = ", ".join(file.name for file in indices or files) or "none"
+    raise GamMergeError(
+        f"{path}: must hold one safetensors file, or several and one index, got: {names}"
+    )
 
 
 def _checkpoint(
@@ -95,7 +89,9 @@ def _checkpoint(
     config: Mapping[str, Any],
     index: str | None = None,
 ) -> Checkpoint:
-    tensors = {key: tensor for shard in shards.values() for key, tensor in shard.items()}
+    tensors: dict[str, FileTensor] = {}
+    for shard in shards.values():
+        tensors |= shard
     return Checkpoint(place, tensors, config, path, shards, index)
 
 
@@ -105,17 +101,20 @@ def _indexed(path: Path, index: Path) -> dict[str, Mapping[str, FileTensor]]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The config.json of a model. Raises GamMergeError, also for what we look at and is not what it always is."""
+    """Read the config.json of a model, and check the types of the fields that we use.
+
+    Raises GamMergeError.
+    """
     config = read_json(file)
     if not isinstance(config.get("model_type"), str | None):
-        raise GamMergeError(f"{file}: model_type is no text")
+        raise GamMergeError(f"{file}: model_type must be a string")
     if not isinstance(config.get("architectures"), list | None):
-        raise GamMergeError(f"{file}: architectures is no list")
+        raise GamMergeError(f"{file}: architectures must be a list")
     return config
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Which tensor is in which file beside the index. Raises GamMergeError."""
+    """Read which tensor is in which file next to the index. Raises GamMergeError."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(map(_is_shard, places.values())):
         raise GamMergeError(
@@ -125,7 +124,10 @@ def read_index(index: Path) -> dict[str, str]:
 
 
 def _is_shard(name: Any) -> bool:
-    """Whether it names a file that a copy of the model may have: in its directory, in no companion's place."""
+    """Tell whether a copy of the model may have such a file.
+
+    In its own directory, and not in place of a companion.
+    """
     return (
         isinstance(name, str)
         and name.isprintable()
@@ -135,59 +137,77 @@ def _is_shard(name: Any) -> bool:
 
 
 def read_shard(file: Path, places: Mapping[str, str] = {}) -> Mapping[str, FileTensor]:
-    """The tensors of a file. Raises GamMergeError if it lacks one that ``places`` has there."""
-    tensors = read_header(file, any_dtype=True)[0]
-    for key in (key for key, place in places.items() if place == file.name and key not in tensors):
-        raise GamMergeError(
-            f"{file}: lacks tensor {key}, which the index beside it looks for there"
-        )
+    """Read the header of a file.
+
+    places: file names by key. Raises GamMergeError if a tensor is missing that belongs here.
+    """
+    tensors, _ = read_header(file, any_dtype=True)
+    for key, place in places.items():
+        if place == file.name and key not in tensors:
+            raise GamMergeError(
+                f"{file}: lacks tensor {key}, which the index next to it assigns to this file"
+            )
     return tensors
 
 
 def is_conv1d(model: Model, module: str) -> bool:
-    """Whether the weight of a module is kept as (in, out), so far as the config tells."""
-    return (
-        model.config.get("model_type") in _CONV1D_MODELS
-        and module.rpartition(".")[2] in _CONV1D_NAMES
-    )
+    """Tell whether the weight of a module is kept as (in, out), as far as the config shows."""
+    known = model.config.get("model_type") in _CONV1D_MODELS
+    return known and module.rpartition(".")[2] in _CONV1D_NAMES
 
 
 def common_prefix(model: Model, parameters: Iterable[Sequence[str]]) -> tuple[int, str]:
-    """How the names of a model in memory become keys of its file: how many leading parts to drop, what to put before.
+    """Find how the names of a model in memory become keys of its file.
 
-    parameters: for each, the names that it may have. (0, "") for most; a headless checkpoint lacks the "model." of a
-    causal model, say. The change that finds all of them holds, the one that drops least and no number of a layer.
-    Raises GamMergeError if there is none, or more than one.
+    parameters: for each parameter, the names that it may have.
+
+    Returns how many leading parts to drop and what to put in front: (0, "") for most models; but a
+    checkpoint without a head lacks the "model." of a causal model, say. The change must fit all
+    parameters; the one that drops least wins, and none drops the number of a layer.
+
+    Raises GamMergeError if there is no such change, or more than one.
     """
     wanted, keys = sorted(map(tuple, parameters)), model.tensors.keys()
-    parts = wanted[0][0].split(".")
-    layer = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
-    for drop in range(layer):
-        tails = [rename(name, drop, "") for name in wanted[0]]
-        starts = sorted(
-            {
-                key.removesuffix(tail)
-                for tail in tails
-                for key in keys
-                if f".{key}".endswith(f".{tail}")
-            }
-        )
-        fitting = [
-            start
-            for start in starts
-            if all(any(rename(n, drop, start) in keys for n in ns) for ns in wanted)
-        ]
-        if len(fitting) > 1:
-            places = ", ".join(start + tails[0] for start in fitting)
-            raise GamMergeError(f"{model.place}: {wanted[0][0]} may be any of {places}")
-        if fitting:
-            return drop, fitting[0]
-    missing = next((names[0] for names in wanted if not keys & set(names)), wanted[0][0])
+    first = wanted[0]
+    for drop in range(_parts_before_layer(first[0])):
+        prefixes = [p for p in _prefixes(keys, first, drop) if _fits(keys, wanted, drop, p)]
+        if len(prefixes) > 1:
+            places = ", ".join(rename(first[0], drop, prefix) for prefix in prefixes)
+            raise GamMergeError(f"{model.place}: {first[0]} may be any of {places}")
+        if prefixes:
+            return drop, prefixes[0]
+    missing = next((names[0] for names in wanted if not keys & set(names)), first[0])
     raise GamMergeError(
-        f"{model.place}: has no tensor {missing}; the adapter is of another base model"
+        f"{model.place}: has no tensor {missing}; the adapter belongs to another base model"
     )
 
 
-def rename(parameter: str, drop: int, start: str) -> str:
-    """The key of a parameter after the change that ``common_prefix`` found."""
-    return start + ".".join(parameter.split(".")[drop:])
+def _parts_before_layer(parameter: str) -> int:
+    """Count the parts of a name before its first number, or before the last part."""
+    parts = parameter.split(".")
+    return next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
+
+
+def _prefixes(keys: Collection[str], names: Sequence[str], drop: int) -> list[str]:
+    """List what stands before one of the names in the keys, once ``drop`` parts are dropped."""
+    prefixes: set[str] = set()
+    for name in names:
+        tail = rename(name, drop, "")
+        prefixes.update(key.removesuffix(tail) for key in keys if f".{key}".endswith(f".{tail}"))
+    return sorted(prefixes)
+
+
+def _fits(
+    keys: Collection[str], parameters: Iterable[Sequence[str]], drop: int, prefix: str
+) -> bool:
+    """Tell whether all parameters are among the keys once they are renamed."""
+    return all(_has_key(keys, names, drop, prefix) for names in parameters)
+
+
+def _has_key(keys: Collection[str], names: Sequence[str], drop: int, prefix: str) -> bool:
+    return any(rename(name, drop, prefix) in keys for name in names)
+
+
+def rename(parameter: str, drop: int, prefix: str) -> str:
+    """Return the key of a parameter, by the change that ``common_prefix`` found."""
+    return prefix + ".".join(parameter.split(".")[drop:])

@@ -1,4 +1,4 @@
-"""What becomes of a tensor of the base model when an adapter is fused into it.
+"""The changes that fusing an adapter makes to a tensor of its base model.
 
 Tensor legend: ``S`` matrices in a tensor, ``m`` out, ``n`` in, ``r`` rank.
 """
@@ -21,7 +21,20 @@ _BLOCK = 1 << 21  # elements of a weight that are worked on at a time
 
 @dataclass(frozen=True)
 class FusedModule:
-    """One module that was fused: Frobenius norms of its delta and of the weight that it was added to."""
+    """A module that was fused: Frobenius norms of its delta and of the weight it was added to.
+
+    Example:
+        >>> import os, torch
+        >>> from safetensors.torch import save_file
+        >>> os.mkdir("base")
+        >>> save_file({"layers.0.q_proj.weight": torch.eye(4)}, "base/model.safetensors")
+        >>> prefix = "base_model.model.layers.0.q_proj.lora"
+        >>> a, b = torch.ones(1, 4), torch.ones(4, 1)
+        >>> factors = {f"{prefix}_A.weight": a, f"{prefix}_B.weight": b}
+        >>> adapter = gm.from_state_dict(factors, {"r": 1, "lora_alpha": 1})
+        >>> gm.fuse("base", adapter, "fused").modules[0]
+        FusedModule(name='layers.0.q_proj', shape=(4, 4), delta_norm=4.0, weight_norm=2.0)
+    """
 
     name: str
     shape: tuple[int, int]  # (out, in) of each of its matrices
@@ -30,18 +43,20 @@ class FusedModule:
 
 
 class Edit(Protocol):
-    """What is done to one tensor."""
+    """A change to one tensor."""
 
     def apply(self, weight: Tensor) -> FusedModule | None:
-        """Change the tensor where it is."""
+        """Change the tensor in place."""
         ...
 
 
 @dataclass(frozen=True)
 class AddDelta:
-    """weight + scale * B A, each element rounded to the dtype of the weight once. ``transposed``: kept as (in, out).
+    """weight + scale * B A, each element rounded to the dtype of the weight once.
 
-    The rows of a DoRA are then scaled to its magnitudes."""
+    The rows of a DoRA are then scaled to its magnitudes. ``transposed``: the weight is kept as
+    (in, out).
+    """
 
     module: LoraModule
     transposed: bool
@@ -50,26 +65,28 @@ class AddDelta:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         b, a = self.module.factors(dtype)  # (S, m, r), (S, r, n)
         b = b * self.module.scale
-        name, shape, magnitude = self.module.name, self.module.shape, self.module.magnitude
-        if magnitude is not None:
-            (matrix,) = self._matrices(weight)
-            return FusedModule(
-                name, shape, *_add_and_scale(matrix, b[0], a[0], read(magnitude).to(b).flatten())
-            )
-        norms = [_add(*matrix) for matrix in zip(self._matrices(weight), b, a, strict=True)]
-        delta = product_norm(b.double(), a.double().mT)  # (S,)
-        return FusedModule(name, shape, float(delta.norm()), hypot(*norms))
+        matrices = self._matrices(weight)
+        if self.module.magnitude is None:
+            norms = [_add(*matrix) for matrix in zip(matrices, b, a, strict=True)]
+            delta_norm = float(product_norm(b.double(), a.double().mT).norm())
+            weight_norm = hypot(*norms)
+        else:
+            magnitude = read(self.module.magnitude).to(b).flatten()  # (m,)
+            (matrix,) = matrices
+            delta_norm, weight_norm = _add_and_scale(matrix, b[0], a[0], magnitude)
+        return FusedModule(self.module.name, self.module.shape, delta_norm, weight_norm)
 
     def _matrices(self, weight: Tensor) -> Tensor:
-        """The tensor seen as (S, m, n)."""
+        """View the tensor as (S, m, n)."""
         if isinstance(self.module.layout, ConvLayout):
             return weight.flatten(1).unsqueeze(0)
-        stack = weight if weight.dim() == 3 else weight.unsqueeze(0)
-        return stack.mT if self.transposed else stack
+        if weight.dim() == 2:
+            weight = weight.unsqueeze(0)
+        return weight.mT if self.transposed else weight
 
 
 def _add(weight: Tensor, b: Tensor, a: Tensor) -> float:
-    """Add b a to a matrix, in blocks of rows: its norm before that."""
+    """Add b a to a matrix, in blocks of rows; return its norm before."""
     rows = max(1, _BLOCK // weight.shape[1])
     norms: list[float] = []
     for block, left in zip(weight.split(rows), b.split(rows), strict=True):
@@ -79,7 +96,10 @@ def _add(weight: Tensor, b: Tensor, a: Tensor) -> float:
 
 
 def _add_and_scale(weight: Tensor, b: Tensor, a: Tensor, magnitude: Tensor) -> tuple[float, float]:
-    """Add b a to a matrix and scale its rows to ``magnitude``: the norm of the change, and its norm before."""
+    """Add b a to a matrix and scale its rows to ``magnitude``.
+
+    Returns the norm of the change, and that of the matrix before.
+    """
     rows = max(1, _BLOCK // weight.shape[1])
     changes, norms = list[float](), list[float]()
     for block, left, lengths in zip(
@@ -96,7 +116,7 @@ def _add_and_scale(weight: Tensor, b: Tensor, a: Tensor, magnitude: Tensor) -> t
 
 @dataclass(frozen=True)
 class AddExtra:
-    """weight + scale * value: what lora_bias does to a bias."""
+    """weight + scale * value: the effect of lora_bias on a bias."""
 
     extra: Extra
 
@@ -107,7 +127,7 @@ class AddExtra:
 
 @dataclass(frozen=True)
 class Replace:
-    """The value of the adapter, rounded to the dtype of the weight; with ``rows`` only those."""
+    """The value of the adapter, rounded to the dtype of the weight; with ``rows`` only in those."""
 
     extra: Extra
     rows: Sequence[int] | None = None

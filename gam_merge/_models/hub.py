@@ -1,8 +1,8 @@
-"""A base model on the Hub: its config and index, and those files of its weights that hold what is asked for."""
+"""A base model on the Hub: its config, its index, and the weight files that hold what is needed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gam_merge._common.errors import GamMergeError
@@ -11,14 +11,12 @@ from gam_merge._models.checkpoint import INDEX, Model, read_config, read_index, 
 from gam_merge._read.hub import download, explained, first
 from gam_merge._read.hub_id import HubId
 
-_STEMS = (
-    "model",
-    "diffusion_pytorch_model",
-)  # what transformers and diffusers call the files of a model
+# Names of the files of a model, as transformers and diffusers write them.
+_STEMS = ("model", "diffusion_pytorch_model")
 
 
 class _Shards(Mapping[str, FileTensor]):
-    """Tensors by key. The names of all are known; the file that holds one is fetched when it is asked for."""
+    """Tensors by key. All names are known; the file that holds one is fetched on first access."""
 
     def __init__(self, folder: HubId, places: Mapping[str, str]) -> None:
         self.folder, self.places = folder, places
@@ -44,49 +42,59 @@ class _Shards(Mapping[str, FileTensor]):
 
 @dataclass(frozen=True)
 class _HubModel(Model):
-    """Its ``place`` is a Hub id at the commit that it was read at."""
+    """A model whose ``place`` is a Hub id at the commit that was read."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         if not isinstance(self.tensors, _Shards):
             return ()
-        fetched, there = len(self.tensors.fetched), len(set(self.tensors.places.values()))
+        fetched, total = len(self.tensors.fetched), len(set(self.tensors.places.values()))
         return (
-            f"{self.place}: {fetched} of {there} files of its weights, kept in the cache of huggingface_hub",
+            f"{self.place}: fetched {fetched} of {total} weight files into the cache of "
+            "huggingface_hub",
         )
 
 
 def open_hub_model(hub: HubId) -> Model:
-    """The model that a Hub id names; its subfolder may be a ``.safetensors`` file. Raises GamMergeError.
+    """Open the model that a Hub id names; its subfolder may be a ``.safetensors`` file.
 
-    Fetched are its config, its index and, tensor by tensor as they are looked at, the files that hold them, all from
-    one commit. They stay in the cache of huggingface_hub, where the next run finds them.
+    Fetches its config, its index and, as tensors are accessed, the files that hold them, all from
+    one commit. They stay in the cache of huggingface_hub for the next run. Raises GamMergeError.
     """
     inner = PurePosixPath(hub.subfolder or "")
-    single = inner.suffix == ".safetensors"
-    folder = replace(hub, subfolder=str(inner.parent) if single else hub.subfolder)
-    names = (
-        [inner.name]
-        if single
-        else [name for stem in _STEMS for name in (stem + INDEX, f"{stem}.safetensors")]
-    )
+    if inner.suffix == ".safetensors":
+        folder, names = replace(hub, subfolder=str(inner.parent)), [inner.name]
+    else:
+        folder, names = hub, _weights_names()
     with explained(str(hub)):
-        found = first(folder, [_inside(folder, name) for name in names])
-        if found is None:
+        weights = first(folder, [_inside(folder, name) for name in names])
+        if weights is None:
             raise GamMergeError(
-                f"{hub}: holds no safetensors of a model; name a directory that does"
+                f"{hub}: does not hold a model in safetensors; name a directory that does"
             )
-        depth = len(PurePosixPath(_inside(folder, found.name)).parts)
-        commit = found.parents[depth - 1].name  # .../snapshots/<commit>/<folder>/<file>
-        folder = replace(folder, revision=commit)
+        folder = replace(folder, revision=_commit(folder, weights))
         config_file = first(folder, [_inside(folder, "config.json")])
     config: Mapping[str, Any] = read_config(config_file) if config_file else {}
-    place = replace(hub, revision=commit)
-    if found.name.endswith(INDEX):
-        return _HubModel(place, _Shards(folder, read_index(found)), config)
-    return _HubModel(place, read_shard(found), config)
+    place = replace(hub, revision=folder.revision)
+    if weights.name.endswith(INDEX):
+        return _HubModel(place, _Shards(folder, read_index(weights)), config)
+    return _HubModel(place, read_shard(weights), config)
+
+
+def _weights_names() -> list[str]:
+    """List the files to ask for: an index, or else a single file."""
+    names: list[str] = []
+    for stem in _STEMS:
+        names += [stem + INDEX, f"{stem}.safetensors"]
+    return names
+
+
+def _commit(folder: HubId, file: Path) -> str:
+    """Read the commit off the path of a cached file: .../snapshots/<commit>/<folder>/<file>."""
+    depth = len(PurePosixPath(_inside(folder, file.name)).parts)
+    return file.parents[depth - 1].name
 
 
 def _inside(folder: HubId, name: str) -> str:
-    """The path of a file in its repository."""
+    """Return the path of a file in its repository."""
     return str(PurePosixPath(folder.subfolder or "") / name)

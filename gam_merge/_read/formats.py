@@ -1,14 +1,15 @@
 """The formats that are known, in the order in which they are asked."""
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.format import Format
+from gam_merge._read.mlx import Mlx
 from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
-FORMATS: list[Format] = [_DEFAULT]  # those that recognize their keys by more come first
+FORMATS: list[Format] = [_DEFAULT, Mlx()]
 
 
 def recognized(keys: Collection[str], metadata: Mapping[str, str]) -> Format:
@@ -24,6 +25,14 @@ def format_of(adapters: Sequence[Adapter]) -> Format:
     names = {adapter.format for adapter in adapters}
     for form in FORMATS:
         if names == {form.name}:
+            return form
+    return _DEFAULT
+
+
+def format_in(directory: Path) -> Format:
+    """Return the format of the adapter that we wrote into a directory; PEFT's if there is none."""
+    for form in FORMATS:
+        if (directory / form.weights_names[0]).is_file():
             return form
     return _DEFAULT
 

@@ -1,7 +1,8 @@
-"""From the Hub, through huggingface_hub alone: it knows the token, the cache, the endpoint and the offline switch.
+"""Downloads from the Hub, through huggingface_hub alone: token, cache, endpoint, offline switch.
 
-Its errors become one line here, by one table. Server text never gets into a message: it may repeat what it was sent.
-Takes a third of a second to import: where it is not sure to be needed it is imported inside a function.
+Its errors become one line here, by one table. Text of the server never enters a message: it may
+repeat what was sent to it. The import takes a third of a second, so it happens inside functions
+wherever the module may not be needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,10 @@ from gam_merge._read.hub_id import HubId
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
-# What a failed request means, the first type that fits. HfHubHTTPError is looked up by its status instead.
+# The meaning of a failed request; the first type that fits decides. HfHubHTTPError is looked up by
+# its status instead.
 _MEANING: tuple[tuple[type[BaseException], str], ...] = (
-    (hub_errors.GatedRepoError, f"it is gated: ask for access on its page, then {_LOG_IN}"),
+    (hub_errors.GatedRepoError, f"it is gated: request access on its page, then {_LOG_IN}"),
     (hub_errors.DisabledRepoError, "the Hub has disabled it"),
     (
         hub_errors.RepositoryNotFoundError,
@@ -33,30 +35,30 @@ _MEANING: tuple[tuple[type[BaseException], str], ...] = (
     (hub_errors.EntryNotFoundError, "there is no such file"),
     (
         hub_errors.OfflineModeIsEnabled,
-        "it is not in the cache and HF_HUB_OFFLINE forbids to fetch it; unset that once",
+        "it is not in the cache and HF_HUB_OFFLINE forbids downloads; unset it once",
     ),
     (
         hub_errors.FileMetadataError,
-        "the endpoint does not answer as a Hub does; check HF_ENDPOINT and the proxy",
+        "the endpoint does not answer like a Hub; check HF_ENDPOINT and the proxy",
     ),
-    (hub_errors.HFValidationError, "that is no valid repository name"),
+    (hub_errors.HFValidationError, "it is not a valid repository name"),
 )
 _STATUS = {
     400: "the Hub refused the request as malformed",
-    401: f"the Hub wants a valid token; {_LOG_IN}",
-    403: "the token may not do that; use one with the right to it",
-    409: "it was changed at the same time; try again",
+    401: f"the Hub requires a valid token; {_LOG_IN}",
+    403: "the token does not permit this; use one that does",
+    409: "it was changed by another request; try again",
     413: "it is too large for the Hub",
-    429: "the Hub has had too many requests; wait and try again",
+    429: "the Hub received too many requests; wait and try again",
 }
-# The base class of all transport errors of the HTTP client that this version of huggingface_hub is built on.
+# The base class of all transport errors of the HTTP client that huggingface_hub is built on.
 _TRANSPORT: type[BaseException] = hub_errors.HfHubHTTPError.__bases__[0]
 
 
 def fetch(hub: HubId) -> tuple[Path, str]:
-    """The adapter as a directory or a file of the local cache, and the commit that it is from.
+    """Download an adapter; return its directory or file in the local cache, and its commit.
 
-    Its config and its weights are downloaded, both from one commit, and nothing else. Raises GamMergeError.
+    Only its config and its weights are downloaded, both from the same commit. Raises GamMergeError.
     """
     with explained(str(hub)):
         if hub.subfolder and hub.subfolder.endswith(".safetensors"):
@@ -73,7 +75,7 @@ def fetch(hub: HubId) -> tuple[Path, str]:
 
 
 def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
-    """One file of weights, and its config where there is one."""
+    """Download one file of weights, and its config if it has one."""
     file = PurePosixPath(name)
     weights = download(hub, name)
     commit = weights.parents[len(file.parts) - 1].name
@@ -83,52 +85,61 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
 
 
 def first(hub: HubId, names: Sequence[str]) -> Path | None:
-    """The first of these files that there is. One that cannot be asked for is an error: the next might be another's."""
+    """Download the first of these files that exists, or return None.
+
+    A file whose existence is unknown is an error: the next one might belong to something else.
+    """
     for name in names:
         try:
             return download(hub, name)
-        except hub_errors.EntryNotFoundError as error:
-            absent = huggingface_hub.try_to_load_from_cache(hub.repo, name, revision=hub.revision)
-            if isinstance(error, hub_errors.LocalEntryNotFoundError) and (
-                absent is None or isinstance(absent, str)
-            ):
-                raise  # not because the cache remembers that the Hub has no such file
+        except hub_errors.LocalEntryNotFoundError:
+            if not _known_absent(hub, name):
+                raise
+        except hub_errors.EntryNotFoundError:
+            pass
     return None
 
 
+def _known_absent(hub: HubId, name: str) -> bool:
+    """Return whether the cache remembers that the Hub does not have a file."""
+    cached = huggingface_hub.try_to_load_from_cache(hub.repo, name, revision=hub.revision)
+    return cached is not None and not isinstance(cached, str)
+
+
 def download(hub: HubId, name: str) -> Path:
-    return Path(
-        huggingface_hub.hf_hub_download(
-            hub.repo, name, revision=hub.revision, library_name="gam-merge"
-        )
+    """Download a file; return its path in the local cache."""
+    path = huggingface_hub.hf_hub_download(
+        hub.repo, name, revision=hub.revision, library_name="gam-merge"
     )
+    return Path(path)
 
 
 def _no_adapter(hub: HubId) -> GamMergeError:
-    """Why a repository, or its subfolder, is no adapter, from the names of its files."""
+    """Explain why a repository or its subfolder is not an adapter, from the names of its files."""
     siblings = HfApi().model_info(hub.repo, revision=hub.revision).siblings or ()
     files = {PurePosixPath(sibling.rfilename) for sibling in siblings}
     folder = PurePosixPath(hub.subfolder or "")
-    folders = sorted(
-        file.parent for file in files if file.name in config_names() and file.parent != folder
-    )
+    folders = {file.parent for file in files if file.name in config_names()} - {folder}
     if folders:
-        others = (
-            replace(hub, subfolder=str(other) if other.parts else None) for other in folders[:5]
-        )
+        names = ", ".join(str(_in_folder(hub, path)) for path in sorted(folders)[:5])
         return GamMergeError(
-            f"{hub}: holds no adapter, but others do: name one as {', '.join(map(str, others))}"
+            f"{hub}: is not an adapter; name one that the repository contains: {names}"
         )
     return GamMergeError(
-        f"{hub}: is no adapter: it does not hold both {config_names()[0]} and {weights_names()[0]}"
+        f"{hub}: is not an adapter: it does not contain both {config_names()[0]} and "
+        f"{weights_names()[0]}"
     )
+
+
+def _in_folder(hub: HubId, folder: PurePosixPath) -> HubId:
+    return replace(hub, subfolder=str(folder) if folder.parts else None)
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a GamMergeError of one line that begins with ``what``.
+    """Turn errors of huggingface_hub into a GamMergeError of one line that begins with ``what``.
 
-    ``from None``: a chained traceback would show request URLs, and the signed ones among them are secrets.
+    ``from None``: a chained traceback would show request URLs, and the signed ones are secrets.
     """
     try:
         yield
@@ -137,12 +148,15 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What huggingface_hub wrapped into a general 'not found in the cache' or 'error while uploading'."""
-    wrapped = isinstance(error, hub_errors.LocalEntryNotFoundError) or type(error) is RuntimeError
-    return _root(error.__cause__) if wrapped and error.__cause__ is not None else error
+    """Unwrap the cause of a general 'not found in the cache' or 'error while uploading'."""
+    wrapper = isinstance(error, hub_errors.LocalEntryNotFoundError) or type(error) is RuntimeError
+    if wrapper and error.__cause__ is not None:
+        return _root(error.__cause__)
+    return error
 
 
 def _meaning(error: BaseException) -> str:
+    """Explain an error of huggingface_hub in words that hold nothing of the server's."""
     for kind, text in _MEANING:
         if isinstance(error, kind):
             return text
@@ -154,5 +168,8 @@ def _meaning(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be stored: {error.strerror}"
     if isinstance(error, _TRANSPORT | OSError):
-        return f"the connection to {host} failed ({type(error).__name__}); check the network and try again"
-    return f"{host} gave an answer that is not understood ({type(error).__name__}); try again later"
+        return (
+            f"the connection to {host} failed ({type(error).__name__}); "
+            "check the network and try again"
+        )
+    return f"{host} gave an unexpected answer ({type(error).__name__}); try again later"

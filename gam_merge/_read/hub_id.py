@@ -1,9 +1,10 @@
-"""How an adapter on the Hub is named: ``org/name[@revision][:subfolder]``."""
+"""The name of an adapter on the Hub: ``org/name[@revision][:subfolder]``."""
 
 import re
 from dataclasses import dataclass
 
-_WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"  # what huggingface_hub lets pass, without .git at the end
+# What huggingface_hub accepts; a repository does not end in .git.
+_WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(
     rf"(?P<repo>(?=[^@:]{{3,96}}(?:[@:]|$)){_WORD}/(?![^@:]*\.git(?:[@:]|$)){_WORD})"
     r"(@(?P<revision>[^@:\s]+))?(:(?P<subfolder>[^:]+))?",
@@ -13,22 +14,23 @@ _ID = re.compile(
 
 @dataclass(frozen=True)
 class HubId:
-    """The subfolder may also be a ``.safetensors`` file."""
+    """A repository, its revision, and a subfolder, which may also be a ``.safetensors`` file."""
 
     repo: str
     revision: str | None = None
     subfolder: str | None = None
 
     def __str__(self) -> str:
-        at, colon = (
-            f"{mark}{text}" if text else ""
-            for mark, text in (("@", self.revision), (":", self.subfolder))
-        )
-        return f"{self.repo}{at}{colon}"
+        text = self.repo
+        if self.revision:
+            text += f"@{self.revision}"
+        if self.subfolder:
+            text += f":{self.subfolder}"
+        return text
 
 
 def parse_hub_id(text: str) -> HubId | None:
-    """The Hub id that a text spells, or None."""
+    """Return the Hub id that a text spells, or None."""
     match = _ID.fullmatch(text)
     if match is None or re.search(r"--|\.\.", match["repo"]):
         return None

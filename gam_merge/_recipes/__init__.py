@@ -1,1 +1,1 @@
-"""Merges written down: read, run and checked."""
+"""Recipes: merges as YAML files."""

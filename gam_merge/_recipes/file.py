@@ -1,13 +1,13 @@
-"""Recipes as a YAML file: one document a merge, read with the line of everything that is wrong.
+"""Recipes as a YAML file: one document per merge, read with the line of everything that is wrong.
 
-A source may be another merge of the file by its name; the last document is the one that is written. Paths are relative
-to the file.
+A source may be another merge of the file by its name; the last document is the one that is written.
+Paths are relative to the file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
-from os.path import normpath
+from os.path import expanduser, normpath
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,31 @@ from gam_merge._recipes.recipe import Recipe, RecipeOutput, RecipeSource
 
 
 def read_recipes(file: Path, overrides: Sequence[str] = ()) -> list[tuple[Recipe, Place]]:
-    """The merges of a file in an order in which each comes after those that it uses; the last one is to be written.
+    """Return the merges of a file, each after those that it uses; the last is to be written.
 
-    overrides: settings over those of the file, such as ``params.density=0.2``, ``weights.a=0.3`` (of the source whose
-    path ends in ``a``, or by position), ``name.output.rank=8`` (of the merge of that name; else of the last one). Paths
-    of sources come back absolute, anchors as positions. Raises GamMergeError with line and key.
+    overrides: settings over those of the file, such as ``params.density=0.2``, ``weights.a=0.3``
+    (of the source whose path ends in ``a``, or by position), ``name.output.rank=8`` (of the merge
+    of that name; else of the last one).
+
+    Paths of sources come back absolute, anchors as positions. Raises GamMergeError with line and
+    key.
     """
     places = _places(read_text(file, piped=True), file)
     for setting in overrides:
         override(places, setting)
     recipes = [_validated(place) for place in places]
     names = _names(recipes, places)
-    located = [
-        _located(recipe, place, names) for recipe, place in zip(recipes, places, strict=True)
-    ]
+    located: list[Recipe] = []
+    for recipe, place in zip(recipes, places, strict=True):
+        located.append(_located(recipe, place, names))
     return [(located[i], places[i]) for i in _order(located, places, names)]
 
 
 def parse_recipes(text: str, file: Path) -> list[Recipe]:
-    """The merges of a text, in its order, as they stand there: whether their sources exist is not asked. ``file`` is
-    named in errors. Raises GamMergeError."""
+    """Return the merges of a text, in its order, as they stand there.
+
+    Sources need not exist. file: what errors name. Raises GamMergeError.
+    """
     return [_validated(place) for place in _places(text, file)]
 
 
@@ -58,7 +63,7 @@ def _places(text: str, file: Path) -> list[Place]:
 def _validated(place: Place) -> Recipe:
     data = place.document.data
     if not isinstance(data, dict):
-        raise place.error((), f"a merge is a mapping of keys ({', '.join(Recipe.model_fields)})")
+        raise place.error((), f"a merge must be a mapping of {', '.join(Recipe.model_fields)}")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -76,22 +81,32 @@ def _validated(place: Place) -> Recipe:
 
 
 def _reason(error: Any) -> str:
-    """What pydantic found, in our words."""
+    """Return an error of pydantic in our words."""
     match error["type"]:
         case "extra_forbidden":
-            models: dict[Any, type[BaseModel]] = {"sources": RecipeSource, "output": RecipeOutput}
-            model = models.get(error["loc"][0], Recipe) if len(error["loc"]) > 1 else Recipe
-            return f"is no key of a recipe here; there are: {', '.join(model.model_fields)}"
+            fields = ", ".join(_model_at(error["loc"]).model_fields)
+            return f"unknown key {error['loc'][-1]!r}; expected one of {fields}"
         case "missing":
             return "is missing"
         case "value_error":
             return str(error["ctx"]["error"])
         case _:
-            return f"{error['input']!r} is not right: {error['msg'][0].lower()}{error['msg'][1:]}"
+            _, _, demand = error["msg"].partition(" should ")  # "Input should be a valid string"
+            return f"must {demand or error['msg']}, got {error['input']!r}"
+
+
+def _model_at(place: Sequence[str | int]) -> type[BaseModel]:
+    """Return the part of a recipe in which a place lies."""
+    if len(place) > 1 and place[0] == "sources":
+        return RecipeSource
+    if len(place) > 1 and place[0] == "output":
+        return RecipeOutput
+    return Recipe
 
 
 @contextmanager
 def _at(place: Place, *keys: str | int) -> Iterator[None]:
+    """Name the place in errors of a block."""
     try:
         yield
     except GamMergeError as error:
@@ -99,7 +114,7 @@ def _at(place: Place, *keys: str | int) -> Iterator[None]:
 
 
 def _names(recipes: Sequence[Recipe], places: Sequence[Place]) -> dict[str, int]:
-    """Name -> position in the file."""
+    """Return the position in the file of each merge that has a name."""
     names: dict[str, int] = {}
     for i, (recipe, place) in enumerate(zip(recipes, places, strict=True)):
         if recipe.name in names:
@@ -110,58 +125,56 @@ def _names(recipes: Sequence[Recipe], places: Sequence[Place]) -> dict[str, int]
 
 
 def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
-    """The recipe with absolute paths and the anchor as a position."""
+    """Return the recipe with absolute paths and the anchor as a position."""
     paths = [source.path for source in recipe.sources]
     anchor = recipe.anchor
     if isinstance(anchor, str) and anchor in paths:
         anchor = paths.index(anchor)
     if isinstance(anchor, str) or not 0 <= anchor < len(paths):
-        raise place.error(
-            ("anchor",),
-            f"{anchor!r} is no source; give a position from 0 or a path as written here",
-        )
-    sources = []
+        text = f"must be a position from 0 or a path as written here, got {anchor!r}"
+        raise place.error(("anchor",), text)
+    sources: list[RecipeSource] = []
     for i, source in enumerate(recipe.sources):
-        local = beside(place.file, source.path)
-        if source.path not in names and not is_there(local) and parse_hub_id(source.path) is None:
-            raise place.error(
-                ("sources", i, "path"), f"{local} does not exist, and no merge here has that name"
-            )
-        path = str(local) if source.path not in names and is_there(local) else source.path
+        path = source.path
+        local = next_to(place.file, path)
+        if path not in names and is_there(local):
+            path = str(local)
+        elif path not in names and parse_hub_id(path) is None:
+            text = f"{local} does not exist, and no merge here has that name"
+            raise place.error(("sources", i, "path"), text)
         sources.append(source.model_copy(update={"path": path}))
-    base = recipe.base_model
-    if base is not None and (
-        is_there(local := beside(place.file, base)) or parse_hub_id(base) is None
-    ):
-        base = str(local)
+    base = _located_base(recipe.base_model, place.file)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 
 
-def beside(file: Path, path: str) -> Path:
-    """A path as it is meant in a file."""
-    return Path(normpath(file.parent.absolute() / Path(path).expanduser()))
+def _located_base(base: str | None, file: Path) -> str | None:
+    if base is None:
+        return None
+    local = next_to(file, base)
+    return str(local) if is_there(local) or parse_hub_id(base) is None else base
+
+
+def next_to(file: Path, path: str) -> Path:
+    """Return a path as it is meant in a file: relative to its folder."""
+    return Path(normpath(file.parent.absolute() / expanduser(path)))
 
 
 def _order(
     recipes: Sequence[Recipe], places: Sequence[Place], names: Mapping[str, int]
 ) -> list[int]:
-    """Positions of the merges, those first that others use; the last of the file is the last."""
-    uses = {
-        i: [names[s.path] for s in recipe.sources if s.path in names]
-        for i, recipe in enumerate(recipes)
-    }
+    """Return the positions of the merges, each after those that it uses; the last stays last."""
+    uses: dict[int, list[int]] = {}
+    for i, recipe in enumerate(recipes):
+        uses[i] = [names[source.path] for source in recipe.sources if source.path in names]
     try:
         order = list(TopologicalSorter(uses).static_order())
     except CycleError as error:
         cycle = error.args[1]
-        text = (
-            f"the merges use each other: {' -> '.join(str(recipes[i].name) for i in cycle[::-1])}"
-        )
-        raise places[cycle[0]].error(("sources",), text) from None
-    used = {i for others in uses.values() for i in others}
+        chain = " -> ".join(str(recipes[i].name) for i in reversed(cycle))
+        raise places[cycle[0]].error(("sources",), f"the merges use each other: {chain}") from None
+    used = set().union(*uses.values())
     for i in range(len(recipes) - 1):
         if i not in used:
-            raise places[i].error(
-                (), "no other merge of the file uses this one, and only the last is written"
-            )
+            text = "no other merge of the file uses this one, and only the last is written"
+            raise places[i].error((), text)
     return order

@@ -12,81 +12,103 @@ from gam_merge._common.errors import GamMergeError
 
 @dataclass(frozen=True)
 class Place:
-    """A document of a recipe file, to say where in it something is wrong."""
+    """A document of a recipe file, for errors that name a line.
+
+    Attributes:
+        file: the recipe file.
+        document: one of its documents.
+        changed: settings of the command line as they were typed, by the keys that they changed.
+    """
 
     file: Path
     document: yaml.Document
     changed: dict[tuple[str | int, ...], str] = field(
         default_factory=dict[tuple[str | int, ...], str]
     )
-    """What the command line changed: place -> as typed."""
 
     def error(self, place: Sequence[str | int], text: object) -> GamMergeError:
-        """An error that names the line, or the setting of the command line, and the key."""
+        """Return an error that names the line, or the setting of the command line, and the key."""
         key = f"{'.'.join(map(str, place))}: " if place else ""
-        for where, setting in self.changed.items():
-            shared = min(len(where), len(place))
-            if shared and where[:shared] == tuple(place[:shared]):
+        for keys, setting in self.changed.items():
+            shared = min(len(keys), len(place))
+            if shared and keys[:shared] == tuple(place[:shared]):
                 return GamMergeError(f"--set {setting}: {key}{text}")
         return GamMergeError(f"{self.file}: line {self.document.line(place)}: {key}{text}")
 
 
 def override(places: Sequence[Place], setting: str) -> None:
-    """Put ``key.key=value`` into the data of a document."""
+    """Put ``key.key=value`` into the data of a document. Raises GamMergeError."""
     path, equals, value = setting.partition("=")
-    tables = [place for place in places if isinstance(place.document.data, dict)]
-    named = {
-        name: place for place in tables if isinstance(name := place.document.data.get("name"), str)
-    }
-    head, _, rest = path.partition(".")
-    place, keys = (named[head], rest) if head in named and rest else (places[-1], path)
-    if not equals or not keys or not isinstance(place.document.data, dict):
+    place, keys = _addressed(places, path)
+    data = place.document.data
+    if not equals or not keys or not isinstance(data, dict):
         raise GamMergeError(
-            f"--set {setting}: is not KEY=VALUE, for instance weights.0=0.3 or params.density=0.2"
+            f"--set must be KEY=VALUE, such as weights.0=0.3 or params.density=0.2, got {setting}"
         )
-    steps = _steps(place.document.data, keys, setting)
+    steps = _steps(data, keys, setting)
     documents = yaml.parse(value, f"--set {setting}")
-    parent: Any = place.document.data
+    parent: Any = data
     for step in steps[:-1]:
-        missing = isinstance(parent, dict) and parent.get(step) is None
-        parent = parent.setdefault(step, {}) if missing else _item(parent, step, setting)
-    _item(parent, steps[-1], setting, put=documents[0].data if documents else None)
+        if isinstance(parent, dict) and parent.get(step) is None:
+            parent[step] = {}
+        _check_settable(parent, step, setting, known=True)
+        parent = parent[step]
+    _check_settable(parent, steps[-1], setting, known=False)
+    parent[steps[-1]] = documents[0].data if documents else None
     place.changed[tuple(steps)] = setting
 
 
+def _addressed(places: Sequence[Place], path: str) -> tuple[Place, str]:
+    """Return the document that a path of keys is about, and the keys within it."""
+    head, _, rest = path.partition(".")
+    for place in places:
+        data = place.document.data
+        if rest and isinstance(data, dict) and data.get("name") == head:
+            return place, rest
+    return places[-1], path
+
+
 def _steps(data: Mapping[str, Any], keys: str, setting: str) -> list[str | int]:
-    """``sources.0.path`` -> ["sources", 0, "path"]; ``weights.a`` -> ["sources", position of a, "weight"]."""
+    """Return the keys one by one.
+
+    ``sources.0.path`` -> ["sources", 0, "path"]; ``weights.a`` -> ["sources", position of a,
+    "weight"].
+    """
     if not keys.startswith("weights."):
-        return [int(step) if step.isdecimal() else step for step in keys.split(".")]
+        return list(map(_step, keys.split(".")))
     name = keys.removeprefix("weights.")
-    sources = data.get("sources")
-    paths = (
-        [str(s.get("path")) if isinstance(s, dict) else "" for s in sources]
-        if isinstance(sources, list)
-        else []
-    )
+    paths = _source_paths(data)
     if name.isdecimal() and int(name) < len(paths):
         return ["sources", int(name), "weight"]
-    found = [
-        i for i, path in enumerate(paths) if path == name or re.split(r"[/\\:]", path)[-1] == name
-    ]
-    if len(found) != 1:
+    matches = [i for i, path in enumerate(paths) if name in (path, re.split(r"[/\\:]", path)[-1])]
+    if len(matches) != 1:
         raise GamMergeError(
-            f"--set {setting}: {len(found)} sources are called {name!r}; there are: {', '.join(paths)}"
+            f"--set {setting}: {len(matches)} sources are called {name!r}; expected one of "
+            f"{', '.join(paths)}"
         )
-    return ["sources", found[0], "weight"]
+    return ["sources", matches[0], "weight"]
 
 
-_NOTHING = object()
+def _step(key: str) -> str | int:
+    return int(key) if key.isdecimal() else key
 
 
-def _item(parent: Any, step: str | int, setting: str, put: Any = _NOTHING) -> Any:
-    """An entry of a mapping or a list, or a new value for it."""
-    inside = isinstance(parent, dict) or (
-        isinstance(parent, list) and isinstance(step, int) and step < len(parent)
-    )
-    if not inside or (put is _NOTHING and isinstance(parent, dict) and step not in parent):
+def _source_paths(data: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the sources, "" for one that has none."""
+    sources = data.get("sources")
+    if not isinstance(sources, list):
+        return []
+    paths: list[str] = []
+    for source in sources:
+        paths.append(str(source.get("path")) if isinstance(source, dict) else "")
+    return paths
+
+
+def _check_settable(parent: Any, step: str | int, setting: str, *, known: bool) -> None:
+    """Raise GamMergeError unless a mapping or a list can have an entry. known: it must have it."""
+    if isinstance(parent, dict):
+        settable = step in parent or not known
+    else:
+        settable = isinstance(parent, list) and isinstance(step, int) and step < len(parent)
+    if not settable:
         raise GamMergeError(f"--set {setting}: there is no {step!r} to set there")
-    if put is not _NOTHING:
-        parent[step] = put
-    return parent[step]

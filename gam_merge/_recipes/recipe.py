@@ -1,24 +1,24 @@
-"""A merge written down: what may stand in a recipe, in one definition for reading, writing and editors."""
+"""A merge written down: the keys of a recipe, defined once for reading, writing and editors."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._lineup.options import Missing
 from gam_merge._lineup.settings import check_setting
 from gam_merge._methods import methods
 from gam_merge._methods._schema import Param
 
-OutputFile = Literal["adapter_model.safetensors", "adapter_config.json"]
 _NUMBER = {"type": "number"}
 _OVER_DEPTH = {"type": "array", "items": _NUMBER, "minItems": 1}
 
 
 def _setting_schema(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a setting whose values fit ``value``."""
+    """Return the JSON Schema of a setting whose values fit ``value``."""
     entry = {
         "type": "object",
         "properties": {"filter": {"type": "string"}, "value": {"anyOf": [value, _OVER_DEPTH]}},
@@ -43,10 +43,11 @@ def _check_params(value: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _as_value_error() -> Iterator[None]:
+    """Raise a GamMergeError as the ValueError that pydantic collects."""
     try:
         yield
     except GamMergeError as error:
-        raise ValueError(str(error)) from None  # what pydantic collects
+        raise ValueError(str(error)) from None
 
 
 class _Strict(BaseModel):
@@ -54,14 +55,14 @@ class _Strict(BaseModel):
 
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in the directory of the output
 
 
 class RecipeSource(_Strict):
     """One adapter of a merge."""
 
     path: str = Field(
-        min_length=1,
-        description="Directory, file, Hub id, or the name of another merge in this file.",
+        min_length=1, description="Directory, file, Hub id, or the name of another merge here."
     )
     weight: Annotated[
         Any, AfterValidator(_check_weight), WithJsonSchema(_setting_schema(_NUMBER))
@@ -69,105 +70,111 @@ class RecipeSource(_Strict):
         default=1.0,
         description="A number, a list over the depth of the model, or a list of filters.",
     )
-    base_model: str | None = Field(default=None, description="Of a bare file without a config.")
+    base_model: str | None = Field(
+        default=None, description="The base model, for a file without a config."
+    )
     alpha: float | None = Field(
-        default=None, description="lora_alpha of a bare file without a config."
+        default=None, description="The alpha of all modules, for a file without a config."
     )
     sha256: _Sha256 | None = Field(
-        default=None, description="Of the file of weights; another one is an error."
+        default=None, description="SHA-256 of the weights; a source with another one is an error."
     )
 
 
 class RecipeOutput(_Strict):
-    """What is written."""
+    """The adapter that is written."""
 
     rank: int | None = Field(
-        default=None, ge=1, description="By default the largest of the sources."
+        default=None, ge=1, description="Rank of every module (default: the largest source rank)."
     )
     energy: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="The share of each module's squared norm to keep, instead of a rank.",
+        description="Share of each module's squared norm to keep, instead of a rank.",
     )
-    max_rank: int | None = Field(default=None, ge=1, description="At most so many.")
+    max_rank: int | None = Field(default=None, ge=1, description="Upper limit for the rank.")
     per_module_rank: bool = Field(
-        default=False, description="Each module in the rank that it needs."
+        default=False, description="Give each module the rank that it needs."
     )
     flatten_dora: bool = Field(default=False, description="Write DoRA as the nearest plain LoRA.")
     dtype: str | None = Field(
-        default=None, description="By default the narrowest that holds all sources."
+        default=None, description="Dtype (default: the narrowest that holds all sources)."
     )
-    sha256: dict[OutputFile, _Sha256] | None = Field(
+    sha256: dict[_FileName, _Sha256] | None = Field(
         default=None,
-        description="Of files that were written once; gam-merge verify compares, a merge does not.",
+        description="SHA-256 of files that were written; gam-merge verify checks them, a merge "
+        "does not.",
     )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What it decides of a merge, as arguments of ``merge``."""
-        return {name: value for name, value in self if name != "sha256"}
 
 
 class Recipe(_Strict):
     """A merge, written down."""
 
     name: str | None = Field(
-        default=None, pattern=r"^[\w.-]+$", description="For other merges in this file."
+        default=None, pattern=r"^[\w.-]+$", description="Name by which other merges here use it."
     )
-    method: str = Field(default="gam", description="See gam-merge methods.")
+    method: str = Field(default="gam", description="Merge method; gam-merge methods lists them.")
     params: Annotated[dict[str, Any], AfterValidator(_check_params)] = Field(
-        default_factory=dict[str, Any], description="Of the method."
+        default_factory=dict[str, Any], description="Parameters of the method."
     )
     sources: list[RecipeSource] = Field(min_length=1, description="The adapters to merge.")
     anchor: int | str = Field(
         default=0, description="Position of a source, from 0, or its path as written here."
     )
-    missing: Literal["zero", "skip"] = Field(
+    missing: Missing = Field(
         default="zero",
-        description="What a module counts as that an adapter lacks: zero, or not at all.",
+        description="Count a module that an adapter lacks as zero, or skip the adapter there.",
     )
     allow_base_mismatch: bool = Field(
-        default=False, description="Merge though the base models differ in name."
+        default=False, description="Merge adapters whose base models differ in name."
     )
     base_model: str | None = Field(
         default=None, description="Directory, file or Hub id of the base model, for DoRA."
     )
-    output: RecipeOutput = Field(default_factory=RecipeOutput, description="What is written.")
+    output: RecipeOutput = Field(
+        default_factory=RecipeOutput, description="The adapter that is written."
+    )
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema of one document, for editors: with the parameters of each method, but not of compositions."""
+    """Return the JSON Schema of a recipe, for editors.
+
+    Returns:
+        dict: the schema of one document, with the parameters of each method, but not of
+        compositions.
+
+    Example:
+        >>> schema = gm.recipe_schema()
+        >>> sorted(schema["properties"])[:3]
+        ['allow_base_mismatch', 'anchor', 'base_model']
+    """
     schema = Recipe.model_json_schema()
     by_name = {method.name: method for method in methods()}
     schema["properties"]["method"]["examples"] = list(by_name)
-    schema["allOf"] = [
-        {
-            "if": {
-                "properties": {"method": {"const": name}},
-                **({} if name == "gam" else {"required": ["method"]}),
-            },
-            "then": {"properties": {"params": _params_schema(method.params)}},
-        }
-        for name, method in by_name.items()
-    ]
+    cases: list[dict[str, Any]] = []
+    for name, method in by_name.items():
+        condition: dict[str, Any] = {"properties": {"method": {"const": name}}}
+        if name != "gam":  # the default: it also holds where no method is named
+            condition["required"] = ["method"]
+        params = _params_schema(method.params)
+        cases.append({"if": condition, "then": {"properties": {"params": params}}})
+    schema["allOf"] = cases
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _params_schema(params: Iterable[Param]) -> dict[str, Any]:
-    properties = {}
+    properties: dict[str, Any] = {}
     for param in params:
         value: dict[str, Any] = {"type": _JSON_TYPES[param.type]}
         if param.choices:
             value["enum"] = list(param.choices)
         if param.range is not None:
-            value |= {"minimum": param.range.low}
-            value |= {"maximum": param.range.high} if param.range.high < inf else {}
-        properties[param.name] = {
-            "description": param.doc,
-            "default": param.default,
-            **_setting_schema(value),
-        }
+            value["minimum"] = param.range.low
+            if param.range.high < inf:
+                value["maximum"] = param.range.high
+        about = {"description": param.doc, "default": param.default}
+        properties[param.name] = {**about, **_setting_schema(value)}
     return {"properties": properties, "additionalProperties": False}
 
 

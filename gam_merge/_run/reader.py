@@ -111,7 +111,7 @@ def _read_factors(
 def _stack(tensors: Sequence[LazyTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Read tensors of one shape into one: (L, *shape).
 
-    They travel as they are stored, and pinned on the way to a GPU: copies run beside kernels.
+    They travel as they are stored, and pinned on the way to a GPU: copies overlap with kernels.
     """
     pinned = device.type == "cuda"
     stored = {tensor.dtype for tensor in tensors}

@@ -115,7 +115,7 @@ class MergeReport:
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
-        >>> report = gm.merge(sources, method="mean").report
+        >>> report = gm.merge(sources, method="mean", rank=16).report
         >>> [round(share, 2) for share in report.survival]
         [0.5, 0.5]
         >>> report.worst(1)[0].name.startswith("model.layers.")

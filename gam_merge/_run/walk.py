@@ -18,7 +18,7 @@ from gam_merge._deltas.bucket import Bucket
 from gam_merge._lineup.lineup import Lineup, LineupBucket
 from gam_merge._run.reader import Reader, Shares
 
-# Bytes of factors in float64 that are worked on at a time: calls are few beside arithmetic.
+# Bytes of factors in float64 that are worked on at a time: calls cost little next to arithmetic.
 _CHUNK_BYTES = 40 << 20
 # Parts of torch's RuntimeError on a processor, on a GPU, and for the workspace of a GPU's BLAS.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -1,1 +1,1 @@
-"""What a search needs: a space, a way through it, scores, a journal."""
+"""The parts of a search: a space, a way through it, scores, a journal."""

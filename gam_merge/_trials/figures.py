@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from gam_merge._diagnose.figures import finish, png
+from gam_merge._diagnose.drawing import finish, png
 from gam_merge._trials.journal import Trial
 
 
 def trials_png(trials: Sequence[Trial], goal: str) -> bytes:
-    """The score of every trial, and the best so far."""
+    """Draw the score of every trial, and the best so far, as a PNG."""
     return png(lambda axes: _trials(axes, trials, goal), (8.0, 4.0))
 
 

@@ -1,4 +1,4 @@
-"""The journal of a search: one line of JSON a trial, written to the disk before the next begins."""
+"""The journal of a search: one line of JSON per trial, on the disk before the next begins."""
 
 import json
 import os
@@ -12,7 +12,18 @@ from gam_merge._common.errors import GamMergeError
 
 @dataclass(frozen=True)
 class Trial:
-    """One merge that was tried: the settings over the recipe, and the score, or why there is none."""
+    """One merge that was tried.
+
+    Attributes:
+        number: its position, from 0.
+        overrides: the settings over the recipe.
+        score: of the merge, unless it failed.
+        error: why it failed.
+
+    Example:
+        >>> gm.Trial(0, ("weights.0=0.3", "weights.1=0.7"), 0.71).score
+        0.71
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -21,29 +32,28 @@ class Trial:
 
 
 class Journal:
-    """Trials in the order in which they were made. A file that is there goes on where it ended.
+    """Trials in the order in which they were made. A file that exists is continued.
 
-    ``about`` says what the search is; a journal about something else is an error. Raises GamMergeError.
+    ``about`` describes the search; a journal of another one is an error. Raises GamMergeError.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path = path
+        self.trials: list[Trial] = []
         lines = list(_lines(path)) if path.exists() else []
-        if lines and lines[0] != about:
-            changed = ", ".join(
-                sorted(k for k in {*about, *lines[0]} if about.get(k) != lines[0].get(k))
-            )
-            raise GamMergeError(
-                f"{path}: belongs to a search with another {changed}; choose another directory"
-            )
-        self.trials = [
-            Trial(**{**line, "overrides": tuple(line["overrides"])}) for line in lines[1:]
-        ]
         if not lines:
             self._append(about)
+            return
+        first, *rest = lines
+        if first != about:
+            raise GamMergeError(
+                f"{path}: belongs to a search with another {_changed(first, about)}; choose "
+                "another directory"
+            )
+        self.trials += [_trial(line) for line in rest]
 
     def add(self, overrides: Sequence[str], score: float | None, error: str | None) -> Trial:
-        """The next trial."""
+        """Write down the next trial, and return it."""
         trial = Trial(len(self.trials), tuple(overrides), score, error)
         self._append(asdict(trial))
         self.trials.append(trial)
@@ -59,8 +69,18 @@ class Journal:
             raise GamMergeError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
+def _trial(line: Mapping[str, Any]) -> Trial:
+    return Trial(**{**line, "overrides": tuple(line["overrides"])})
+
+
+def _changed(first: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Return the names of the fields in which two searches differ."""
+    names = [name for name in {*first, *about} if first.get(name) != about.get(name)]
+    return ", ".join(sorted(names))
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line; half a line at the end, of a process that was killed, is cut off."""
+    """Yield every whole line; half a line at the end, of a process that was killed, is cut off."""
     try:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -72,5 +92,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise GamMergeError(
-            f"{path}: is no journal of a search; choose another directory"
+            f"{path}: is not the journal of a search; choose another directory"
         ) from error

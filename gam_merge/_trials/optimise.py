@@ -1,9 +1,10 @@
-"""Minimisation of what takes long to compute and is noisy or in steps, in a few dozen evaluations.
+"""Minimises a function that is slow, noisy or stepped, in a few dozen evaluations.
 
-The start and 2 d Sobol points of the d coordinates, then Nelder-Mead (Nelder and Mead, Comput. J. 7, 1965) from the
-best of them, over again in ever finer rounds. On quadratics, kinks and ripples of two to five coordinates, 40
-evaluations come 2 to 10 times closer to the minimum than 40 random ones, with noise and in steps as well, where the
-quadratic models of COBYQA lose what they gain without; Powell, DIRECT and differential evolution were behind.
+The start and 2 d Sobol points of the d coordinates, then Nelder-Mead (Nelder and Mead, Comput. J.
+7, 1965) from the best of them, over again in ever finer rounds. On quadratics, kinks and ripples of
+two to five coordinates, 40 evaluations come 2 to 10 times closer to the minimum than 40 random
+ones, with noise and in steps as well, where the quadratic models of COBYQA lose what they gain
+without; Powell, DIRECT and differential evolution were behind.
 
 Deterministic: the same answers bring the same questions.
 """
@@ -20,7 +21,10 @@ _ROUNDS = 12
 def optimise(
     loss: Callable[[NDArray[np.float64]], float], start: Sequence[float], seed: int
 ) -> None:
-    """Minimise over the unit cube of ``start``, until ``loss`` raises or the simplex is finer than any setting."""
+    """Minimise over the unit cube from ``start`` on.
+
+    Ends when ``loss`` raises, or the simplex is finer than any setting.
+    """
     from scipy.optimize import minimize
     from scipy.stats import qmc
 
@@ -38,6 +42,6 @@ def optimise(
 
 
 def _simplex(corner: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    """A corner and one step along each axis, inwards."""
+    """Return a corner and one step along each axis, inwards."""
     steps = np.where(corner + radius <= 1.0, radius, -radius)
     return np.vstack([corner, corner + np.diag(steps)])

@@ -1,7 +1,7 @@
-"""What a search varies: settings of a recipe as points of the unit cube.
+"""The space of a search: settings of a recipe as points of the unit cube.
 
-Weights that a method normalises live on a simplex: N of them are N - 1 coordinates, and a uniform point of the cube is
-a uniform point of the simplex (stick-breaking).
+Weights that a method normalises live on a simplex: N of them are N - 1 coordinates, and a uniform
+point of the cube is a uniform point of the simplex (stick-breaking).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ Point = Sequence[float]  # coordinates in [0, 1]
 
 
 class Axis(Protocol):
-    """A few coordinates that belong together."""
+    """One or more coordinates that belong together."""
 
     @property
     def size(self) -> int: ...
 
     def overrides(self, point: Point) -> Iterator[str]:
-        """``KEY=VALUE`` for a recipe."""
+        """Yield settings of a recipe as ``KEY=VALUE``."""
         ...
 
     def start(self, recipe: Recipe) -> Point:
-        """Where the recipe itself is."""
+        """Return the point of the recipe itself."""
         ...
 
 
@@ -43,18 +43,19 @@ class Shares:
         return self.count - 1
 
     def overrides(self, point: Point) -> Iterator[str]:
-        rest = 1.0
-        for i in range(self.count):
-            left = (1.0 - point[i]) ** (1.0 / (self.size - i)) if i < self.size else 0.0
-            yield f"weights.{i}={_number(rest * (1.0 - left))}"
-            rest *= left
+        rest = 1.0  # of the stick; ``kept`` is the share of it that the next weights have
+        for i, x in enumerate(point):
+            kept = (1.0 - x) ** (1.0 / (self.size - i))
+            yield f"weights.{i}={_number(rest * (1.0 - kept))}"
+            rest *= kept
+        yield f"weights.{self.size}={_number(rest)}"
 
     def start(self, recipe: Recipe) -> Point:
         weights = [source.weight for source in recipe.sources]
         rest, point = sum(weights), []
         for i, weight in enumerate(weights[:-1]):
-            left = (rest - weight) / rest if rest > 0 else 0.0
-            point.append(1.0 - max(left, 0.0) ** (self.size - i))
+            kept = (rest - weight) / rest if rest > 0 else 0.0
+            point.append(1.0 - max(kept, 0.0) ** (self.size - i))
             rest -= weight
         return point
 
@@ -89,7 +90,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Space:
-    """All that is varied."""
+    """All settings that vary."""
 
     axes: tuple[Axis, ...]
 
@@ -98,22 +99,32 @@ class Space:
         return sum(axis.size for axis in self.axes)
 
     def overrides(self, point: Point) -> tuple[str, ...]:
-        found: list[str] = []
+        settings: list[str] = []
         for axis in self.axes:
-            found += axis.overrides(point[: axis.size])
+            settings += axis.overrides(point[: axis.size])
             point = point[axis.size :]
-        return tuple(found)
+        return tuple(settings)
 
     def start(self, recipe: Recipe) -> list[float]:
-        return [x for axis in self.axes for x in axis.start(recipe)]
+        point: list[float] = []
+        for axis in self.axes:
+            point += axis.start(recipe)
+        return point
 
 
 def make_space(recipe: Recipe, vary: Sequence[str]) -> Space:
-    """``weights``, ``anchor``, ``params.NAME`` within its range, or ``KEY=LOW:HIGH``. Raises GamMergeError."""
-    space = Space(tuple(axis for text in vary for axis in _axes(recipe, text)))
+    """Return the space of ``weights``, ``anchor``, ``params.NAME`` and ``KEY=LOW:HIGH``.
+
+    A parameter without bounds varies within its range. Raises GamMergeError.
+    """
+    axes: list[Axis] = []
+    for text in vary:
+        axes += _axes(recipe, text)
+    space = Space(tuple(axes))
     if space.size == 0:
         raise GamMergeError(
-            "nothing to vary: the recipe has one source; name a parameter, for instance params.scale=0.5:2"
+            "nothing to vary: the recipe has one source; "
+            "name a parameter, for instance params.scale=0.5:2"
         )
     return space
 
@@ -129,7 +140,7 @@ def _axes(recipe: Recipe, text: str) -> Iterator[Axis]:
         yield _param(recipe, text)
     else:
         raise GamMergeError(
-            f"{text} cannot be varied; give weights, anchor, params.NAME or KEY=LOW:HIGH"
+            f"vary must be weights, anchor, params.NAME or KEY=LOW:HIGH, got {text!r}"
         )
 
 
@@ -137,22 +148,25 @@ def _weights(recipe: Recipe) -> Iterator[Axis]:
     for i, source in enumerate(recipe.sources):
         if not isinstance(source.weight, int | float):
             raise GamMergeError(
-                f"weight {i} of the recipe is no number; vary a number within it by KEY=LOW:HIGH"
+                f"weight {i} of the recipe is not a number; "
+                "vary a number inside it with KEY=LOW:HIGH"
             )
     if get_method(recipe.method).normalize:
         yield Shares(len(recipe.sources))
     else:
-        yield from (Number(f"weights.{i}", 0.0, 1.0) for i in range(len(recipe.sources)))
+        for i in range(len(recipe.sources)):
+            yield Number(f"weights.{i}", 0.0, 1.0)
 
 
 def _param(recipe: Recipe, key: str) -> Axis:
     param = _declared(recipe, key)
     if param is None or param.type not in ("int", "float"):
         raise GamMergeError(
-            f"method {recipe.method} has no number {key.removeprefix('params.')!r} to vary"
+            f"method {recipe.method} has no numeric parameter "
+            f"{key.removeprefix('params.')!r} to vary"
         )
     if param.range is None or not isfinite(param.range.high):
-        raise GamMergeError(f"{key} has no upper end; give {key}=LOW:HIGH")
+        raise GamMergeError(f"{key} has no upper limit; give {key}=LOW:HIGH")
     return Number(key, param.range.low, param.range.high, whole=param.type == "int")
 
 
@@ -163,34 +177,39 @@ def _between(recipe: Recipe, text: str) -> Axis:
     except ValueError:
         low = high = 0.0
     if not (isfinite(low) and isfinite(high) and low < high):
-        raise GamMergeError(f"{text} is not KEY=LOW:HIGH with two numbers, the lower first")
+        raise GamMergeError(
+            f"vary must be KEY=LOW:HIGH with two numbers, the lower first, got {text!r}"
+        )
     param = _declared(recipe, key)
-    return Number(
-        key,
-        low,
-        high,
-        whole=key in ("anchor", "output.rank") or (param is not None and param.type == "int"),
-    )
+    whole = key in ("anchor", "output.rank") or (param is not None and param.type == "int")
+    return Number(key, low, high, whole=whole)
 
 
 def _declared(recipe: Recipe, key: str) -> Param | None:
-    """What the method says of a parameter."""
-    return next((p for p in get_method(recipe.method).params if f"params.{p.name}" == key), None)
+    """Return the method's declaration of the parameter at a key, if it has one."""
+    for param in get_method(recipe.method).params:
+        if f"params.{param.name}" == key:
+            return param
+    return None
 
 
 def _current(recipe: Recipe, key: str) -> Any:
-    """The value at a key, the default of the method where the recipe says nothing, or None."""
+    """Return the value at a key, else the default of the method, else None."""
     value: Any = recipe.model_dump()
-    steps = (
-        key.split(".", 1) if key.startswith("params.") else key.split(".")
-    )  # plug-ins have dots in their names
-    if steps[0] == "weights":
+    steps = key.split(".")
+    if steps[0] == "params":  # whose names contain dots if they belong to plug-ins
+        steps = key.split(".", 1)
+    elif steps[0] == "weights":
         steps = ["sources", *steps[1:], "weight"]
     try:
         for step in steps:
-            value = value[int(step) if isinstance(value, list) else step]
+            if isinstance(value, list):
+                value = value[int(step)]
+            else:
+                value = value[step]
     except (KeyError, IndexError, TypeError, ValueError):
-        return param.default if (param := _declared(recipe, key)) else None
+        param = _declared(recipe, key)
+        return None if param is None else param.default
     return value
 
 

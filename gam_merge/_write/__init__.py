@@ -1,1 +1,1 @@
-"""Adapters -> files, whole or not at all, and the texts beside them."""
+"""Adapters -> files, whole or not at all, and the texts next to them."""

@@ -1,7 +1,7 @@
 """The model card of a merged adapter: README.md, for people and for the Hub.
 
-Much of it comes from strangers' files: names stand in code spans, whatever they hold, and only what is surely a Hub id
-becomes a link or goes into the front matter.
+Much of it comes from strangers' files. Names are put into code spans, whatever they contain, and
+only what is certainly a Hub id becomes a link or enters the front matter.
 """
 
 import json
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
-import huggingface_hub  # loads its parts when they are asked for
+import huggingface_hub  # loads its parts on request
 import yaml
 
 from gam_merge._common.errors import printable
@@ -29,8 +29,10 @@ REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
 
 _HUB = "https://huggingface.co"
-_FRONT_MATTER = 1 << 16  # characters of a card within which its front matter must end
-_TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformers
+_FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+_ARXIV_LINK = r"[arXiv \1](https://arxiv.org/abs/\1)"
+_TASKS = {  # PEFT's task_type -> the Hub's pipeline_tag, the class of transformers
     "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
     "SEQ_2_SEQ_LM": (None, "AutoModelForSeq2SeqLM"),
     "SEQ_CLS": ("text-classification", "AutoModelForSequenceClassification"),
@@ -43,8 +45,9 @@ _TASKS = {  # task_type of PEFT -> pipeline_tag of the Hub, class of transformer
 def card_text(
     adapter: Adapter, report: MergeReport, record: Record, files: Mapping[str, str]
 ) -> str:
-    """The whole card. ``adapter`` is the one that it stands beside, ``files`` the sha256 of others."""
+    """Return the card of an adapter. files: the SHA-256 of those next to it, by name."""
     base = _base_model(adapter)
+    metadata = _front_matter(base, adapter, record).to_yaml()
     sections = (
         "# Merged LoRA adapter",
         _summary(base, len(record.sources)),
@@ -56,16 +59,12 @@ def card_text(
         _outcome(report, record),
         FIGURE_PLACEHOLDER,
         "## Recipe",
-        f"`gam-merge --recipe gam_merge_recipe.yaml -o OUT` makes the same bytes again.\n\n{_recipe(record, files)}",
-        "## Load it",
-        _peft(base or "BASE_MODEL", adapter),
-        _vllm(base or "BASE_MODEL", report.rank),
+        "`gam-merge --recipe gam_merge_recipe.yaml -o OUT` reproduces this adapter byte for byte.",
+        _recipe(record, files),
+        "## How to load it",
+        *_uses(base or "BASE_MODEL", adapter),
     )
-    return (
-        f"---\n{_front_matter(base, adapter, record).to_yaml()}\n---\n\n"
-        + "\n\n".join(sections)
-        + "\n"
-    )
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _front_matter(
@@ -74,19 +73,21 @@ def _front_matter(
     return huggingface_hub.ModelCardData(
         base_model=[base] if base else None,
         base_model_relation="adapter" if base else None,
-        library_name="peft",
+        library_name=adapter.format,
         pipeline_tag=_task(adapter)[0],
         license=_license(record),
-        tags=["lora", "peft", "merge", "gam-merge"],
+        tags=["lora", adapter.format, "merge", "gam-merge"],
         merge_method=record.method,
         merge_sources=[printable(source.name(None)) for source in record.sources],
     )
 
 
 def _base_model(adapter: Adapter) -> str | None:
-    """The Hub id of the base model; None for a path of this machine, which the Hub refuses."""
+    """Return the Hub id of the base model; None for a path of this machine: the Hub refuses it."""
     name = adapter.base_model
-    hub = parse_hub_id(name) if isinstance(name, str) and not os.path.exists(name) else None
+    if name is None or os.path.exists(name):
+        return None
+    hub = parse_hub_id(name)
     return hub.repo if hub is not None and hub == HubId(hub.repo) else None
 
 
@@ -95,9 +96,9 @@ def _task(adapter: Adapter) -> tuple[str | None, str]:
 
 
 def _license(record: Record) -> str | None:
-    """The license that all sources have by their cards, if each has one."""
-    found = {_license_of(source) for source in record.sources}
-    return found.pop() if len(found) == 1 else None
+    """Return the license that the cards of all sources agree on, if they do."""
+    licenses = {_license_of(source) for source in record.sources}
+    return licenses.pop() if len(licenses) == 1 else None
 
 
 def _license_of(source: RecordedSource) -> str | None:
@@ -105,22 +106,21 @@ def _license_of(source: RecordedSource) -> str | None:
         return _license(source.made_by)
     if source.file is None:
         return None
-    try:  # not huggingface_hub's metadata_load: its import takes a third of a second of each merge
+    try:  # not metadata_load of huggingface_hub: its import takes a third of a second per merge
         beginning = read_text(source.file.with_name(CARD_NAME))[:_FRONT_MATTER]
         text = yaml.safe_load(beginning.split("---", 2)[1])["license"]
-    except Exception:  # a stranger's card may hold anything, and none is needed
+    except Exception:  # a stranger's card may contain anything, and need not exist
         return None
-    return (
-        text
-        if isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other"
-        else None
-    )
+    known = isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other"
+    return text if known else None
 
 
 def _summary(base: str | None, count: int) -> str:
-    of = f" of [{code(base)}]({_HUB}/{base})" if base else ""
-    what = "one LoRA adapter" if count == 1 else f"{count} LoRA adapters"
-    return f"A LoRA adapter{of}: {what} merged with gam-merge {VERSION}."
+    adapter = "A LoRA adapter"
+    if base is not None:
+        adapter += f" for [{code(base)}]({_HUB}/{base})"
+    sources = "one LoRA adapter" if count == 1 else f"{count} LoRA adapters"
+    return f"{adapter}: {sources} merged with gam-merge {VERSION}."
 
 
 def _sources(report: MergeReport, record: Record) -> Iterator[str]:
@@ -129,54 +129,65 @@ def _sources(report: MergeReport, record: Record) -> Iterator[str]:
         "|---|---|---:|---:|---:|---:|",
     ]
     for source, survival in zip(record.sources, report.survival, strict=True):
-        weight = f"{source.weight:.4g}" if isinstance(source.weight, int | float) else "by module"
         alpha = "" if source.alpha is None else f"{source.alpha:g}"
-        cells = (*_source(source), weight, str(source.rank), alpha, f"{100 * survival:.1f} %")
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        numbers = (_weight(source), str(source.rank), alpha, f"{100 * survival:.1f} %")
+        cells = (*_source(source), *numbers)
+        escaped = [cell.replace("|", r"\|") for cell in cells]
+        rows.append(f"| {' | '.join(escaped)} |")
     yield "\n".join(rows)
-    yield "An adapter survives by its projection on the result: 100 % if all of it is in there."
+    yield (
+        "*survives* is the share of an adapter's update that is in the result, by projection: "
+        "100 % if nothing of it is lost."
+    )
 
 
 def _source(source: RecordedSource) -> tuple[str, str]:
-    """Name and revision, linked where it is on the Hub."""
-    hub = parse_hub_id(source.source) if source.revision else None
-    if hub is None:
+    """Return name and revision, with a link if the source is on the Hub."""
+    revision = source.revision
+    hub = parse_hub_id(source.source) if revision else None
+    if hub is None or not revision:
         return code(source.name(None)), ""
-    at = f"{_HUB}/{hub.repo}/tree/{quote(source.revision or '', safe='')}/{quote(hub.subfolder or '')}".rstrip(
-        "/"
-    )
-    where = f"{hub.repo}:{hub.subfolder}" if hub.subfolder else hub.repo
-    return f"[{code(where)}]({at})", code((source.revision or "")[:12])
+    url = f"{_HUB}/{hub.repo}/tree/{quote(revision, safe='')}"
+    if hub.subfolder:
+        url += f"/{quote(hub.subfolder)}"
+    name = str(HubId(hub.repo, subfolder=hub.subfolder))
+    return f"[{code(name)}]({url.rstrip('/')})", code(revision[:12])
+
+
+def _weight(source: RecordedSource) -> str:
+    return f"{source.weight:.4g}" if isinstance(source.weight, int | float) else "by module"
 
 
 def _method(record: Record) -> str:
-    method = get_method(record.method)
-    reference = re.sub(
-        r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", method.rule.reference
-    )
-    return f"{code(record.method)}: {method.rule.summary}." + (
-        f" Reference: {reference}." if reference else ""
-    )
+    rule = get_method(record.method).rule
+    text = f"{code(record.method)}: {rule.summary}."
+    if rule.reference:
+        text += f" Reference: {_ARXIV.sub(_ARXIV_LINK, rule.reference)}."
+    return text
 
 
 def _outcome(report: MergeReport, record: Record) -> str:
     renamed = {source.source: source.name(None) for source in record.sources}
     lines = [
-        f"- Norm of the merged update: {report.norm_ratio:.3f} of the weighted mean of the sources'.",
-        f"- Rank {report.rank} keeps {100 * report.energy_kept:.2f} % of the energy (squared norm) of the merge.",
+        "- The norm of the merged update is "
+        f"{report.norm_ratio:.3f} times the weighted mean of the sources' norms.",
+        f"- Rank {report.rank} keeps "
+        f"{100 * report.energy_kept:.2f} % of the energy (squared norm) of the merged update.",
         f"- {len(report.modules)} modules, written in {report.dtype}.",
         *(f"- {code(replace_names(note, renamed))}" for note in report.notes),
     ]
     for text, names in report.warnings.items():
         lines.append(
-            f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, first {code(names[0])}"
+            f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, "
+            f"first in {code(names[0])}"
         )
     return "\n".join(lines)
 
 
 def _recipe(record: Record, files: Mapping[str, str]) -> str:
     text = recipe_text(record, None, files)
-    return f"{(fence := _fence(text, 3))}yaml\n{text}{fence}"
+    fence = _fence(text, 3)
+    return f"{fence}yaml\n{text}{fence}"
 
 
 def _peft(base: str, adapter: Adapter) -> str:
@@ -200,21 +211,49 @@ llm.generate("...", lora_request=LoRARequest("merged", 1, "{REPO_PLACEHOLDER}"))
 ```"""
 
 
+def _uses_of_peft(base: str, adapter: Adapter) -> list[str]:
+    return [_peft(base, adapter), _vllm(base, adapter.rank)]
+
+
+def _uses_of_mlx(base: str, adapter: Adapter) -> list[str]:
+    return [
+        f"""```python
+from mlx_lm import generate, load
+
+model, tokenizer = load({json.dumps(base)}, adapter_path="{REPO_PLACEHOLDER}")
+print(generate(model, tokenizer, prompt="..."))
+```"""
+    ]
+
+
+_USES = {"peft": _uses_of_peft, "mlx": _uses_of_mlx}  # by format
+
+
+def _uses(base: str, adapter: Adapter) -> list[str]:
+    """Return code that loads an adapter; a sentence for a format that has none here."""
+    if adapter.format not in _USES:
+        return [f"With any reader of the format {adapter.format}."]
+    return _USES[adapter.format](base, adapter)
+
+
 def code(text: str) -> str:
-    """The text as a code span of Markdown: nothing in it is read as Markdown, HTML or a link."""
+    """Return a code span of Markdown, in which nothing is read as Markdown, HTML or a link."""
     text = printable(text)
+    if not text.strip():
+        return "` `"
     fence = _fence(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{space}{text}{space}{fence}" if text.strip() else "` `"
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def replace_names(note: str, names: Mapping[str, str]) -> str:
-    """A note of a report with other names of the sources."""
+    """Replace the names of the sources in a note of a report."""
     for old in sorted(names, key=len, reverse=True):
         note = note.replace(old, names[old])
     return note
 
 
 def _fence(text: str, least: int) -> str:
-    """Backticks, more in a row than the text has anywhere."""
-    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    """Return more backticks in a row than the text has anywhere, and not fewer than ``least``."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(least, longest + 1)

@@ -1,15 +1,16 @@
-"""A directory that appears whole or not at all, whatever kills the process and however many write at once.
+"""A directory that appears complete or not at all, despite kills and concurrent writers.
 
-What is to become ``target`` grows in a hidden sibling:
+The future ``target`` grows in a hidden sibling:
 
     .target.gam-merge-0123456789abcdef/
-        lock    held for as long as the process that writes here lives
-        new/    what is to become the target
-        old/    what was the target, for the moment between two renames
+        lock    held as long as the writing process lives
+        new/    the future target
+        old/    the previous target, for the moment between two renames
 
-``new`` and an existing target change places in one step where the system can do that. Elsewhere the target steps aside
-to ``old`` first; a process that dies before the second rename leaves no target, and the next one puts ``old`` back.
-A sibling whose lock nobody holds belongs to the dead: the next process to write the same target clears it.
+``new`` and an existing target change places in one step where the system can do that. Elsewhere the
+target moves to ``old`` first; a process that dies before the second rename leaves no target, and
+the next one puts ``old`` back. A sibling whose lock nobody holds belongs to a dead process: the
+next process to write the same target clears it.
 """
 
 import ctypes
@@ -40,7 +41,7 @@ class Staging:
     def commit(self, *, replace: bool) -> None:
         """Sync ``new`` to the disk and give it its name.
 
-        Raises OSError if there is a target and it is not to be replaced: this makes one winner of many writers.
+        Raises OSError if a target exists and is not to be replaced: of many writers one wins.
         """
         for path in (*self.new.iterdir(), self.new):
             _sync(path)
@@ -54,9 +55,10 @@ class Staging:
 
 @contextmanager
 def staged(target: Path) -> Iterator[Staging]:
-    """A place to write ``target`` (absolute), after clearing away what dead processes left there.
+    """Provide a place to write ``target`` (absolute), after clearing what dead processes left.
 
-    Nothing of it stays on leaving, however that happens; a kill leaves a hidden sibling. Raises OSError.
+    It is removed at the end of the block in any case; a kill leaves a hidden sibling. Raises
+    OSError.
     """
     with _folder(target.parent):
         _sweep(target)
@@ -73,21 +75,24 @@ def staged(target: Path) -> Iterator[Staging]:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder and its parents; if the block fails, take away those that were not there before."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    """Make a folder and its parents; if the block fails, remove those that are new."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        for folder in (*reversed(made), path):
+        for folder in (*reversed(missing), path):
             folder.mkdir(exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # somebody else uses it by now
-            for folder in made:
+        with suppress(OSError):  # another process uses it by now
+            for folder in missing:
                 folder.rmdir()
         raise
 
 
 def _make(home: Path) -> int:
-    """Make the sibling: the descriptor of its lock. Until that is held another process may take it for dead."""
+    """Make the sibling and return the descriptor of its lock.
+
+    Until the lock is held, another process may take the sibling for dead and clear it.
+    """
     while True:
         home.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -107,6 +112,7 @@ def _sweep(target: Path) -> None:
 
 
 def _clear_if_dead(home: Path, target: Path) -> None:
+    """Clear a sibling unless a living process holds its lock."""
     try:
         lock = os.open(home / _LOCK, os.O_RDWR)
     except OSError:
@@ -121,17 +127,16 @@ def _clear_if_dead(home: Path, target: Path) -> None:
 
 
 def _clear(home: Path, target: Path) -> None:
-    """Remove a sibling whose lock we hold, the lock last; what it took away from the target goes back."""
+    """Remove a sibling whose lock this process holds, the lock last; put an old target back."""
     if (home / _OLD).exists() and not os.path.lexists(target):
         os.rename(home / _OLD, target)
     for name in (_NEW, _OLD):
         shutil.rmtree(home / name, ignore_errors=True)
-    if not any(
-        (home / name).exists() for name in (_NEW, _OLD)
-    ):  # else the next to come clears the rest
-        with suppress(OSError):
-            (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
-            home.rmdir()
+    if (home / _NEW).exists() or (home / _OLD).exists():
+        return  # the next process clears the rest
+    with suppress(OSError):
+        (home / _LOCK).unlink(missing_ok=True)  # Ctrl-C may come before it
+        home.rmdir()
 
 
 def _prefix(target: Path) -> str:
@@ -139,7 +144,10 @@ def _prefix(target: Path) -> str:
 
 
 def _hold(lock: int, *, wait: bool) -> bool:
-    """Whether the lock is ours now. Where there are no locks it never is: nobody is taken for dead."""
+    """Take a lock; return whether this process holds it now.
+
+    Without locks the answer is no, so that no process is taken for dead.
+    """
     if sys.platform == "win32":
         return False
     try:
@@ -150,7 +158,7 @@ def _hold(lock: int, *, wait: bool) -> bool:
 
 
 def _exchange(x: Path, y: Path) -> bool:
-    """Let two directories change places in one step. False where system or file system cannot."""
+    """Let two directories change places in one step; return whether the system did so."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -162,7 +170,7 @@ def _exchange(x: Path, y: Path) -> bool:
 
 def _sync(path: Path) -> None:
     if sys.platform == "win32":
-        return  # it cannot sync what is open for reading, nor a directory
+        return  # Windows syncs neither directories nor files that are open for reading
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

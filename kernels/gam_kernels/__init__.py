@@ -1,7 +1,7 @@
 """Batched linear algebra of factored low-rank matrices, on torch alone.
 
-Every function works on stacks: a leading dimension ``L`` runs over the modules of one shape. CPU and CUDA alike,
-by the device of the inputs. Nothing here knows what an adapter is.
+Every function works on stacks: a leading dimension ``L`` runs over the modules of one shape, on the
+device of the inputs, CPU or CUDA. Nothing here knows what an adapter is.
 """
 
 from gam_kernels._basis import Basis as Basis
@@ -22,4 +22,3 @@ from gam_kernels._span import Span as Span
 from gam_kernels._span import span as span
 from gam_kernels._svd import compress as compress
 from gam_kernels._svd import rank_for_energy as rank_for_energy
-from gam_kernels._svd import thin_svd as thin_svd

@@ -2,16 +2,19 @@
 
 ``L`` modules, ``m`` rows, ``r`` columns.
 
-An orthonormal basis of the columns of ``x`` is kept as a product ``factor @ coef`` with a small ``coef``. Three
-routes, chosen for each module by what its Gram matrix says of its conditioning:
+An orthonormal basis of the columns of ``x`` is kept as a product ``factor @ coef`` with a small
+``coef``. Three routes, chosen for each module by what its Gram matrix says of its conditioning:
 
-narrow       factor = x, coef = the inverse Cholesky factor; products with x may be formed in the caller's dtype
-wide         the same, but rounding x @ coef in that dtype would cost too many digits, or leave its range: products
+narrow       factor = x, coef = the inverse Cholesky factor; products with x may be formed in the
+caller's dtype wide         the same, but rounding x @ coef in that dtype would cost too many
+digits, or leave its range: products
              stay in float64
-Householder  factor = Q of a QR, coef = the left singular vectors of R: always right, and reveals the rank
+Householder  factor = Q of a QR, coef = the left singular vectors of R: always right, and reveals
+the rank
 
-Sources: CholeskyQR and its loss of orthogonality with the square of the condition number, Yamamoto, Nakatsukasa,
-Yanagisawa and Fukaya, ETNA 44 (2015); diagonal scaling is optimal up to sqrt(r), van der Sluis, Numer. Math. 14 (1969).
+Sources: CholeskyQR and its loss of orthogonality with the square of the condition number, Yamamoto,
+Nakatsukasa, Yanagisawa and Fukaya, ETNA 44 (2015); diagonal scaling is optimal up to sqrt(r), van
+der Sluis, Numer. Math. 14 (1969).
 """
 
 from collections.abc import Sequence
@@ -20,8 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# The amplification of rounding up to which products x @ coef are formed in the dtype of x, in units of 1 / eps:
-# 16 in float32, so that a basis carries at most 2e-6 of relative error.
+# The amplification of rounding up to which products x @ coef are formed in the dtype of x, in units
+# of 1 / eps: 16 in float32, so that a basis carries at most 2e-6 of relative error.
 _NARROW = 2e-6
 # The squared lengths of columns whose products with others stay well within float32.
 _SMALL, _LARGE = 1e-24, 1e24
@@ -32,7 +35,8 @@ _EPS64 = torch.finfo(torch.float64).eps
 class Basis(NamedTuple):
     """Orthonormal bases ``q = factor @ coef`` of the columns of a stack ``x = q @ core``.
 
-    Columns of ``coef`` and rows of ``core`` at and beyond a module's ``rank`` are zero where the QR revealed it.
+    Columns of ``coef`` and rows of ``core`` at and beyond a module's ``rank`` are zero where the QR
+    revealed it.
     """
 
     factor: Tensor  # (L, m, r) float64, or x itself where no basis had to be formed
@@ -44,10 +48,11 @@ class Basis(NamedTuple):
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products ``x^T y`` of the columns of two stacks, accumulated in float64.
+    """Return the inner products ``x^T y`` of the columns of two stacks, accumulated in float64.
 
-    x: (L, m, r), y: (L, m, s), any float dtype -> (L, r, s) float64. Non-finite input gives non-finite output.
-    On a processor what is not float64 is converted a few rows at a time, and nothing of full size is made.
+    x: (L, m, r), y: (L, m, s), any float dtype -> (L, r, s) float64. Non-finite input gives
+    non-finite output. On the CPU, what is not float64 is converted a few rows at a time, and
+    nothing of full size is made.
     """
     if x.dtype == y.dtype == torch.float64 or x.device.type != "cpu":
         return x.double().mT @ y.double()
@@ -59,10 +64,10 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 
 
 def stacked_gram(pieces: Sequence[Tensor]) -> Tensor:
-    """Gram matrix of stacks side by side, [x_1 ... x_N], as ``gram`` forms it.
+    """Return the Gram matrix of stacks side by side, [x_1 ... x_N], as ``gram`` forms it.
 
-    pieces: (L, m, r_i) each, of one dtype -> (L, R, R) float64, R the sum of the r_i. One wide product runs several
-    times as fast as narrow ones.
+    pieces: (L, m, r_i) each, of one dtype -> (L, R, R) float64, R the sum of the r_i. One wide
+    product runs several times as fast as narrow ones.
     """
     columns = sum(x.shape[-1] for x in pieces)
     if pieces[0].device.type != "cpu":
@@ -71,24 +76,20 @@ def stacked_gram(pieces: Sequence[Tensor]) -> Tensor:
     out = torch.zeros(len(pieces[0]), columns, columns, dtype=torch.float64)
     rows = _rows(len(out) * columns)
     for strips in zip(*(x.split(rows, -2) for x in pieces), strict=True):
-        along = strips[0].stride(-1) > 1  # transposed: copies run along memory
-        strip = (
-            torch.cat([x.mT for x in strips], -2).double().mT
-            if along
-            else torch.cat(strips, -1).double()
-        )
+        strip = _side_by_side(strips)
         out.baddbmm_(strip.mT, strip)
     return out
 
 
 def orthonormalize(x: Tensor, *, eps: float, g: Tensor | None = None) -> Basis:
-    """Orthonormal bases of the columns of each matrix of a stack.
+    """Return orthonormal bases of the columns of each matrix of a stack.
 
-    x: (L, m, r) float32 or float64, m < r allowed. eps: of the dtype in which products with ``x`` are to be formed;
-    that of float64 itself sends every module down the Householder route. g: (L, r, r) float64, the Gram matrices of
-    ``x``, if they are known.
+    x: (L, m, r) float32 or float64, m < r allowed. eps: of the dtype in which products with ``x``
+    are to be formed; that of float64 itself sends every module down the Householder route. g: (L,
+    r, r) float64, the Gram matrices of ``x``, if known.
 
-    A module with NaN or Inf keeps a non-finite ``core``: the caller, who knows its name, reports it.
+    A module with NaN or Inf keeps a non-finite ``core``: the caller, who knows its name, reports
+    it.
     """
     g = stacked_gram([x]) if g is None else g  # (L, r, r)
     coef, core, amplification = _cholesky(g)
@@ -105,43 +106,47 @@ def orthonormalize(x: Tensor, *, eps: float, g: Tensor | None = None) -> Basis:
 
 
 def _rows(width: int) -> int:
-    """How many rows of so many numbers are worked on at a time: a cache full, but no call for next to nothing."""
+    """How many rows of ``width`` numbers are worked on at a time: a cache full, but not too few."""
     return max(256, _CACHED // (8 * width))
 
 
-def _cholesky(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse Cholesky factors, Cholesky factors and the amplification of rounding, of scaled Gram matrices.
+def _side_by_side(strips: Sequence[Tensor]) -> Tensor:
+    """[x_1 ... x_N] in float64, copied along memory if they are transposed: (L, p, R)."""
+    if strips[0].stride(-1) > 1:
+        return torch.cat([x.mT for x in strips], -2).double().mT
+    return torch.cat(list(strips), -1).double()
 
-    g: (L, r, r) float64 -> coef (L, r, r), core (L, r, r), amplification (L,), with ``g = core^T core`` and
-    ``coef = core^-1``. The amplification is |R^-1|_F / sqrt(r) for unit columns: 1 if x is orthonormal, infinite or
-    NaN if the factorisation fails.
+
+def _cholesky(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse Cholesky factors, Cholesky factors and amplification of rounding, from Gram matrices.
+
+    g: (L, r, r) float64 -> coef (L, r, r), core (L, r, r), amplification (L,), with ``g = core^T
+    core`` and ``coef = core^-1``. The amplification is |R^-1|_F / sqrt(r) for unit columns: 1 if x
+    is orthonormal, infinite or NaN if the factorisation fails.
     """
     scale = g.diagonal(dim1=-2, dim2=-1).sqrt()  # (L, r), column norms of x
-    unit = g / (
-        scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    )  # 0 / 0 = NaN for a zero column, caught below
+    # 0 / 0 = NaN for a zero column, caught below.
+    unit = g / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
     lower, info = torch.linalg.cholesky_ex(torch.where(unit.isfinite(), unit, 0.0))
     eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand_as(g)
     inverse = torch.linalg.solve_triangular(lower.mT, eye, upper=True)
+    done = (info == 0) & unit.isfinite().all(-1).all(-1)  # (L,)
     amplification = torch.linalg.matrix_norm(inverse) / g.shape[-1] ** 0.5
-    amplification = torch.where(
-        (info == 0) & unit.isfinite().all(-1).all(-1), amplification, torch.inf
-    )
+    amplification = torch.where(done, amplification, torch.inf)
     return inverse / scale.unsqueeze(-1), lower.mT * scale.unsqueeze(-2), amplification
 
 
 def _householder(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Explicit bases and numerical ranks by QR and the SVD of R.
 
-    x: (L, m, r) float64 -> factor (L, m, r), coef (L, r, r), core (L, r, r), rank (L,). Singular values of x with unit
-    columns up to eps * max(m, r) * the largest count as zero: how long a column is says nothing, since the other
-    factor of a delta may undo it.
+    x: (L, m, r) float64 -> factor (L, m, r), coef (L, r, r), core (L, r, r), rank (L,). Singular
+    values of x with unit columns up to eps * max(m, r) * the largest count as zero: how long a
+    column is says nothing, since the other factor of a delta may undo it.
     """
     m, r = x.shape[-2:]
     length = torch.linalg.vector_norm(x, dim=-2, keepdim=True)  # (L, 1, r)
-    q, upper = torch.linalg.qr(
-        x / torch.where(length > 0, length, 1.0)
-    )  # (L, m, min(m, r)), (L, min(m, r), r)
+    unit = x / torch.where(length > 0, length, 1.0)
+    q, upper = torch.linalg.qr(unit)  # (L, m, min(m, r)), (L, min(m, r), r)
     left, s, vt = torch.linalg.svd(upper, full_matrices=False)
     rank = (s > _EPS64 * max(m, r) * s[..., :1]).sum(-1)
     kept = torch.arange(s.shape[-1], device=x.device) < rank.unsqueeze(-1)  # (L, min(m, r))

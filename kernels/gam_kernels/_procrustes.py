@@ -17,21 +17,25 @@ class Polar(NamedTuple):
 
 
 def polar(x: Tensor) -> Polar:
-    """Nearest matrices with orthonormal rows or columns (Higham, Functions of Matrices, 2008, chapter 8).
+    """Return the nearest matrices with orthonormal rows or columns.
 
-    x: (L, k, l) float64 -> rotation (L, k, l), singular values (L, min(k, l)). The factor is unique only if no
-    singular value is zero; otherwise one of the nearest is returned, still orthonormal.
+    Source: Higham, Functions of Matrices (2008), chapter 8.
+
+    x: (L, k, l) float64 -> rotation (L, k, l), singular values (L, min(k, l)). The factor is unique
+    only if no singular value is zero; otherwise one of the nearest is returned, still orthonormal.
     """
     p, s, qt = torch.linalg.svd(x, full_matrices=False)
     return Polar(p @ qt, s)
 
 
 def procrustes(cross: Tensor) -> Polar:
-    """Rotations that align bases to reference bases: argmin over R of |Q R - Q_ref|_F (Schoenemann, 1966).
+    """Return rotations that align bases to reference bases: argmin over R of |Q R - Q_ref|_F.
 
-    cross: (L, k, l) = Q^T Q_ref for orthonormal Q (L, m, k), Q_ref (L, m, l), k <= l. R has orthonormal rows, so a
-    product formed with Q R and R^T core keeps its value. ``cosines`` are those of the principal angles; where one is
-    zero R is not unique.
+    Source: Schoenemann, Psychometrika 31 (1966).
+
+    cross: (L, k, l) = Q^T Q_ref for orthonormal Q (L, m, k), Q_ref (L, m, l), k <= l. R has
+    orthonormal rows, so a product formed with Q R and R^T core keeps its value. ``cosines`` are
+    those of the principal angles; where one is zero R is not unique.
 
     Raises ValueError if k > l: no such R keeps the product.
     """
@@ -43,7 +47,9 @@ def procrustes(cross: Tensor) -> Polar:
 
 
 def principal_cosines(cross: Tensor) -> Tensor:
-    """Cosines of the principal angles between subspaces (Bjoerck and Golub, Math. Comp. 27, 1973).
+    """Return the cosines of the principal angles between subspaces.
+
+    Source: Bjoerck and Golub, Math. Comp. 27 (1973).
 
     cross: (L, k, l) = Q_1^T Q_2 of orthonormal bases -> (L, min(k, l)), descending, clipped to 1.
     """

@@ -1,8 +1,9 @@
-"""Leading singular triplets of a matrix that comes in blocks of rows, from its products with thin matrices.
+"""Leading singular triplets of a matrix in blocks of rows, from its products with thin matrices.
 
 ``m`` rows, ``n`` columns, ``k`` rank, ``l`` width of the sketch.
 
-Source: Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011), algorithms 4.4 and 5.1.
+Source: Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011),
+algorithms 4.4 and 5.1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,16 +34,16 @@ def leading_svd(
     generator: torch.Generator,
     oversampling: int = 16,
 ) -> Leading:
-    """The first min(rank, m, n) singular triplets of a matrix (m, n), found by subspace iteration.
+    """Return the first min(rank, m, n) singular triplets of a matrix (m, n), by subspace iteration.
 
-    Products are formed in the dtype of the blocks and on their device, the small decomposition in float64. The same
-    generator state gives the same result. The default oversampling serves spectra that fall off; with rank + 16 the
-    error is within 1 % of the least in the Frobenius norm, even for pure noise.
+    Products are formed in the dtype of the blocks and on their device, the small decomposition in
+    float64. The same generator state gives the same result. The default oversampling serves spectra
+    that fall off; with rank + 16 the error is within 1 % of the least in the Frobenius norm, even
+    for pure noise.
     """
     width = min(rank + oversampling, *shape)
-    sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator).to(
-        next(iter(blocks()))
-    )
+    sketch = torch.randn(shape[1], width, dtype=torch.float64, generator=generator)
+    sketch = sketch.to(next(iter(blocks())))  # (n, l)
     q = _range(blocks, sketch, shape[0])  # (m, l)
     for _ in range(_PASSES):
         q = _range(blocks, torch.linalg.qr(_adjoint(blocks, q)).Q, shape[0])
@@ -61,10 +62,8 @@ def leading_svd(
 
 def _range(blocks: Blocks, x: Tensor, rows: int) -> Tensor:
     """An orthonormal basis of what the matrix makes of x: (n, l) -> (m, l)."""
-    out, start = (
-        x.new_empty(rows, x.shape[1]),
-        0,
-    )  # one piece: many small ones would keep freed blocks apart
+    out = x.new_empty(rows, x.shape[1])  # one piece: many small ones would keep freed blocks apart
+    start = 0
     for block in blocks():
         torch.matmul(block, x, out=out[start : start + len(block)])
         start += len(block)

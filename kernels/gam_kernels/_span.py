@@ -1,7 +1,7 @@
 """Orthonormal bases of what several subspaces span together.
 
-``L`` modules, ``m`` rows, ``k`` columns: orthonormal bases side by side, so that only their overlap makes them
-ill-conditioned.
+``L`` modules, ``m`` rows, ``k`` columns: orthonormal bases side by side, so that only their overlap
+makes them ill-conditioned.
 """
 
 from collections.abc import Callable
@@ -10,16 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Eigenvalues of a Gram matrix carry an absolute error of about eps: above this share of the largest they, and the
-# basis that they lead to, are good to 1e-11. Below it the stack itself is decomposed.
+# Eigenvalues of a Gram matrix carry an absolute error of about eps: above this share of the
+# largest, they and the basis that they lead to are good to 1e-11. Below it the stack itself is
+# decomposed.
 _SURE = 1e-4
-_NARROW = 2e-6  # as for a single basis: amplification of rounding that products in the caller's dtype may show
+# As for a single basis: amplification of rounding that products in the caller's dtype may show.
+_NARROW = 2e-6
 _EPS64 = torch.finfo(torch.float64).eps
 
 
 class Span(NamedTuple):
-    """Orthonormal bases ``q = x @ coef`` of the columns of ``x = q @ coords``, by falling singular values of x.
+    """Orthonormal bases ``q = x @ coef`` of the columns of ``x = q @ coords``.
 
+    Columns of q are in the order of falling singular values of x.
     Columns of ``coef`` and rows of ``coords`` at and beyond a module's ``rank`` are zero.
     """
 
@@ -29,7 +32,7 @@ class Span(NamedTuple):
     wide: Tensor  # (L,) bool, x @ coef must be formed in float64
 
     def select(self, index: Tensor, rank: int | None = None) -> "Span":
-        """The modules of ``index``, cut to a rank that they all have."""
+        """Return the modules of ``index``, cut to a rank that they all have."""
         return Span(
             self.coef[index, :, :rank],
             self.coords[index, :rank],
@@ -39,9 +42,10 @@ class Span(NamedTuple):
 
 
 def span(g: Tensor, x: Callable[[Tensor], Tensor], *, rows: int, eps: float) -> Span:
-    """Joint orthonormal bases from Gram matrices, and from the stack itself where those do not suffice.
+    """Return joint orthonormal bases from Gram matrices, or from the stack if those are too rough.
 
-    g: (L, k, k) float64 = x^T x. x: gives the stack (L', m, k) in float64 of the modules of an index. rows: m.
+    g: (L, k, k) float64 = x^T x. x: gives the stack (L', m, k) in float64 of the modules of an
+    index. rows: m.
     eps: of the dtype in which products with x are to be formed.
     Singular values up to eps64 * max(m, k) * the largest count as zero.
     """
@@ -52,9 +56,9 @@ def span(g: Tensor, x: Callable[[Tensor], Tensor], *, rows: int, eps: float) -> 
         index = unsure.nonzero().squeeze(-1)
         stack = x(index)  # (L', m, k)
         _, s_full, wt = torch.linalg.svd(torch.linalg.qr(stack, mode="r")[1], full_matrices=False)
-        found = s_full.shape[-1]  # min(m, k)
-        s[index] = torch.nn.functional.pad(s_full, (0, s.shape[-1] - found))
-        w[index, :, :found] = wt.mT
+        count = s_full.shape[-1]  # min(m, k)
+        s[index] = torch.nn.functional.pad(s_full, (0, s.shape[-1] - count))
+        w[index, :, :count] = wt.mT
     kept = s > _EPS64 * max(rows, g.shape[-1]) * s[:, :1]  # (L, k)
     inverse = torch.where(kept, 1 / s, 0.0)
     rank = kept.sum(-1)

@@ -14,6 +14,7 @@ from helpers import random_factors, write_adapter
 
 import gam_merge as gm
 from gam_cli import _present as present
+from gam_cli._options import GroupBy
 from gam_cli._tables_inspect import of_inspection
 from gam_merge._common.tensors import read
 from gam_merge._models.checkpoint import open_checkpoint
@@ -342,6 +343,6 @@ def _adapter(draw: Draw, folder: Path, weights: bytes, config: bytes) -> Action:
 def shown(found: gm.Inspection) -> None:
     """Printed as the command prints it: no control character reaches the terminal."""
     with redirect_stdout(StringIO()) as printed:
-        present.show(None, of_inspection(found, "type"), as_json=False, quiet=False)
+        present.show(None, of_inspection(found, GroupBy.type), as_json=False, quiet=False)
     assert printed.getvalue().replace("\n", "").isprintable()
     json.dumps(found.to_dict())

@@ -124,7 +124,7 @@ def deficient(method: gm.Method) -> bool:
 
 
 def mixed_ranks(method: gm.Method) -> bool:
-    """Adapters of unlike rank are merged, into something finite."""
+    """Adapters of different ranks are merged, into something finite."""
     pairs, weights = _problem(method, ranks=(3, 1, 2))
     return _same_or_refused(
         lambda: 0.0 if bool(_run(method, pairs, weights).isfinite().all()) else 1.0
@@ -139,7 +139,7 @@ def _same_or_refused(distance: Callable[[], float]) -> bool:
 
 
 def finite(method: gm.Method) -> bool:
-    """Nothing blows up: deltas of very unlike size, orthogonal ones, opposed ones."""
+    """Nothing blows up: deltas of very different sizes, orthogonal ones, opposed ones."""
     pairs, weights = _problem(method)
     eye = torch.eye(14, dtype=torch.float64)
     spaces = [slice(i, i + 3) for i in (0, 3, 6)][: len(pairs)]

@@ -1,1 +1,1 @@
-"""What may stand before or after a rule, one a file."""
+"""Plug-ins: changes before or after a rule."""

@@ -1,4 +1,4 @@
-"""Norms evened out before a merge, so that a loud adapter does not drown the others."""
+"""Norms evened out before a merge, so that a loud adapter does not drown out the others."""
 
 from typing import Annotated
 
@@ -15,28 +15,27 @@ from gam_merge._methods._schema import Range
     "norm_equalise",
     summary="bring the deltas of each module to one norm, or part of the way",
     reference="arXiv 2606.03723",
-    use="where adapters were trained with unlike learning rates or alpha",
-    avoid="where a small delta means that its adapter needs no change there",
+    use="where adapters were trained with different learning rates or alpha",
+    avoid="where a small delta means that its adapter needs little change there",
 )
 def norm_equalise(
     core: Core,
     weights: Tensor,
     rule: CoreRule,
     *,
-    beta: Annotated[float, Range(0, 1), "0: all at the mean norm, 1: as they are"] = 0.0,
+    beta: Annotated[float, Range(0, 1), "0: all at the mean norm, 1: unchanged"] = 0.0,
 ) -> InCore:
     norms = core.norms  # (L, N)
-    return rule(
-        core.scaled((beta * norms + (1 - beta) * norms.mean(-1, keepdim=True)) / norms), weights
-    )
+    lengths = beta * norms + (1 - beta) * norms.mean(-1, keepdim=True)
+    return rule(core.scaled(lengths / norms), weights)
 
 
 @plugin(
     "pre",
     "mad_cap",
-    summary="cap the norms of each module's deltas at so many median deviations above their median",
+    summary="cap the norms of each module's deltas a few median deviations above their median",
     reference="common robust statistics",
-    use="where one of several adapters may have blown up; it takes four to matter",
+    use="where one of four or more adapters may have blown up",
     avoid="otherwise",
 )
 def mad_cap(
@@ -44,7 +43,9 @@ def mad_cap(
     weights: Tensor,
     rule: CoreRule,
     *,
-    deviations: Annotated[float, Range(0), "median absolute deviations above the median"] = 3.0,
+    deviations: Annotated[
+        float, Range(0), "distance of the cap above the median, in median absolute deviations"
+    ] = 3.0,
 ) -> InCore:
     norms = core.norms  # (L, N)
     median = norms.quantile(0.5, -1, keepdim=True)

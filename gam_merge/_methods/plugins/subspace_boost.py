@@ -1,4 +1,4 @@
-"""Subspace Boosting (arXiv 2506.16506): raise the small singular values of a merge to one of its large ones.
+"""Subspace Boosting (arXiv 2506.16506): raise small singular values of a merge to a large one.
 
     k = the first index at which sum s_1..s_k reaches ``beta`` of the whole,    s_j <- max(s_j, s_k)
 
@@ -18,10 +18,10 @@ from gam_merge._methods._schema import Range
 @plugin(
     "post",
     "subspace_boost",
-    summary="raise small singular values of the result to the one that holds a share of the spectrum",
+    summary="raise small singular values of the result to the one at a given share of the spectrum",
     reference="arXiv 2506.16506, over the non-zero singular values",
     use="after sums of many specialists",
-    avoid="for language models, where no gain is published; for adapters of one goal",
+    avoid="for language models, for which no gain is published; for adapters of one goal",
     breaks={
         "identity": "the spectrum of a single adapter is raised too",
         "equal": "as for a single adapter",

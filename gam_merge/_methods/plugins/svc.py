@@ -1,9 +1,9 @@
-"""Singular value calibration (arXiv 2602.05536): undo the over-counting of directions that several adapters share.
+"""Singular value calibration (arXiv 2602.05536): count directions that adapters share only once.
 
     merged = U S V^T,    a_i = row r of U^T delta_i,    a = row r of U^T merged
     s_i = <a, a_i> / |a_i|^2,    S_r <- S_r N / sum_i max(alpha, s_i)
 
-An adapter with no component in a direction has no say in it.
+An adapter without a component in a direction does not count there.
 """
 
 from typing import Annotated
@@ -22,34 +22,34 @@ _EQUAL = 1e-9  # relative distance of singular values below which their vectors 
 @plugin(
     "post",
     "svc",
-    summary="scale each singular value so that the merge answers each adapter's direction about once",
+    summary="scale each singular value so that the merge responds to each adapter's direction "
+    "about once",
     reference="arXiv 2602.05536 (ICML 2026)",
     use="after sums, whose shared directions are counted several times",
-    avoid="after iso_c and iso_cts: equal singular values leave it no directions to go by",
+    avoid="after iso_c and iso_cts: equal singular values do not single out directions",
 )
 def svc(
     core: Core,
     weights: Tensor,
     rule: CoreRule,
     *,
-    alpha: Annotated[float | None, Range(0), "least response that counts; 1/N if not given"] = None,
+    alpha: Annotated[
+        float | None, Range(0), "smaller responses count as this one; 1/N by default"
+    ] = None,
 ) -> InCore:
     merged = rule(core, weights)
     u, s, vt = torch.linalg.svd(merged.x, full_matrices=False)  # (L, K, k), (L, k), (L, k, J)
     parts = u.mT.unsqueeze(1) @ core.m  # (L, N, k, J)
     squares = parts.square().sum(-1)  # (L, N, k)
-    there = squares > _NOTHING * core.norms.square().unsqueeze(-1)
-    response = (parts * (s.unsqueeze(-1) * vt).unsqueeze(1)).sum(-1) / torch.where(
-        there, squares, 1.0
-    )
+    present = squares > _NOTHING * core.norms.square().unsqueeze(-1)
+    inner = (parts * (s.unsqueeze(-1) * vt).unsqueeze(1)).sum(-1)  # (L, N, k)
+    response = inner / torch.where(present, squares, 1.0)
     least = 1 / parts.shape[1] if alpha is None else alpha
-    counted = torch.where(there, response.clamp(min=least), 0.0).sum(1)  # (L, k)
-    factor = torch.where(
-        counted > 0, there.sum(1) / counted.clamp(min=torch.finfo(s.dtype).tiny), 1.0
-    )
-    close = (s[:, :-1] - s[:, 1:] < _EQUAL * s[:, :1]) & significant(s, max(core.bucket.shape))[
-        :, 1:
-    ]
+    counted = torch.where(present, response.clamp(min=least), 0.0).sum(1)  # (L, k)
+    gain = present.sum(1) / counted.clamp(min=torch.finfo(s.dtype).tiny)
+    factor = torch.where(counted > 0, gain, 1.0)
+    close = s[:, :-1] - s[:, 1:] < _EQUAL * s[:, :1]  # (L, k - 1)
+    close &= significant(s, max(core.bucket.shape))[:, 1:]
     warnings = {
         **merged.warnings,
         "singular values are equal: their calibration is arbitrary": close.any(-1),

@@ -1,1 +1,1 @@
-"""Where rules that look at entries look, one a file."""
+"""Spaces: the matrices that rules on entries look at, one per file."""

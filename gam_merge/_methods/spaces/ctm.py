@@ -1,9 +1,10 @@
-"""Compress, then merge (arXiv 2606.03723): shared bases of rank k first, then any rule on k x k matrices.
+"""Compress, then merge (arXiv 2606.03723): shared bases of rank k, then a rule on k x k matrices.
 
     max over U, V with k orthonormal columns of sum |U^T D_i V|^2,
     D_i = delta_i / |delta_i| (beta |delta_i| + (1 - beta) mean |delta|)
 
-by higher-order orthogonal iteration, run on the cores; then O_i = U^T delta_i V is merged and lifted to U O V^T.
+by higher-order orthogonal iteration, run on the cores; then O_i = U^T delta_i V is merged and
+lifted to U O V^T.
 """
 
 from collections.abc import Sequence
@@ -30,9 +31,9 @@ def ctm(
     *,
     k: Annotated[int, Range(0), "rank of the shared bases; 0: the largest of the adapters"] = 0,
     beta: Annotated[
-        float, Range(0, 1), "1 weighs adapters by their norms when bases are chosen, 0 all alike"
+        float, Range(0, 1), "when bases are chosen, 1 weights adapters by their norms, 0 equally"
     ] = 0.0,
-    iterations: Annotated[int, Range(1), "at most"] = 1000,
+    iterations: Annotated[int, Range(1), "maximum number of iterations"] = 1000,
     tolerance: Annotated[
         float, Range(0), "relative change of the captured energy that ends the iteration"
     ] = 1e-8,
@@ -58,9 +59,8 @@ def _shared_bases(
     moving = torch.ones(len(d), dtype=torch.bool, device=d.device)
     energy = _energy(d, u, v)
     for _ in range(iterations):
-        here = moving[:, None, None]
-        u = torch.where(here, _left(d @ v.unsqueeze(1), k), u)
-        v = torch.where(here, _left(d.mT @ u.unsqueeze(1), k), v)
+        u = torch.where(moving[:, None, None], _left(d @ v.unsqueeze(1), k), u)
+        v = torch.where(moving[:, None, None], _left(d.mT @ u.unsqueeze(1), k), v)
         before, energy = energy, _energy(d, u, v)
         moving &= (energy - before).abs() > tolerance * energy
         if not moving.any():

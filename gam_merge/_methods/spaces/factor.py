@@ -1,7 +1,8 @@
 """The factors themselves, B and A each on its own, as PEFT's add_weighted_adapter merges them.
 
-Merged factors multiply out to sum_ij B_i A_j: the terms of unlike adapters come on top of the deltas. They mean
-something only where all adapters started from one A, and all depends on how a delta is split between B and A.
+Merged factors multiply out to sum_ij B_i A_j: the cross terms of different adapters are added to
+the deltas. They mean something only where all adapters started from one A, and everything depends
+on how a delta is split between B and A.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from gam_merge._methods._rule import space
     reference="PEFT `add_weighted_adapter`",
     breaks={
         "gauge": "other factors of the same delta give another result",
-        "mixed ranks": "factors of unlike rank cannot be added",
-        "deficient": "columns that cancel out in the product count",
+        "mixed ranks": "factors of different ranks cannot be added",
+        "deficient": "columns that cancel out in the product count too",
     },
     takes="bucket",
     gives="merged",
@@ -33,20 +34,27 @@ def factor(bucket: Bucket, weights: Tensor) -> View:
     ranks = tuple(x.b.shape[-1] for x in bucket.factors)
     if len(set(ranks)) > 1:
         raise GamMergeError(
-            f"module {bucket.names[0]} has ranks {ranks}: @factor adds factors and needs equal ones; use @core instead"
+            f"module {bucket.names[0]} has ranks {ranks}; "
+            "@factor adds factors and needs equal ranks: use @core"
         )
-    roots = [x.scale.sqrt()[:, None, None] for x in bucket.factors]
-    b = torch.stack(
-        [x.b.double() * root for x, root in zip(bucket.factors, roots, strict=True)], 1
-    )  # (L, N, m, r)
-    a = torch.stack(
-        [x.a.double().mT * root for x, root in zip(bucket.factors, roots, strict=True)], 1
-    )  # (L, N, r, n)
+    scaled_b, scaled_a = [], []
+    for x in bucket.factors:
+        root = x.scale.sqrt()[:, None, None]  # the scale goes half to each factor
+        scaled_b.append(x.b.double() * root)
+        scaled_a.append(x.a.double().mT * root)
+    b, a = torch.stack(scaled_b, 1), torch.stack(scaled_a, 1)  # (L, N, m, r), (L, N, r, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
-        (b,), (a,) = (blocks() for blocks in merged)
+        (b,), (a,) = merged[0](), merged[1]()  # (L, m, r), (L, r, n)
         eye = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device).expand(len(b), -1, -1)
         return Merged(eye, eye, b=b, a=a.mT)
 
-    root, signed = (lambda w: w.abs().sqrt()), (lambda w: w.sign() * w.abs().sqrt())
-    return View([Part.of("B", b, root), Part.of("A", a, signed)], lift)
+    return View([Part.of("B", b, _root), Part.of("A", a, _signed_root)], lift)
+
+
+def _root(w: Tensor) -> Tensor:
+    return w.abs().sqrt()
+
+
+def _signed_root(w: Tensor) -> Tensor:
+    return w.sign() * w.abs().sqrt()

@@ -1,4 +1,4 @@
-"""KnOTS (arXiv 2410.19735): one left singular basis for all deltas, entries of what is left of each.
+"""KnOTS (arXiv 2410.19735): one left singular basis for all deltas, entries of the rest of each.
 
     [delta_1 ... delta_N] = U S [V_1^T ... V_N^T],    delta_i is seen as P_i = S V_i^T    (K x n)
 
@@ -30,8 +30,8 @@ def knots(core: Core, weights: Tensor) -> View:
     v = core.right_basis()[0]  # (n, J)
     left = p[0].mT @ core.m[0]  # (N, K, J)
 
-    def rows(some: slice) -> Tensor:
-        return (left[:, some] @ v.mT).unsqueeze(0)  # (1, N, p, n)
+    def rows(block: slice) -> Tensor:
+        return (left[:, block] @ v.mT).unsqueeze(0)  # (1, N, p, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
         x = torch.cat(list(merged[0]()), -2)  # (1, K, n)

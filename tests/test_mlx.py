@@ -1,0 +1,181 @@
+"""MLX-LM's adapters: read, merged and written, and read back by MLX-LM itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_adapter
+from numpy.typing import NDArray
+
+import gam_merge as gm
+
+mx = pytest.importorskip("mlx.core")
+llama = pytest.importorskip("mlx_lm.models.llama")
+tuner = pytest.importorskip("mlx_lm.tuner.utils")
+tree_flatten = pytest.importorskip("mlx.utils").tree_flatten
+
+ARGUMENTS = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 50,
+}
+
+
+def model() -> Any:
+    mx.random.seed(0)
+    return llama.Model(llama.ModelArgs(**ARGUMENTS))
+
+
+def save(path: Path, seed: int, *, rank: int, scale: float, keys: list[str]) -> Path:
+    """An adapter with random factors, as ``mlx_lm.lora`` saves it."""
+    adapted = model()
+    adapted.freeze()
+    parameters = {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys}
+    tuner.linear_to_lora_layers(adapted, 3, parameters)
+    mx.random.seed(seed)
+    tensors = {}
+    for name, value in tree_flatten(adapted.trainable_parameters()):
+        tensors[name] = 0.1 * mx.random.normal(value.shape)
+    path.mkdir()
+    mx.save_safetensors(str(path / "adapters.safetensors"), tensors)
+    config = {"fine_tune_type": "lora", "num_layers": 3, "model": "org/base", "seed": seed}
+    (path / "adapter_config.json").write_text(json.dumps({**config, "lora_parameters": parameters}))
+    return path
+
+
+def deltas(path: Path) -> dict[str, NDArray[np.float32]]:
+    """What MLX-LM makes of an adapter: fused weights less those of the base."""
+    base = dict(tree_flatten(model().parameters()))
+    adapted = model()
+    tuner.load_adapters(adapted, str(path))
+    changes = {}
+    for name, module in adapted.named_modules():
+        if hasattr(module, "lora_a"):
+            changes[name] = np.array(module.fuse().weight - base[f"{name}.weight"])
+    return changes
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    """Two adapters of unlike ranks, scales and modules."""
+    return [
+        save(tmp_path / "a", 1, rank=4, scale=20.0, keys=["self_attn.q_proj", "self_attn.v_proj"]),
+        save(tmp_path / "b", 2, rank=8, scale=2.5, keys=["self_attn.q_proj", "mlp.down_proj"]),
+    ]
+
+
+def close(x: Any, y: Any) -> bool:
+    """1e-5 of the largest entry: fusing adds the delta to a weight in float32."""
+    return bool(np.abs(x - y).max() <= 1e-5 * max(np.abs(y).max(), 1.0))
+
+
+def test_identity(pair: list[Path], tmp_path: Path) -> None:
+    gm.merge(pair[:1], method="mean", out=tmp_path / "out")
+    expected, merged = deltas(pair[0]), deltas(tmp_path / "out")
+    assert merged.keys() == expected.keys()
+    assert all(close(merged[name], expected[name]) for name in merged)
+
+
+def test_weighted_mean(pair: list[Path], tmp_path: Path) -> None:
+    result = gm.merge(pair, method="mean", weights=[0.3, 0.7], rank=12, out=tmp_path / "out")
+    first, second, merged = deltas(pair[0]), deltas(pair[1]), deltas(tmp_path / "out")
+    assert merged.keys() == first.keys() | second.keys()
+    for name, delta in merged.items():
+        assert close(delta, 0.3 * first.get(name, 0.0) + 0.7 * second.get(name, 0.0))
+    assert result.adapter.format == "mlx"
+    assert result.adapter.base_model == "org/base"
+
+
+@pytest.mark.parametrize("method", ["gam", "ties", "consensus"])
+def test_same_as_in_memory(method: str, pair: list[Path], tmp_path: Path) -> None:
+    on_disk = gm.merge(pair, method=method, out=tmp_path / "out").adapter
+    in_memory = gm.merge(pair, method=method).adapter
+    for name, module in on_disk.modules.items():
+        assert torch.equal(module.delta(), in_memory.modules[name].delta())
+
+
+def test_the_other_verbs(pair: list[Path], tmp_path: Path) -> None:
+    assert gm.inspect(pair[0]).problems == ()
+    assert len(gm.compare(pair).modules) == 9
+    assert gm.resize(pair[1], rank=2, out=tmp_path / "small").adapter.rank == 2
+    gm.merge(pair, method="mean", out=tmp_path / "out")
+    assert gm.verify(tmp_path / "out", rerun=True).holds
+    again = gm.merge_recipe(tmp_path / "out" / "gam_merge_recipe.yaml", out=tmp_path / "again")
+    weights = "adapters.safetensors"
+    assert again.path is not None
+    assert (again.path / weights).read_bytes() == (tmp_path / "out" / weights).read_bytes()
+
+
+def change(path: Path, **fields: Any) -> None:
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+PARAMETERS = {"rank": 4, "scale": 20.0, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fine_tune_type": "dora"}, "fine_tune_type is 'dora'"),
+        ({"fine_tune_type": "full"}, "fine_tune_type is 'full'"),
+        ({"lora_parameters": None}, "lora_parameters must be an object, got None"),
+        ({"lora_parameters": {"rank": 4}}, r"lora_parameters\.scale must be a number, got None"),
+        ({"lora_parameters": {**PARAMETERS, "scale": "1"}}, r"scale must be a number, got '1'"),
+        ({"lora_parameters": {**PARAMETERS, "rank": 5}}, "rank 4 by its tensors and 5 by its"),
+    ],
+)
+def test_configs(fields: dict[str, Any], message: str, pair: list[Path], tmp_path: Path) -> None:
+    change(pair[0], **fields)
+    with pytest.raises(gm.GamMergeError, match=message):
+        gm.merge(pair, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"model.x.lora_a": (32, 4)}, r"module model\.x has no lora_b; the file is incomplete"),
+        ({"model.x.lora_a": (32, 4), "model.x.lora_b": (5, 32)}, r"not \(in, r\) and \(r, out\)"),
+        ({"model.x.lora_a": (2, 4, 32), "model.x.lora_b": (2, 32, 4)}, "a factor per expert"),
+        ({"model.x.lora_a": (32, 4), "model.x.m": (32,)}, r"model\.x is DoRA"),
+        ({"model.x.lora_a": (32, 4), "model.x.bias": (32,)}, "not part of a LoRA"),
+    ],
+)
+def test_tensors(tensors: dict[str, tuple[int, ...]], message: str, pair: list[Path]) -> None:
+    arrays = {name: mx.zeros(shape) for name, shape in tensors.items()}
+    mx.save_safetensors(str(pair[0] / "adapters.safetensors"), arrays)
+    with pytest.raises(gm.GamMergeError, match=message):
+        gm.load(pair[0])
+
+
+def test_a_file_without_its_config(pair: list[Path]) -> None:
+    (pair[0] / "adapter_config.json").unlink()
+    with pytest.raises(gm.GamMergeError, match="where MLX-LM keeps rank and scale"):
+        gm.load(pair[0] / "adapters.safetensors")
+
+
+def test_ranks_by_module_are_refused(pair: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(gm.GamMergeError, match="MLX-LM reads one rank for all modules"):
+        gm.merge(pair, method="mean", per_module_rank=True, energy=0.9, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_an_adapter_of_peft(pair: list[Path], tmp_path: Path) -> None:
+    """Names agree, so the two merge; the result is PEFT's, the format that both can become."""
+    module = "model.layers.0.self_attn.q_proj"
+    factors = {module: (torch.randn(32, 2), torch.randn(2, 32))}
+    peft = write_adapter(tmp_path / "peft", factors, base_model_name_or_path="org/base")
+    result = gm.merge([pair[0], peft], method="mean", rank=6, out=tmp_path / "out")
+    assert result.adapter.format == "peft"
+    b, a = factors[module]
+    expected = (deltas(pair[0])[module] + (b @ a).numpy()) / 2
+    assert close(result.adapter.modules[module].delta().numpy(), expected)
