@@ -97,7 +97,7 @@ def lab_command(
             seeds=seeds,
         )
     except ModuleNotFoundError as error:
-        raise SystemExit(f"the lab needs {error.name}; see benchmarks/lab/README.md") from None
+        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("memory")

