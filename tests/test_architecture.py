@@ -68,11 +68,7 @@ EXCEPTIONS = {
     ("_models/placement.py", "trainable_token_indices"): "as above",
     ("_lineup/ranks.py", "rank_pattern"): "a note on what readers of PEFT's format do with it",
     ("_lineup/serving.py", "fan_in_fan_out"): "an error names what the server does not support",
-    ("_recipes/recipe.py", "lora_alpha"): "the schema of recipes explains a key by it",
-    ("_recipes/recipe.py", peft.CONFIG_NAME): "recipes record the sha256 of these two files",
-    ("_recipes/recipe.py", peft.WEIGHTS_NAME): "as above",
-    ("_verify.py", peft.WEIGHTS_NAME): "the file whose metadata it checks",
-    ("_push.py", "base_model_name_or_path"): "it may be a path, which is not published",
+    ("_read/mlx.py", peft.CONFIG_NAME): "MLX-LM's config has the same name",
     ("integrations/peft.py", "fan_in_fan_out"): "an attribute of PEFT's layers",
 }
 
