@@ -14,9 +14,9 @@ def replaced(page: str, name: str, tables: str) -> str:
     Raises ValueError if it has no place for them.
     """
     begin = f"<!-- python -m benchmarks {name} -->\n"
-    before, found, rest = page.partition(begin)
-    _, ended, after = rest.partition(_END)
-    if not (found and ended):
+    before, marker, rest = page.partition(begin)
+    _, end, after = rest.partition(_END)
+    if not (marker and end):
         raise ValueError(f"no {begin.strip()} with an end after it")
     return f"{before}{begin}\n{tables}\n\n{_END}{after}"
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_tables_are_those_of_the_results() -> None:
     results = rows.read(rows.RESULTS)
-    text = report.README.read_text("utf-8")
+    text = report.PAGE.read_text("utf-8")
     there = text.partition("<!-- tables -->")[2].partition("<!-- /tables -->")[0].strip()
     assert there == report.tables(results)
 

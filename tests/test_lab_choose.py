@@ -115,9 +115,9 @@ def test_tables_of_choices_in_the_plane() -> None:
         row for s in range(4) for row in [*rows(s, good=good), *points(s, good="consensus(0, 0.5)")]
     ]
     first, *rest = chosen.in_the_plane(every)
-    assert "| 4 questions a family | - | - | - | 0.500 | 0.500 |" in first
-    assert "| 1 question a family | - | - | - | 3.000 | 3.000 |" in first
-    by_four = rest[rest.index("By 4 questions a family, on all seeds:") + 1]
+    assert "| 4 questions per family | - | - | - | 0.500 | 0.500 |" in first
+    assert "| 1 question per family | - | - | - | 3.000 | 3.000 |" in first
+    by_four = rest[rest.index("By 4 questions per family, on all seeds:") + 1]
     assert (
         "| specialists, shared | 0.00 ± 0.00, same (p 1) |" in by_four
     )  # against the fixed point that is the best

@@ -1,10 +1,10 @@
 """A method chosen for a set of adapters, without data or by a few questions.
 
-A choice is a method with a scale rule. Without data, by what ``gam-merge compare`` measures: a rule splits the sets by
-one figure at one threshold and takes, on either side, the choice with the least NLL over the validation sets. The
-figures, the threshold and the choices come from the validation seeds alone, the other seeds judge. By a few questions:
-of the points of the (p, q) plane the one with the least NLL on so many validation questions of the set itself, so
-that every seed may judge.
+A choice is a method with a scale rule. Without data, it follows what ``gam-merge compare``
+measures: a rule splits the sets by one figure at one threshold, and takes on either side the choice
+with the least NLL over the validation sets. Figure, threshold and choices come from the validation
+seeds alone, and the other seeds judge. By a few questions, it is the point of the (p, q) plane with
+the least NLL on some validation questions of the set itself, so every seed may judge.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,10 +22,8 @@ CHOICES = tuple((label, scale) for label in METHODS for scale in ("own", "norm")
 POINTS = (*((label, "norm") for label in PLANE), *((label, "own") for label in PLANE_AT_OWN))
 Choice = tuple[str, str]  # label, scale rule
 Cell = tuple[str, str]  # kind, regime
-CANDIDATE: Choice = (
-    "consensus(-0.5, 1)",
-    "norm",
-)  # for all sets, taken from what these showed, which cannot judge it:
+# one choice for all sets, suggested by some of them, which therefore cannot judge it
+CANDIDATE: Choice = ("consensus(-0.5, 1)", "norm")
 SUGGESTED_BY: tuple[tuple[Cell, int], ...] = (
     (("specialists", "shared"), 2),
     (("specialists", "separate"), 2),
@@ -33,19 +31,21 @@ SUGGESTED_BY: tuple[tuple[Cell, int], ...] = (
     (("same goal", "separate"), 2),
     (("preferences", "separate"), 0),
 )
-FIGURES = (
-    "overlap U",
-    "overlap V",
-    "cosine",
-)  # overlaps above chance: 0 at chance, 1 for the same spaces
+# overlaps above chance: 0 at chance, 1 for equal spaces
+FIGURES = ("overlap U", "overlap V", "cosine")
 ALL = "all together"
 
 
 @dataclass(frozen=True)
 class AdapterSet:
-    """A set of adapters: what is known of it without data, and of every choice the NLL on test questions.
+    """A set of adapters, and what was measured of it.
 
-    few: of the points of the plane the NLL on so many validation questions a family.
+    Attributes:
+        cell: kind and regime.
+        seed: of its data and initial factors.
+        figures: what is known without data.
+        nll: on test questions, by choice.
+        few: on a number of validation questions per family, by point of the plane and number.
     """
 
     cell: Cell
@@ -59,32 +59,36 @@ Pick = Callable[[AdapterSet], Choice]  # a way to choose
 
 
 def always(choice: Choice) -> Pick:
-    """The same for every set."""
-    return lambda one: choice
+    """Return a way that picks the same choice for every set."""
+    return lambda adapter_set: choice
 
 
 def by_few(most: int) -> Pick:
-    """The point of the plane with the least NLL on ``most`` validation questions a family."""
-    return lambda one: min(POINTS, key=lambda point: one.few[point][str(most)])
+    """Return a way that picks the best point on ``most`` validation questions per family."""
+
+    def pick(adapter_set: AdapterSet) -> Choice:
+        return min(POINTS, key=lambda point: adapter_set.few[point][str(most)])
+
+    return pick
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Sets whose ``figure`` is at most ``most`` are merged by ``low``, others by ``high``."""
+    """Picks ``low`` for sets whose ``figure`` is at most ``most``, and ``high`` for others."""
 
     figure: str
     most: float
     low: Choice
     high: Choice
 
-    def __call__(self, one: AdapterSet) -> Choice:
-        return self.low if one.figures[self.figure] <= self.most else self.high
+    def __call__(self, adapter_set: AdapterSet) -> Choice:
+        return self.low if adapter_set.figures[self.figure] <= self.most else self.high
 
 
 def sets(
     rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, size: int = 4
 ) -> list[AdapterSet]:
-    """The sets for which every one of ``choices`` has been measured."""
+    """Return the sets for which every one of ``choices`` has been measured."""
     figures: dict[tuple[Cell, int], Mapping[str, float]] = {}
     nll: dict[tuple[Cell, int], dict[Choice, float]] = {}
     few: dict[tuple[Cell, int], dict[Choice, Mapping[str, float]]] = {}
@@ -93,62 +97,73 @@ def sets(
         if row["size"] != size:
             continue
         if row["method"] == "compare":
-            above = [
-                (row[f"overlap_{x}"] - row[f"chance_{x}"]) / (1 - row[f"chance_{x}"]) for x in "uv"
-            ]
-            figures[where] = dict(zip(FIGURES, [*above, row["cosine"]], strict=True))
+            values = (_above_chance(row, "u"), _above_chance(row, "v"), row["cosine"])
+            figures[where] = dict(zip(FIGURES, values, strict=True))
         elif row["rank"] == "R" and (row["method"], row["scale_rule"]) in choices:
             choice = row["method"], row["scale_rule"]
             nll.setdefault(where, {})[choice] = fmean(row["nll"].values())
             few.setdefault(where, {})[choice] = row.get("few", {})
-    whole = [
-        where for where, found in nll.items() if where in figures and set(found) == set(choices)
-    ]
-    return [AdapterSet(*where, figures[where], nll[where], few[where]) for where in sorted(whole)]
+    complete: list[AdapterSet] = []
+    for where in sorted(figures):
+        if set(nll.get(where, ())) == set(choices):
+            complete.append(AdapterSet(*where, figures[where], nll[where], few[where]))
+    return complete
+
+
+def _above_chance(row: Row, side: str) -> float:
+    """Return the overlap of the column (u) or row (v) spaces above chance."""
+    chance = row[f"chance_{side}"]
+    return (row[f"overlap_{side}"] - chance) / (1 - chance)
 
 
 def halves(
     rows: Iterable[Row], choices: Sequence[Choice] = CHOICES, validation: Sequence[int] = VALIDATION
 ) -> tuple[list[AdapterSet], list[AdapterSet]]:
-    """The sets of the validation seeds, and the others."""
-    found = sets(rows, choices)
-    return [x for x in found if x.seed in validation], [
-        x for x in found if x.seed not in validation
-    ]
+    """Return the sets of the validation seeds, and the others."""
+    known: list[AdapterSet] = []
+    test: list[AdapterSet] = []
+    for adapter_set in sets(rows, choices):
+        half = known if adapter_set.seed in validation else test
+        half.append(adapter_set)
+    return known, test
 
 
 def mean_nll(among: Iterable[AdapterSet], pick: Pick) -> float:
-    """Over sets, of what is picked for each."""
-    return fmean(one.nll[pick(one)] for one in among)
+    """Return the mean over sets of the NLL of what is picked for each."""
+    return fmean(adapter_set.nll[pick(adapter_set)] for adapter_set in among)
 
 
 def best(among: Sequence[AdapterSet], choices: Sequence[Choice] = CHOICES) -> Choice:
-    """The choice with the least mean NLL."""
+    """Return the choice with the least mean NLL."""
     return min(choices, key=lambda choice: mean_nll(among, always(choice)))
 
 
 def fit(among: Sequence[AdapterSet], figure: str, choices: Sequence[Choice] = CHOICES) -> Rule:
-    """The split by a figure in the middle of the widest gap between two sets, with the best choice on either side."""
-    values = sorted(one.figures[figure] for one in among)
+    """Return the split by a figure in the widest gap between sets, with the best on either side."""
+    values = sorted(adapter_set.figures[figure] for adapter_set in among)
     _, most = max((b - a, (a + b) / 2) for a, b in pairwise(values))
-    sides = ([x for x in among if (x.figures[figure] <= most) is low] for low in (True, False))
-    return Rule(figure, most, *(best(side, choices) for side in sides))
+    low = [adapter_set for adapter_set in among if adapter_set.figures[figure] <= most]
+    high = [adapter_set for adapter_set in among if adapter_set.figures[figure] > most]
+    return Rule(figure, most, best(low, choices), best(high, choices))
 
 
 def against(test: Sequence[AdapterSet], pick: Pick, other: Pick) -> dict[str, Difference]:
-    """One way to choose against another, paired by seed, in every cell: one family of tests. And over all sets."""
+    """Return one way to choose against another, paired by seed, in every cell and over all sets.
+
+    The cells are one family of tests.
+    """
     pairs: dict[str, tuple[list[float], list[float]]] = {}
-    for one in test:
-        for side, how in zip(
-            pairs.setdefault(", ".join(one.cell), ([], [])), (pick, other), strict=True
-        ):
-            side.append(one.nll[how(one)])
-    return {**paired(pairs), **paired({ALL: _by_seed(test, pick, other)})}
+    for adapter_set in test:
+        picked, others = pairs.setdefault(", ".join(adapter_set.cell), ([], []))
+        picked.append(adapter_set.nll[pick(adapter_set)])
+        others.append(adapter_set.nll[other(adapter_set)])
+    overall = paired({ALL: (_by_seed(test, pick), _by_seed(test, other))})
+    return {**paired(pairs), **overall}
 
 
-def _by_seed(test: Sequence[AdapterSet], *picks: Pick) -> tuple[list[float], ...]:
-    """Of each way to choose the mean over the sets of every seed, which have their questions in common."""
-    seeds = sorted({one.seed for one in test})
-    return tuple(
-        [fmean(one.nll[how(one)] for one in test if one.seed == s) for s in seeds] for how in picks
-    )
+def _by_seed(test: Sequence[AdapterSet], pick: Pick) -> list[float]:
+    """Return the mean over the sets of each seed, which share their questions."""
+    means: list[float] = []
+    for seed in sorted({adapter_set.seed for adapter_set in test}):
+        means.append(mean_nll([x for x in test if x.seed == seed], pick))
+    return means

@@ -7,12 +7,13 @@ from benchmarks.lab.choose import CANDIDATE, CHOICES, POINTS, SUGGESTED_BY, Adap
 from benchmarks.lab.design import BY_OVERLAP, FEW, OF_MODULE, OF_SET
 from benchmarks.lab.markdown import NONE, judged, table
 from benchmarks.lab.rows import Row
+from benchmarks.lab.statistics import Difference
 
 _FIXED: tuple[Choice, ...] = (("mean", "own"), ("gam", "own"), ("consensus(-0.25)", "own"))
 
 
 def without_data(rows: Sequence[Row]) -> list[str]:
-    """What the validation seeds choose among whole methods, and how the choice by overlap U does on the others."""
+    """Return the choices of the validation seeds among methods, and how they do on other seeds."""
     known, test = choose.halves(rows)
     if not known or not test:
         return [NONE]
@@ -24,9 +25,9 @@ def without_data(rows: Sequence[Row]) -> list[str]:
 
 
 def one_for_all(rows: Sequence[Row]) -> list[str]:
-    """One point of the plane for every set, on the sets that did not suggest it."""
+    """Return one point of the plane for every set, on the sets that did not suggest it."""
     known = choose.sets(rows, (*CHOICES, CANDIDATE))
-    test = [one for one in known if (one.cell, one.seed) not in SUGGESTED_BY]
+    test = [x for x in known if (x.cell, x.seed) not in SUGGESTED_BY]
     if not test:
         return [NONE]
     title = f"{', '.join(CANDIDATE)}, on {len(test)} sets that did not suggest it:"
@@ -34,40 +35,41 @@ def one_for_all(rows: Sequence[Row]) -> list[str]:
 
 
 def by_overlap(rows: Sequence[Row]) -> list[str]:
-    """p from the overlap of the column spaces, of each module or of the set, over all sets, and one of them by cell."""
+    """Return p from the overlap of the column spaces, over all sets, and one of them by cell.
+
+    The overlap is that of each module or of the whole set.
+    """
     picks: list[Choice] = [(label, rule) for label in BY_OVERLAP for rule in ("own", "norm")]
     among = choose.sets(rows, (*CHOICES, *picks))
     if not among:
         return [NONE]
     fixed: list[Choice] = [*_FIXED, ("tsvm", "norm"), (OF_SET, "norm")]
-    header = [
-        f"over {len(among)} sets",
-        "NLL",
-        *(f"against {', '.join(choice)}" for choice in fixed),
-    ]
-    lines = []
-    for pick in map(choose.always, picks):
-        found = [choose.against(among, pick, choose.always(choice))[choose.ALL] for choice in fixed]
-        lines.append(
-            [", ".join(pick(among[0])), f"{choose.mean_nll(among, pick):.3f}", *map(judged, found)]
-        )
-    one: Choice = (OF_MODULE, "norm")
-    return [
-        table(header, lines),
-        f"{', '.join(one)}:",
-        _against(among, choose.always(one), fixed, CHOICES),
-    ]
+    header = [f"over {len(among)} sets", "NLL"]
+    header += [f"against {', '.join(choice)}" for choice in fixed]
+    lines: list[list[str]] = []
+    for picked in picks:
+        pick = choose.always(picked)
+        line = [", ".join(picked), f"{choose.mean_nll(among, pick):.3f}"]
+        for choice in fixed:
+            overall = choose.against(among, pick, choose.always(choice))[choose.ALL]
+            line.append(judged(overall))
+        lines.append(line)
+    by_module: Choice = (OF_MODULE, "norm")
+    by_cell = _against(among, choose.always(by_module), fixed, CHOICES)
+    return [table(header, lines), f"{', '.join(by_module)}:", by_cell]
 
 
 def in_the_plane(rows: Sequence[Row]) -> list[str]:
-    """The same among points of the plane, and by a few questions, where all seeds judge."""
+    """Return the same among points of the plane, and by a few questions, where all seeds judge."""
     every = (*CHOICES, *POINTS)
     known, test = choose.halves(rows, every, choose.VALIDATION_PLANE)
     if not known:
         return [NONE]
-    few = {f"{most} question{'s' * (most > 1)} a family": choose.by_few(most) for most in FEW}
+    few: dict[str, Pick] = {}
+    for most in FEW:
+        few[f"{most} question{'s' * (most > 1)} per family"] = choose.by_few(most)
     fixed = [choose.best(known, every), *_FIXED]
-    parts = []
+    parts: list[str] = []
     if test:
         rule = choose.fit(known, choose.FIGURES[0], POINTS)
         parts += [_choices(known, test, POINTS, few), f"By {rule.figure}, on the seeds that judge:"]
@@ -83,37 +85,40 @@ def _choices(
     choices: Sequence[Choice],
     few: Mapping[str, Pick],
 ) -> str:
-    """Every way to choose, with its NLL on the validation seeds and on the others."""
+    """Return every way to choose, with its NLL on the validation seeds and on the others."""
 
     def line(title: str, most: str, sides: Sequence[Choice], pick: Pick) -> list[str]:
         named = [", ".join(side) for side in sides] or ["-", "-"]
-        return [
-            title,
-            most,
-            *named,
-            *(f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)),
-        ]
+        means = [f"{choose.mean_nll(part, pick):.3f}" for part in (known, test)]
+        return [title, most, *named, *means]
 
-    fixed = dict.fromkeys([choose.best(known, choices), *_FIXED])
-    lines = [line("always", "-", (one, one), choose.always(one)) for one in fixed]
+    lines: list[list[str]] = []
+    for choice in dict.fromkeys([choose.best(known, choices), *_FIXED]):
+        lines.append(line("always", "-", (choice, choice), choose.always(choice)))
     for figure in choose.FIGURES:
         rule = choose.fit(known, figure, choices)
         lines.append(line(figure, f"{rule.most:.2f}", (rule.low, rule.high), rule))
-    lines += [line(title, "-", (), pick) for title, pick in few.items()]
-    return table(
-        ["by", "threshold", "up to it", "above it", "NLL, validation seeds", "NLL, test seeds"],
-        lines,
-    )
+    for title, pick in few.items():
+        lines.append(line(title, "-", (), pick))
+    header = ["by", "threshold", "up to it", "above it"]
+    return table([*header, "NLL, validation seeds", "NLL, test seeds"], lines)
 
 
 def _against(
     among: Sequence[AdapterSet], pick: Pick, fixed: Sequence[Choice], choices: Sequence[Choice]
 ) -> str:
-    """One way to choose against choices that never change, and against the best of each cell, known afterwards."""
-    others = {f"against {', '.join(choice)}": choice for choice in dict.fromkeys(fixed)}
-    found = [choose.against(among, pick, choose.always(choice)) for choice in others.values()]
-    best = choose.against(
-        among, pick, lambda one: choose.best([x for x in among if x.cell == one.cell], choices)
-    )
-    lines = [[where, *(judged(column[where]) for column in [*found, best])] for where in best]
-    return table(["", *others, "against the best here, with hindsight"], lines)
+    """Return a table of one way to choose against fixed choices and the best of each cell."""
+
+    def best_of_cell(adapter_set: AdapterSet) -> Choice:
+        return choose.best([x for x in among if x.cell == adapter_set.cell], choices)
+
+    columns: dict[str, Mapping[str, Difference]] = {}
+    for choice in dict.fromkeys(fixed):
+        title = f"against {', '.join(choice)}"
+        columns[title] = choose.against(among, pick, choose.always(choice))
+    hindsight = choose.against(among, pick, best_of_cell)
+    columns["against the best here, with hindsight"] = hindsight
+    lines: list[list[str]] = []
+    for where in hindsight:
+        lines.append([where, *(judged(column[where]) for column in columns.values())])
+    return table(["", *columns], lines)

@@ -1,11 +1,13 @@
 """What the lab measures, in what order, and what it costs.
 
-A cell is a kind of set, a regime and a seed. A unit of work is one pass over one cell. Units are ordered so that
-whatever is finished at any moment is a balanced subset: all cells of a seed before those of the next one.
+A cell is a kind of set, a regime and a seed. A unit of work is one pass over one cell. Units are
+ordered so that whatever is finished at any moment is a balanced subset: all cells of a seed before
+those of the next one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 Kind = Literal["specialists", "same goal", "preferences"]
@@ -35,41 +37,32 @@ OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "pico+mean": ("pico+mean", {}),
     "frechet": ("frechet", {}),
 }
-# Points (p, q) of consensus at the norm of the adapters: at its own scale p < 0 and q < 1 lengthen the result too, and
-# length alone moves the NLL. (0, 1) is the mean there, (-0.5, 1) is TSV-M but for the floor. q = 0, where (0, 0) is
-# Iso-C, was dropped after two sets: whatever p, it was Iso-C.
+# Points (p, q) of consensus at the norm of the adapters: at its own scale p < 0 and q < 1 lengthen
+# the result, too, and length alone moves the NLL. (0, 1) is the mean there, (-0.5, 1) is TSV-M
+# apart from the floor. q = 0 was dropped after two sets: it was Iso-C, which is (0, 0), for any p.
 PLANE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     f"consensus({p}, {q})": ("consensus", {"p": p, "q": q})
-    for p in (-0.5, -0.25, 0, 0.25)
-    for q in (0.5, 1)
+    for p, q in product((-0.5, -0.25, 0, 0.25), (0.5, 1))
 }
-PLANE_AT_OWN = (
-    "consensus(-0.5, 1)",
-    "consensus(-0.25, 1)",
-    "consensus(0, 1)",
-)  # at their own scale too
-# p = -(1 - overlap U above chance) / 2, of each module or of the whole set: TSV-M where the adapters share no more than
-# chance would, the mean where they share everything.
+PLANE_AT_OWN = ("consensus(-0.5, 1)", "consensus(-0.25, 1)", "consensus(0, 1)")  # at own scale, too
+# p = -(1 - overlap U above chance) / 2, of each module or of the whole set: TSV-M if the adapters
+# share no more than by chance, the mean if they share everything.
 OF_MODULE, OF_SET = "consensus, p of each module", "consensus, p of the set"
 BY_OVERLAP: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     OF_MODULE: ("consensus", {}),
     OF_SET: ("consensus", {}),
 }
 EVERY = {**METHODS, **OTHERS, **PLANE, **BY_OVERLAP}
-# validation questions a family that may choose a point of the plane; each the start of the next
+# validation questions per family that may choose a point of the plane; each list begins the next
 FEW = (1, 4, 16)
-CUT = (
-    "mean",
-    "iso_c",
-    "tsvm",
-    "consensus(-0.25)",
-)  # also at the rank of one adapter; gam and ctm have no other
+# also at the rank of one adapter; gam and ctm have that rank anyhow
+CUT = ("mean", "iso_c", "tsvm", "consensus(-0.25)")
 AT_SIZES = ("mean", "gam", "consensus(-0.25)")  # also for sets of 2 and 6
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How large the lab is. The committed results come from the defaults."""
+    """The size of the lab. The committed results come from the defaults."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     kinds: tuple[Kind, ...] = ("specialists", "same goal", "preferences")
@@ -84,13 +77,13 @@ class Settings:
         "sizes",
     )
     methods: tuple[str, ...] = tuple(METHODS)
-    size: int = 4  # adapters a set
+    size: int = 4  # adapters per set
     steps: int = 40  # of 16 pairs, for one adapter
-    test_items: int = 32  # a family
+    test_items: int = 32  # per family
     validation_items: int = 16
     weak_steps: int = 20  # of the model whose answers are preferred
     preference_steps: int = 10  # of 8 preference pairs, for one adapter
-    preference_items: int = 24  # questions a family, for the pairs
+    preference_items: int = 24  # questions per family, for the pairs
 
 
 QUICK = Settings(
@@ -106,7 +99,7 @@ QUICK = Settings(
     preference_items=16,
 )
 
-# CPU seconds on one of two busy AMD EPYC cores: measured, for the plan that is printed first
+# CPU seconds on one of two busy AMD EPYC cores, measured, for the plan
 SECONDS = {
     "step": 1.0,
     "batch": 0.6,
@@ -126,11 +119,14 @@ class Cell:
     seed: int
 
     def families(self, size: int) -> tuple[str, ...]:
-        """Rotated by seed, so that six seeds use every family equally often."""
+        """Return the tasks, rotated so that six seeds use every family equally often."""
         return tuple(FAMILIES[(self.seed + i) % len(FAMILIES)] for i in range(size))
 
     def init(self, index: int) -> int:
-        """The seed of the initial factors: one for all, or one each. Adapter 0 is the same in both regimes."""
+        """Return the seed of the initial factors: one for all, or one each.
+
+        Adapter 0 is the same in both regimes.
+        """
         return 100 * self.seed + (index if self.regime == "separate" else 0)
 
 
@@ -143,16 +139,13 @@ class Unit:
 
 
 def units(settings: Settings) -> list[Unit]:
-    """All work in order: three seeds through every pass, then the other seeds."""
-    return [
-        Unit(what, Cell(kind, regime, seed))
-        for seeds in (settings.seeds[:3], settings.seeds[3:])
-        for what in settings.passes
-        for seed in seeds
-        for kind in settings.kinds
-        for regime in REGIMES
-        if _applies(what, kind, regime)
-    ]
+    """Return all work in order: three seeds through every pass, then the other seeds."""
+    work: list[Unit] = []
+    for seeds in (settings.seeds[:3], settings.seeds[3:]):
+        for what, seed, kind, regime in product(settings.passes, seeds, settings.kinds, REGIMES):
+            if _applies(what, kind, regime):
+                work.append(Unit(what, Cell(kind, regime, seed)))
+    return work
 
 
 def _applies(what: Pass, kind: Kind, regime: Regime) -> bool:
@@ -162,7 +155,7 @@ def _applies(what: Pass, kind: Kind, regime: Regime) -> bool:
 
 
 def training(cell: Cell, settings: Settings) -> float:
-    """CPU seconds for the adapters of a set if none is there yet, counted high: sets share adapters."""
+    """Return an upper bound of the CPU seconds for the adapters of a set: sets share adapters."""
     size = settings.size
     if cell.kind == "preferences":
         steps = (
@@ -174,7 +167,7 @@ def training(cell: Cell, settings: Settings) -> float:
 
 
 def cost(unit: Unit, settings: Settings) -> float:
-    """CPU seconds of a unit beside the training of its set."""
+    """Return the CPU seconds of a unit besides the training of its set."""
     size, more = settings.size, 6 - settings.size  # more: adapters of the largest of the sizes
     test = size * -(-settings.test_items // 16) * SECONDS["batch"]
     validation = size * -(-settings.validation_items // 16) * SECONDS["batch"]

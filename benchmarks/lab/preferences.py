@@ -1,8 +1,8 @@
-"""Preference deltas: the base tuned by DPO to prefer what a weak model answers over what a weaker copy of it does.
+"""Preference deltas: the base tuned by DPO to prefer a weak model's answers to a weaker one's.
 
-The weak model is the base with an adapter trained for a few steps on the families of the set. Weaker ones are copies of
-it, damaged in one way each, and the base itself; that is what the adapters of a set differ in. Damage and training are
-those of examples/pda.
+The weak model is the base with an adapter trained for a few steps on the families of the set. The
+weaker ones are copies of it, each damaged in another way, and the base itself; the adapters of a
+set differ in these. Damage and training are those of examples/pda.
 """
 
 import copy
@@ -20,9 +20,8 @@ from benchmarks.lab.adapters import Pairs, once, pairs
 from benchmarks.lab.design import RANK, Cell, Settings
 from examples.smollm import train, write
 
-sys.path.append(
-    str(Path(__file__).parents[2] / "examples" / "pda")
-)  # its scripts import each other by name
+# the scripts of examples/pda import each other by name
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "pda"))
 from models import weaken
 from train_delta import options, trainer
 
@@ -46,13 +45,13 @@ TRAINING = {
 def trained(
     cell: Cell, index: int, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings
 ) -> Path:
-    """The directory of adapter ``index``, of the pairs with the weaker copy of that number."""
+    """Return the directory of adapter ``index``, trained against the weaker copy of that number."""
     return _Set(cell, size, base, tokenizer, cache, settings).adapter(index)
 
 
 @dataclass(frozen=True)
 class _Set:
-    """Where the adapters of a set come from. Weak model and answers are the same in both regimes."""
+    """The origin of the adapters of a set. Weak model and answers are the same in both regimes."""
 
     cell: Cell
     size: int
@@ -66,36 +65,29 @@ class _Set:
         return f"of{self.size}-seed{self.cell.seed}-steps{self.settings.weak_steps}"
 
     def adapter(self, index: int) -> Path:
-        """The base tuned on the pairs in which the answers differ."""
+        """Return the adapter of the base tuned on the pairs in which the answers differ."""
         who, init = tuple(WEAKER)[index], self.cell.init(index)
+        steps = self.settings.preference_steps
 
         def make(out: Path) -> None:
-            answers = zip(self.questions(), self.answers("weak"), self.answers(who), strict=True)
-            found = [
-                {
-                    "prompt": PROMPT.format(question),
-                    "chosen": f" {better}\n",
-                    "rejected": f" {worse}\n",
-                }
-                for question, better, worse in answers
-                if better != worse
-            ]
-            _tune(
-                self.base,
-                self.tokenizer,
-                found,
-                out,
-                init=init,
-                steps=self.settings.preference_steps,
-            )
+            preferences = self._preferences(who)
+            _tune(self.base, self.tokenizer, preferences, out, init=init, steps=steps)
 
-        return once(
-            self.cache / f"over-{who}-{self.name}-init{init}-steps{self.settings.preference_steps}",
-            make,
-        )
+        return once(self.cache / f"over-{who}-{self.name}-init{init}-steps{steps}", make)
+
+    def _preferences(self, who: str) -> list[dict[str, str]]:
+        """Return the pairs of the weak model's answers and those of a weaker one."""
+        preferences: list[dict[str, str]] = []
+        answers = zip(self.questions(), self.answers("weak"), self.answers(who), strict=True)
+        for question, better, worse in answers:
+            if better != worse:
+                prompt = PROMPT.format(question)
+                pair = {"prompt": prompt, "chosen": f" {better}\n", "rejected": f" {worse}\n"}
+                preferences.append(pair)
+        return preferences
 
     def answers(self, who: str) -> list[str]:
-        """What the weak model, or a weaker one, says to all questions."""
+        """Return the answers of the weak model, or of a weaker one, to all questions."""
 
         def make(out: Path) -> None:
             from peft import PeftModel
@@ -107,45 +99,47 @@ class _Set:
             prompts = [PROMPT.format(question) for question in self.questions()]
             out.write_text(json.dumps(answer(model, self.tokenizer, prompts)), "utf-8")
 
-        return list(
-            json.loads(
-                once(self.cache / f"answers-{who}-{self.name}.json", make).read_text("utf-8")
-            )
-        )
+        file = once(self.cache / f"answers-{who}-{self.name}.json", make)
+        return list(json.loads(file.read_text("utf-8")))
 
     def weak(self) -> Path:
-        """The adapter of the weak model."""
-        mixture = [
-            pair for family in self.training() for pair in family[: -self.settings.preference_items]
-        ]
+        """Return the directory of the weak model's adapter."""
+        mixture: Pairs = []
+        for family in self.training():
+            mixture += family[: -self.settings.preference_items]
         random.Random(self.cell.seed).shuffle(mixture)
         steps, seed = self.settings.weak_steps, 100 * self.cell.seed + 99
         make = partial(train, self.base, self.tokenizer, cycle(mixture), steps=steps, seed=seed)
         return once(self.cache / f"weak-{self.name}", make)
 
     def questions(self) -> list[str]:
-        """Of every family some that the weak model was not trained on."""
-        return [
-            question
-            for family in self.training()
-            for question, _ in family[-self.settings.preference_items :]
-        ]
+        """Return questions of every family that the weak model was not trained on."""
+        questions: list[str] = []
+        for family in self.training():
+            questions += [question for question, _ in family[-self.settings.preference_items :]]
+        return questions
 
     def training(self) -> list[Pairs]:
-        """The training pairs of every family."""
-        families = self.cell.families(self.size)
-        return [
-            pairs(self.tokenizer, family, self.cell.seed, self.settings)[2] for family in families
-        ]
+        """Return the training pairs of every family."""
+        training: list[Pairs] = []
+        for family in self.cell.families(self.size):
+            training.append(pairs(self.tokenizer, family, self.cell.seed, self.settings)[2])
+        return training
 
 
 def _tune(
-    base: Any, tokenizer: Any, found: list[dict[str, str]], out: Path, *, init: int, steps: int
+    base: Any,
+    tokenizer: Any,
+    preferences: list[dict[str, str]],
+    out: Path,
+    *,
+    init: int,
+    steps: int,
 ) -> None:
-    """By the trainer of examples/pda, on a copy: TRL leaves a forward of its own in the model that it is given."""
+    """Tune a copy of the base with the trainer of examples/pda: TRL changes the model."""
     with TemporaryDirectory() as work:
         data = Path(work) / "pairs.jsonl"
-        data.write_text("".join(json.dumps(pair) + "\n" for pair in found), "utf-8")
+        data.write_text("".join(json.dumps(pair) + "\n" for pair in preferences), "utf-8")
         given = {
             "student": "smollm2",
             "pairs": data,
@@ -162,15 +156,14 @@ def _tune(
 
 
 def answer(model: Any, tokenizer: Any, prompts: list[str], *, batch: int = 80) -> list[str]:
-    """The first line of what a model says to each prompt, by greedy decoding, twenty tokens at most."""
+    """Return the first line of a model's answer to each prompt, up to twenty greedy tokens."""
     import torch
 
     newline = tokenizer("\n").input_ids[-1]
-    found = []
+    answers: list[str] = []
     for start in range(0, len(prompts), batch):
-        rows = tokenizer(
-            prompts[start : start + batch], padding=True, padding_side="left", return_tensors="pt"
-        )
+        part = prompts[start : start + batch]
+        rows = tokenizer(part, padding=True, padding_side="left", return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
                 **rows,
@@ -179,8 +172,7 @@ def answer(model: Any, tokenizer: Any, prompts: list[str], *, batch: int = 80) -
                 eos_token_id=newline,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        said = tokenizer.batch_decode(
-            out[:, rows["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        found += [text.split("\n")[0].strip() for text in said]
-    return found
+        answer_tokens = out[:, rows["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
+        answers += [text.split("\n")[0].strip() for text in texts]
+    return answers

@@ -1,7 +1,8 @@
-"""Tables and plots from the result rows, into README.md between its markers. No figure is typed."""
+"""Tables and plots from the result rows, into results.md between its markers."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,18 +14,12 @@ from benchmarks.lab.markdown import NONE, judged, table, text
 from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import differences, interval
 
-README = Path(__file__).parent / "README.md"
+PAGE = Path(__file__).parent / "results.md"
 REFERENCE = "mean"
-CELLS = [
-    (kind, regime)
-    for kind in ("specialists", "same goal", "preferences")
-    for regime in ("shared", "separate")
-]
+CELLS = list(product(("specialists", "same goal", "preferences"), ("shared", "separate")))
 _SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
-_COLOURS, _SHIFTS = (
-    ("tab:blue", "tab:orange", "tab:green"),
-    (-0.22, 0.0, 0.22),
-)  # of the plot, scale by scale
+# of the plot, scale by scale
+_COLOURS, _SHIFTS = ("tab:blue", "tab:orange", "tab:green"), (-0.22, 0.0, 0.22)
 _ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
 Figure = Callable[[Row], float]
 
@@ -42,19 +37,19 @@ def worst(row: Row) -> float:
 
 
 class Results:
-    """Rows by what they are about."""
+    """Rows by kind, regime, method, scale, rank and size."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = list(rows)
-        self._found: dict[tuple[Any, ...], dict[int, Row]] = {}
+        self._by_subject: dict[tuple[Any, ...], dict[int, Row]] = {}
         for row in self.rows:
-            self._found.setdefault(tuple(row[name] for name in _ABOUT), {})[row["seed"]] = row
+            self._by_subject.setdefault(tuple(row[name] for name in _ABOUT), {})[row["seed"]] = row
 
     def pick(
         self, kind: str, regime: str, method: str, rule: str = "own", rank: str = "R", size: int = 4
     ) -> dict[int, Row]:
-        """The rows of one method in one kind and regime, by seed."""
-        return self._found.get((kind, regime, method, rule, rank, size), {})
+        """Return the rows of one method in one kind and regime, by seed."""
+        return self._by_subject.get((kind, regime, method, rule, rank, size), {})
 
     def seeds(
         self,
@@ -66,22 +61,20 @@ class Results:
         rank: str = "R",
         size: int = 4,
     ) -> list[int]:
-        """The seeds for which every method is there: others would make the comparison lopsided."""
-        found = [set(self.pick(kind, regime, m, rule, rank, size)) for m in labels]
-        return sorted(set.intersection(*found))
+        """Return the seeds that have every method: others would make the comparison lopsided."""
+        seeds = [set(self.pick(kind, regime, label, rule, rank, size)) for label in labels]
+        return sorted(set.intersection(*seeds))
 
     def over_seeds(self, figure: Figure, seeds: Sequence[int], *where: str) -> str:
-        """A table cell."""
+        """Return the cell of a table."""
         rows = self.pick(*where)
-        return (
-            text(interval([figure(rows[s]) for s in seeds]))
-            if seeds and set(seeds) <= set(rows)
-            else NONE
-        )
+        if not seeds or not set(seeds) <= set(rows):
+            return NONE
+        return text(interval([figure(rows[seed]) for seed in seeds]))
 
 
 def coverage(results: Results) -> str:
-    """What has been run, in seeds."""
+    """Return a table of what has been run, in seeds."""
     planned = len(Settings().seeds)
 
     def count(
@@ -98,29 +91,21 @@ def coverage(results: Results) -> str:
 
 
 def overlap(results: Results) -> str:
-    """What is measured without data."""
-    lines = []
+    """Return a table of what is measured without data."""
+    figures = ("overlap_u", "chance_u", "overlap_v", "chance_v", "cosine")
+    lines: list[list[str]] = []
     for kind, regime in CELLS:
         rows = list(results.pick(kind, regime, "compare", rank="r").values())
-
-        def mean(name: str, rows: list[Row] = rows) -> str:
-            return text(interval([row[name] for row in rows]), 3) if rows else NONE
-
-        lines.append(
-            [
-                f"{kind}, {regime}",
-                *map(mean, ("overlap_u", "chance_u", "overlap_v", "chance_v", "cosine")),
-                str(len(rows)),
-            ]
-        )
-    return table(
-        ["set, initialisation", "overlap U", "chance", "overlap V", "chance", "cosine", "seeds"],
-        lines,
-    )
+        means = [NONE] * len(figures)
+        if rows:
+            means = [text(interval([row[name] for row in rows]), 3) for name in figures]
+        lines.append([f"{kind}, {regime}", *means, str(len(rows))])
+    header = ["overlap U", "chance", "overlap V", "chance", "cosine", "seeds"]
+    return table(["set, initialisation", *header], lines)
 
 
 def cell(results: Results, kind: str, regime: str) -> str:
-    """All methods in one kind and regime."""
+    """Return a table of all methods in one kind and regime."""
     seeds = results.seeds(kind, regime, "own")
     if not seeds:
         return _alone(results, kind, regime)
@@ -140,35 +125,33 @@ def cell(results: Results, kind: str, regime: str) -> str:
         "against mean, tuned",
     ]
     lines = [
-        _plain(results, kind, regime, seeds, *who)
-        for who in (("base", "base"), ("single", "one adapter"))
+        _plain(results, kind, regime, seeds, "base", "base"),
+        _plain(results, kind, regime, seeds, "single", "one adapter"),
     ]
     if kind != "preferences":  # it is trained on answers
         lines.append(
             _plain(results, "specialists", "shared", seeds, "joint training", "joint training")
         )
     against = {rule: _against(results, kind, regime, rule) for rule in _SCALES}
-    lines += [
-        _method(results, kind, regime, label) + [against[rule].get(label, "-") for rule in against]
-        for label in METHODS
-    ]
+    for label in METHODS:
+        verdicts = [judgements.get(label, "-") for judgements in against.values()]
+        lines.append(_method(results, kind, regime, label) + verdicts)
     return f"Seeds: {', '.join(map(str, seeds))}.\n\n" + table(header, lines)
 
 
 def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
     seeds = {rule: results.seeds(kind, regime, rule) for rule in _SCALES}
     every = seeds["own"]
-    cells = [
-        _of(results.over_seeds(nll, found, kind, regime, label, rule), found, every)
-        for rule, found in seeds.items()
-    ]
+    cells: list[str] = []
+    for rule, at_rule in seeds.items():
+        mean = results.over_seeds(nll, at_rule, kind, regime, label, rule)
+        cells.append(_of(mean, at_rule, every))
     cut = results.seeds(kind, regime, "own", labels=CUT, rank="r") if label in CUT else []
-    same = "as own" if label in ("gam", "gam, mean anchor", "ctm") else NONE
-    cells.append(
-        _of(results.over_seeds(nll, cut, kind, regime, label, "own", "r"), cut, every)
-        if cut
-        else same
-    )
+    if cut:
+        mean = results.over_seeds(nll, cut, kind, regime, label, "own", "r")
+        cells.append(_of(mean, cut, every))
+    else:
+        cells.append("as own" if label in ("gam", "gam, mean anchor", "ctm") else NONE)
     best = "tuned" if seeds["tuned"] == every else "own"
     shown = results.over_seeds(accuracy, seeds[best], kind, regime, label, best)
     rows = results.pick(kind, regime, label)
@@ -185,56 +168,57 @@ def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
 def _plain(
     results: Results, kind: str, regime: str, seeds: Sequence[int], who: str, title: str
 ) -> list[str]:
-    """A line of the base, of the adapters one by one, or of joint training: they have one scale and one rank."""
-    if who == "single":
-        found = {
-            s: [results.pick(kind, regime, f"single {i}", rank="r")[s] for i in range(4)]
-            for s in seeds
-        }
-    else:
-        rows = results.pick(kind, regime, who, rank="r")
-        found = {s: [rows[s]] for s in seeds if s in rows}
-    if not found:
+    """Return a line of the base, of the single adapters or of joint training.
+
+    They have one scale and one rank.
+    """
+    labels = [f"single {i}" for i in range(4)] if who == "single" else [who]
+    picked = [results.pick(kind, regime, label, rank="r") for label in labels]
+    by_seed: dict[int, list[Row]] = {}
+    for seed in seeds:
+        if all(seed in rows for rows in picked):
+            by_seed[seed] = [rows[seed] for rows in picked]
+    if not by_seed:
         return [title, *[NONE] * 6, *["-"] * 4]
-    means = (
-        text(interval([fmean(map(f, rows)) for rows in found.values()]))
-        for f in (nll, accuracy, worst)
-    )
-    alone, exact, least = (_of(mean, list(found), seeds) for mean in means)
+    cells: list[str] = []
+    for figure in (nll, accuracy, worst):
+        means = [fmean(map(figure, rows)) for rows in by_seed.values()]
+        cells.append(_of(text(interval(means)), list(by_seed), seeds))
+    alone, exact, least = cells
     return [title, alone, "-", "-", "-", f"({exact})", least, "-", "-", "-", "-"]
 
 
-def _of(cell: str, found: Sequence[int], seeds: Sequence[int]) -> str:
-    """A cell that says of which seeds it is, where those are not all of the table's."""
-    if not found or list(found) == list(seeds):
+def _of(cell: str, seeds: Sequence[int], all_seeds: Sequence[int]) -> str:
+    """Return a cell that names its seeds, unless they are all of the table's."""
+    if not seeds or list(seeds) == list(all_seeds):
         return cell
-    return f"{cell}, of seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
+    return f"{cell}, of seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _alone(results: Results, kind: str, regime: str) -> str:
-    """The adapters one by one, where the merges of no seed have all been measured."""
-    labels = ["base", *(f"single {i}" for i in range(Settings().size))]
-    found = {label: list(results.pick(kind, regime, label, rank="r").values()) for label in labels}
-    if not any(found.values()):
+    """Return a table of the single adapters, if no seed has the merges of all methods."""
+    lines: list[list[str]] = []
+    for label in ["base", *(f"single {i}" for i in range(Settings().size))]:
+        rows = list(results.pick(kind, regime, label, rank="r").values())
+        cells = [NONE, NONE]
+        if rows:
+            cells = [text(interval([f(row) for row in rows])) for f in (nll, accuracy)]
+        lines.append([label, *cells, str(len(rows))])
+    if all(line[-1] == "0" for line in lines):
         return NONE
-    lines = [
-        [
-            label,
-            *(text(interval([f(row) for row in rows])) if rows else NONE for f in (nll, accuracy)),
-            str(len(rows)),
-        ]
-        for label, rows in found.items()
-    ]
     return "Merges are unmeasured.\n\n" + table(["", "NLL", "accuracy", "seeds"], lines)
 
 
 def _gain_kept(results: Results, row: Row) -> float:
-    """The gain over the base as a share of what single adapters gain: each on its own family, or on all of them."""
-    where = (row["kind"], row["regime"])
-    base = results.pick(*where, "base", rank="r")[row["seed"]]
-    singles = [
-        results.pick(*where, f"single {i}", rank="r")[row["seed"]] for i in range(row["size"])
-    ]
+    """Return the gain over the base as a share of what single adapters gain.
+
+    Specialists gain on their own family, other adapters on all of them.
+    """
+    where, seed = (row["kind"], row["regime"]), row["seed"]
+    base = results.pick(*where, "base", rank="r")[seed]
+    singles: list[Row] = []
+    for i in range(row["size"]):
+        singles.append(results.pick(*where, f"single {i}", rank="r")[seed])
     if row["kind"] == "specialists":
         best = fmean(single["nll"][f] for single, f in zip(singles, row["families"], strict=True))
     else:
@@ -245,56 +229,59 @@ def _gain_kept(results: Results, row: Row) -> float:
 def _against(
     results: Results, kind: str, regime: str, rule: str, labels: Sequence[str] = tuple(METHODS)
 ) -> dict[str, str]:
-    """Each method against the mean at the same scale rule."""
+    """Return each method against the mean at the same scale rule."""
     seeds = results.seeds(kind, regime, rule, labels=labels)
     if len(seeds) < 2:
-        return {label: "one seed" if seeds else NONE for label in labels if label != REFERENCE}
-    values = {
-        label: [nll(results.pick(kind, regime, label, rule)[s]) for s in seeds] for label in labels
-    }
-    found = differences(values, REFERENCE)
-    return {label: judged(d) for label, d in found.items()}
+        reason = "one seed" if seeds else NONE
+        return {label: reason for label in labels if label != REFERENCE}
+    values: dict[str, list[float]] = {}
+    for label in labels:
+        rows = results.pick(kind, regime, label, rule)
+        values[label] = [nll(rows[seed]) for seed in seeds]
+    return {label: judged(d) for label, d in differences(values, REFERENCE).items()}
 
 
 def by_set(results: Results, rule: str) -> str:
-    """Each method less the mean at the same scale rule: the least and the largest difference over the sets."""
-    seeds = {where: results.seeds(*where, rule) for where in CELLS}
-    lines = []
+    """Return a table of each method less the mean at the same scale rule, over the sets."""
+    lines: list[list[str]] = []
     for label in METHODS:
-        line = [label]
-        for where, found in seeds.items():
-            mine, reference = (
-                results.pick(*where, label, rule),
-                results.pick(*where, REFERENCE, rule),
-            )
-            less = [nll(mine[s]) - nll(reference[s]) for s in found]
-            below = f"{sum(d < 0 for d in less)} of {len(less)} below"
-            line.append(f"{min(less):+.2f} to {max(less):+.2f}, {below}" if less else NONE)
         if label != REFERENCE:
-            lines.append(line)
+            lines.append([label, *(_range(results, where, label, rule) for where in CELLS)])
     return table([_SCALES[rule], *map(", ".join, CELLS)], lines)
 
 
+def _range(results: Results, where: tuple[str, str], label: str, rule: str) -> str:
+    """Return the least and the largest difference to the mean, and how many are below it."""
+    rows = results.pick(*where, label, rule)
+    references = results.pick(*where, REFERENCE, rule)
+    less = [nll(rows[seed]) - nll(references[seed]) for seed in results.seeds(*where, rule)]
+    if not less:
+        return NONE
+    below = sum(d < 0 for d in less)
+    return f"{min(less):+.2f} to {max(less):+.2f}, {below} of {len(less)} below"
+
+
 def sizes(results: Results) -> str:
-    """Sets of 2, 4 and 6."""
-    lines = []
+    """Return a table of sets of 2, 4 and 6."""
+    lines: list[list[str]] = []
     for label in AT_SIZES:
         cells = []
         for size in (2, 4, 6):
             seeds = results.seeds("specialists", "separate", "own", labels=AT_SIZES, size=size)
             rows = results.pick("specialists", "separate", label, size=size)
-            cells.append(
-                text(interval([nll(rows[s]) for s in seeds])) + f" ({len(seeds)})"
-                if seeds
-                else NONE
-            )
+            if seeds:
+                mean = text(interval([nll(rows[seed]) for seed in seeds]))
+                cells.append(f"{mean} ({len(seeds)})")
+            else:
+                cells.append(NONE)
         lines.append([label, *cells])
     return table(["specialists, separate: NLL, own scale (seeds)", "2 adapters", "4", "6"], lines)
 
 
 def others(results: Results) -> str:
-    """Methods beside those of the main tables, at the seeds that have them and the mean."""
-    labels, lines = (REFERENCE, *OTHERS), []
+    """Return a table of further methods, at the seeds that have them and the mean."""
+    labels = (REFERENCE, *OTHERS)
+    lines: list[list[str]] = []
     for kind, regime in CELLS:
         seeds = {rule: results.seeds(kind, regime, rule, labels=labels) for rule in ("own", "norm")}
         if not seeds["own"]:
@@ -302,18 +289,12 @@ def others(results: Results) -> str:
             continue
         against = {rule: _against(results, kind, regime, rule, labels) for rule in seeds}
         for label in labels:
-            cells = [
-                results.over_seeds(nll, seeds[rule], kind, regime, label, rule) for rule in seeds
-            ]
-            cells += [against[rule].get(label, "-") for rule in against]
-            lines.append(
-                [
-                    f"{kind}, {regime}" if label == REFERENCE else "",
-                    label,
-                    *cells,
-                    str(len(seeds["own"])),
-                ]
-            )
+            cells: list[str] = []
+            for rule, at_rule in seeds.items():
+                cells.append(results.over_seeds(nll, at_rule, kind, regime, label, rule))
+            cells += [judgements.get(label, "-") for judgements in against.values()]
+            title = f"{kind}, {regime}" if label == REFERENCE else ""
+            lines.append([title, label, *cells, str(len(seeds["own"]))])
     columns = (
         "NLL, own scale",
         "NLL, norm of the adapters",
@@ -325,21 +306,18 @@ def others(results: Results) -> str:
 
 
 def plane(results: Results) -> str:
-    """NLL at the points of the (p, q) plane."""
+    """Return a table of the NLL at the points of the (p, q) plane."""
     seeds = {where: results.seeds(*where, "norm", labels=tuple(PLANE)) for where in CELLS}
-    lines = [
-        [
-            ", ".join(point),
-            *(results.over_seeds(nll, found, *where, *point) for where, found in seeds.items()),
-        ]
-        for point in POINTS
-    ]
+    lines: list[list[str]] = []
+    for point in POINTS:
+        cells = [results.over_seeds(nll, seeds[where], *where, *point) for where in CELLS]
+        lines.append([", ".join(point), *cells])
     header = [f"{kind}, {regime} ({len(seeds[kind, regime])})" for kind, regime in CELLS]
     return table(["NLL (seeds)", *header], lines)
 
 
 def tables(rows: Iterable[Row]) -> str:
-    """Everything between the markers."""
+    """Return everything between the markers."""
     results = Results(rows)
     parts = [
         "### What has been run",
@@ -367,15 +345,18 @@ def tables(rows: Iterable[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def write(rows: Iterable[Row], readme: Path = README) -> None:
-    """Replace the tables in the README."""
+def write(rows: Iterable[Row], page: Path = PAGE) -> None:
+    """Replace the tables in the page."""
     new = f"<!-- tables -->\n\n{tables(rows)}\n\n<!-- /tables -->"
     pattern = re.compile("<!-- tables -->.*<!-- /tables -->", re.DOTALL)
-    readme.write_text(pattern.sub(lambda _: new, readme.read_text("utf-8")), "utf-8")
+    page.write_text(pattern.sub(lambda _: new, page.read_text("utf-8")), "utf-8")
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:
-    """NLL of every method less that of the mean at its own scale: a panel a kind and regime, a dot a seed."""
+    """Draw the NLL of every method less that of the mean at its own scale.
+
+    There is a panel per kind and regime, and a dot per seed.
+    """
     import matplotlib
 
     matplotlib.use("svg")
@@ -393,11 +374,9 @@ def plot(rows: Iterable[Row], path: Path) -> None:
         axis.axvline(0, color="0.8")
         for (rule, title), colour, shift in zip(_SCALES.items(), _COLOURS, _SHIFTS, strict=True):
             for y, label in enumerate(METHODS):
-                found = results.pick(*where, label, rule)
-                x = [
-                    nll(found[seed]) - nll(reference[seed])
-                    for seed in sorted(found.keys() & reference.keys())
-                ]
+                rows_of_method = results.pick(*where, label, rule)
+                seeds = sorted(rows_of_method.keys() & reference.keys())
+                x = [nll(rows_of_method[seed]) - nll(reference[seed]) for seed in seeds]
                 axis.plot(
                     x,
                     [y + shift] * len(x),

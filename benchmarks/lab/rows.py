@@ -1,4 +1,7 @@
-"""Result rows: one JSON object a line, appended whole by any process; a line cut short by a kill is dropped."""
+"""Result rows: one JSON object per line, appended by any process.
+
+A line that a kill cut short is dropped.
+"""
 
 import fcntl
 import json
@@ -14,12 +17,12 @@ KEY = ("kind", "regime", "seed", "size", "method", "scale_rule", "rank")
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What a row is about: two rows of one key are the same measurement."""
+    """Return what identifies a row: two rows of one key are the same measurement."""
     return tuple(row[name] for name in KEY)
 
 
 def read(path: Path) -> list[Row]:
-    """All whole rows."""
+    """Return all complete rows."""
     if not path.exists():
         return []
     *lines, _cut_short = path.read_text("utf-8").split("\n")
@@ -27,7 +30,7 @@ def read(path: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Add one row, durably."""
+    """Append one row, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock")), open(path, "ab+") as file:
         file.seek(0)
@@ -40,7 +43,7 @@ def append(path: Path, row: Row) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; a killed one lets go."""
+    """Let one process at a time in; a killed one lets go."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The work of the lab, over processes. What exists already, adapter or row, is not made again."""
+"""The work of the lab, over processes. Adapters and rows that exist are not made again."""
 
 import os
 import time
@@ -25,9 +25,11 @@ from benchmarks.lab.design import (
     Unit,
 )
 
+_VALIDATION, _TEST = 0, 1  # of the lists of adapters.pairs
+
 
 class Lab:
-    """One process of the lab: the base model, and where adapters and rows are kept."""
+    """One process of the lab: the base model, and the places of adapters and rows."""
 
     def __init__(self, settings: Settings, cache: Path, results: Path) -> None:
         self.settings, self.cache, self.results = settings, cache, results
@@ -42,7 +44,7 @@ class Lab:
         return load_base(torch.bfloat16)  # a third of the time of float32
 
     def run(self, unit: Unit) -> None:
-        """Everything that is missing of one unit."""
+        """Do everything that is missing of one unit."""
         passes: dict[str, Callable[[Cell], None]] = {
             "main": self._main,
             "others": partial(self._methods, scale_rules=("own", "norm"), labels=OTHERS),
@@ -57,37 +59,22 @@ class Lab:
 
     def _main(self, cell: Cell) -> None:
         size = self.settings.size
-        self._row(cell, size, "base", "own", "r", lambda row: self._plain(row, None))
+        self._row(cell, size, "base", "own", "r", self._base)
         for i in range(size):
             source = partial(self._adapter, cell, i, size)
-            self._row(
-                cell, size, f"single {i}", "own", "r", lambda row, s=source: self._plain(row, s())
-            )  # type: ignore[misc]
-        self._row(
-            cell,
-            size,
-            "compare",
-            "own",
-            "r",
-            lambda row: row.update(measure.overlaps(self._set(row, cell))),
-        )
+            fill = partial(self._single, make=source)
+            self._row(cell, size, f"single {i}", "own", "r", fill)
+        self._row(cell, size, "compare", "own", "r", partial(self._compare, cell=cell))
         self._methods(cell, scale_rules=("own", "norm"), labels=self.settings.methods)
 
     def _joint(self, cell: Cell) -> None:
         size = self.settings.size
         path = partial(adapters.joint, cell, size, *self.model, self.cache, self.settings)
-        self._row(cell, size, "joint training", "own", "r", lambda row: self._plain(row, path()))
+        self._row(cell, size, "joint training", "own", "r", partial(self._single, make=path))
 
     def _sizes(self, cell: Cell) -> None:
         for size in (2, 6):
-            self._row(
-                cell,
-                size,
-                "compare",
-                "own",
-                "r",
-                lambda row: row.update(measure.overlaps(self._set(row, cell))),
-            )
+            self._row(cell, size, "compare", "own", "r", partial(self._compare, cell=cell))
             self._methods(cell, scale_rules=("own", "norm"), labels=AT_SIZES, size=size)
 
     def _plane(self, cell: Cell) -> None:
@@ -132,52 +119,48 @@ class Lab:
         start = time.process_time()
         fill(row)
         rows.append(self.results, row | {"seconds": round(time.process_time() - start, 1)})
-        print(
-            f"{cell.kind}, {cell.regime}, seed {cell.seed}: {method}, {rule}, rank {rank}",
-            flush=True,
-        )
+        where = f"{cell.kind}, {cell.regime}, seed {cell.seed}"
+        print(f"{where}: {method}, {rule}, rank {rank}", flush=True)
 
-    def _plain(self, row: rows.Row, source: Path | None) -> None:
-        """The base model itself, or one adapter as it was trained."""
-        base, tokenizer = self.model
-        if source is None:
-            row.update(measure.figures(base, tokenizer, self._questions(row, 1)))
-            return
-        alone = gm.load(source)
-        with measure.adapted(base, alone) as model:
-            row.update(measure.figures(model, tokenizer, self._questions(row, 1)))
+    def _base(self, row: rows.Row) -> None:
+        """Measure the base model itself."""
+        row.update(self._figures(row, self.model[0], _TEST))
+
+    def _single(self, row: rows.Row, *, make: Callable[[], Path]) -> None:
+        """Measure one adapter as it was trained."""
+        adapter = gm.load(make())
+        with measure.adapted(self.model[0], adapter) as model:
+            row.update(self._figures(row, model, _TEST))
+
+    def _compare(self, row: rows.Row, *, cell: Cell) -> None:
+        row.update(measure.overlaps(self._set(row, cell)))
 
     def _merge(self, row: rows.Row, *, cell: Cell) -> None:
-        """Merge at the method's own scale, at the mean norm module by module, or at the best of the grid."""
-        base, tokenizer = self.model
-        rule, params = row["scale_rule"], {}
-        if rule == "norm":
-            params["rescale"] = "norm"
+        """Merge at the method's own scale, the mean norm per module, or the best of the grid."""
+        rule = row["scale_rule"]
+        params = {"rescale": "norm"} if rule == "norm" else {}
         result = measure.merged(row["method"], self._set(row, cell), rank=row["rank"], **params)
         row |= {
             "params": measure.short(result.report.params),
             "norm_ratio": result.report.norm_ratio,
             "energy_kept": result.report.energy_kept,
         }
-        with measure.adapted(base, result.adapter) as model:
+        with measure.adapted(self.model[0], result.adapter) as model:
             if rule == "tuned":
-                tried = {}
-                for length in GRID:
-                    measure.scale(model, length / result.report.norm_ratio)
-                    tried[length] = measure.mean_nll(
-                        measure.figures(model, tokenizer, self._questions(row, 0))
-                    )
-                best = min(tried, key=lambda length: tried[length])
-                measure.scale(model, best / result.report.norm_ratio)
-                row |= {"length": best, "validation": tried}
+                row |= self._tune(row, model, result.report.norm_ratio)
             if row["method"] in PLANE:
-                row["few"] = {
-                    most: measure.mean_nll(
-                        measure.figures(model, tokenizer, self._questions(row, 0, most))
-                    )
-                    for most in FEW
-                }
-            row |= measure.figures(model, tokenizer, self._questions(row, 1))
+                row["few"] = {most: self._validation_nll(row, model, most) for most in FEW}
+            row |= self._figures(row, model, _TEST)
+
+    def _tune(self, row: rows.Row, model: Any, norm_ratio: float) -> rows.Row:
+        """Bring a merge to the length of the grid that validation questions choose."""
+        tried: dict[float, float] = {}
+        for length in GRID:
+            measure.scale(model, length / norm_ratio)
+            tried[length] = self._validation_nll(row, model)
+        best = min(tried, key=lambda length: tried[length])
+        measure.scale(model, best / norm_ratio)
+        return {"length": best, "validation": tried}
 
     def _set(self, row: rows.Row, cell: Cell) -> list[Path]:
         return [self._adapter(cell, i, row["size"]) for i in range(row["size"])]
@@ -186,13 +169,19 @@ class Lab:
         trained = preferences.trained if cell.kind == "preferences" else adapters.trained
         return trained(cell, index, size, *self.model, self.cache, self.settings)
 
-    def _questions(self, row: rows.Row, part: int, most: int | None = None) -> measure.Questions:
-        """Validation (0) or test (1) questions of the families of a row: the first ``most`` of each, or all."""
+    def _validation_nll(self, row: rows.Row, model: Any, most: int | None = None) -> float:
+        return measure.mean_nll(self._figures(row, model, _VALIDATION, most))
+
+    def _figures(
+        self, row: rows.Row, model: Any, part: int, most: int | None = None
+    ) -> measure.Figures:
+        """Measure a model on a row's questions: the first ``most`` of each family, or all."""
         tokenizer = self.model[1]
-        return {
-            f: adapters.pairs(tokenizer, f, row["seed"], self.settings)[part][:most]
-            for f in row["families"]
-        }
+        questions: dict[str, adapters.Pairs] = {}
+        for family in row["families"]:
+            lists = adapters.pairs(tokenizer, family, row["seed"], self.settings)
+            questions[family] = lists[part][:most]
+        return measure.figures(model, tokenizer, questions)
 
 
 _lab: Lab

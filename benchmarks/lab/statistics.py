@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A paired difference over seeds, its two-sided p corrected for how many were tested, and what it comes to."""
+    """A paired difference over seeds, its corrected two-sided p, and the verdict."""
 
     interval: Interval
     p: float
@@ -28,28 +28,35 @@ class Difference(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Student's interval."""
+    """Return the mean with Student's interval."""
     n = len(values)
     half = float(student.ppf(1 - LEVEL / 2, n - 1)) * stdev(values) / sqrt(n) if n > 1 else nan
     return Interval(fmean(values), half, n)
 
 
 def differences(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, Difference]:
-    """Every entry against the reference, seed by seed; less is better. All are one family for the correction."""
-    return paired(
-        {name: (mine, values[reference]) for name, mine in values.items() if name != reference}
-    )
+    """Return every entry against the reference, seed by seed; less is better.
+
+    All are one family for the correction.
+    """
+    against = values[reference]
+    return paired({name: (x, against) for name, x in values.items() if name != reference})
 
 
 def paired(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Difference]:
-    """The first of each pair against the second, seed by seed; less is better. All are one family."""
-    found = {name: [a - b for a, b in zip(*both, strict=True)] for name, both in pairs.items()}
-    corrected = holm({name: _p(d) for name, d in found.items()})
-    return {name: _judge(interval(d), corrected[name]) for name, d in found.items()}
+    """Return the first of each pair against the second, seed by seed; less is better.
+
+    All are one family for the correction.
+    """
+    less: dict[str, list[float]] = {}
+    for name, (first, second) in pairs.items():
+        less[name] = [a - b for a, b in zip(first, second, strict=True)]
+    corrected = holm({name: _p(d) for name, d in less.items()})
+    return {name: _judge(interval(d), corrected[name]) for name, d in less.items()}
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Corrected p values (Holm, Scand. J. Statist. 6, 1979)."""
+    """Return corrected p values (Holm, Scand. J. Statist. 6, 1979)."""
     corrected, largest = {}, 0.0
     for i, name in enumerate(sorted(p, key=lambda name: p[name])):
         largest = max(largest, min(1.0, (len(p) - i) * p[name]))
@@ -58,7 +65,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _p(d: Sequence[float]) -> float:
-    """Of the paired t test; 1 for a single seed, which tests nothing."""
+    """Return p of the paired t test; 1 for a single seed, which tests nothing."""
     if len(d) < 2:
         return 1.0
     spread = stdev(d)
@@ -67,11 +74,11 @@ def _p(d: Sequence[float]) -> float:
     return float(2 * student.sf(abs(fmean(d)) / spread * sqrt(len(d)), len(d) - 1))
 
 
-def _judge(found: Interval, p: float) -> Difference:
-    if found.n > 1 and abs(found.mean) + found.half < MARGIN:
+def _judge(less: Interval, p: float) -> Difference:
+    if less.n > 1 and abs(less.mean) + less.half < MARGIN:
         verdict = "same"
-    elif p < LEVEL and abs(found.mean) > MARGIN:
-        verdict = "better" if found.mean < 0 else "worse"
+    elif p < LEVEL and abs(less.mean) > MARGIN:
+        verdict = "better" if less.mean < 0 else "worse"
     else:
         verdict = "open"
-    return Difference(found, p, verdict)
+    return Difference(less, p, verdict)

@@ -68,7 +68,7 @@ def _fail(
         every += [(call, number + 1) for number in range(made[call])]
     draw = random.Random(0)
     chosen = draw.choices(every, k=cases) if len(every) < cases else draw.sample(every, cases)
-    lost, found = list[str](), Counter[str]()
+    lost, counts = list[str](), Counter[str]()
     for case, (call, number) in enumerate(chosen):
         home = folder / str(case)
         error = "ENOSPC" if call in ("write", "mkdir") and case % 2 else "EIO"
@@ -84,8 +84,8 @@ def _fail(
             lost.append(f"{error} at {call} {number}: left {left}")
         elif contents(home / "out") != new or [path.name for path in home.iterdir()] != ["out"]:
             lost.append(f"{error} at {call} {number}: the next merge did not clear up")
-        found["went on" if code == 0 else "refused"] += 1
-    return Outcome(lost, f"{counted(found)}; {len(every)} calls")
+        counts["went on" if code == 0 else "refused"] += 1
+    return Outcome(lost, f"{counted(counts)}; {len(every)} calls")
 
 
 def _made(

@@ -27,7 +27,7 @@ def disks(folder: Path, cases: int) -> Outcome:
     assert old is not None
     assert new is not None
     most = int(1.2 * sum(map(len, new.values())))
-    draw, lost, found = random.Random(0), list[str](), Counter[str]()
+    draw, lost, counts = random.Random(0), list[str](), Counter[str]()
     with _disk(folder / "disk") as disk:
         for case in range(cases):
             room, before = draw.randrange(0, most), old if case % 2 else None
@@ -46,9 +46,9 @@ def disks(folder: Path, cases: int) -> Outcome:
                 lost.append(f"room for {room} bytes: no error, and not the new output")
             if names != ["ballast"] + ["out"] * (state is not None):
                 lost.append(f"room for {room} bytes: left {names}")
-            found["refused" if said else "written"] += 1
+            counts["refused" if said else "written"] += 1
             subprocess.run(["rm", "-rf", disk / "out", disk / "ballast"], check=True)
-    return Outcome(lost, counted(found))
+    return Outcome(lost, counted(counts))
 
 
 @contextmanager

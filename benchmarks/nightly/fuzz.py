@@ -10,5 +10,5 @@ from benchmarks.nightly.trial import Outcome, counted
 
 def fuzz(kind: str, folder: Path, cases: int) -> Outcome:
     """Try the numbered cases of a kind, in a process that is replaced if a case kills it."""
-    found, lost = fuzzing.run(KINDS[kind], range(cases), folder)
-    return Outcome(lost, counted(found))
+    counts, lost = fuzzing.run(KINDS[kind], range(cases), folder)
+    return Outcome(lost, counted(counts))

@@ -24,7 +24,7 @@ def interrupts(folder: Path, cases: int) -> Outcome:
     sources = layers(folder / "sources", modules=50, width=1024, r=32)
     new = contents(gm.merge(sources, out=folder / "new").path)
     whole = min(_seconds(sources, folder / f"timed-{i}") for i in range(2))
-    draw, lost, found = random.Random(0), list[str](), Counter[str]()
+    draw, lost, counts = random.Random(0), list[str](), Counter[str]()
     for case in range(cases):
         out = folder / str(case) / "out"
         out.parent.mkdir()
@@ -40,8 +40,8 @@ def interrupts(folder: Path, cases: int) -> Outcome:
             lost.append(f"after {moment:.3f} s: exit code {code}: {errors.strip()[-200:]}")
         elif names != ["out"] * (state is not None):
             lost.append(f"after {moment:.3f} s: left {names}")
-        found["done" if done else "interrupted"] += 1
-    return Outcome(lost, counted(found))
+        counts["done" if done else "interrupted"] += 1
+    return Outcome(lost, counted(counts))
 
 
 def _seconds(sources: list[Path], out: Path) -> float:

@@ -26,7 +26,7 @@ def kills(folder: Path, cases: int) -> Outcome:
     old = contents(gm.merge(sources[:1], out=folder / "old").path)
     new = contents(gm.merge(sources, out=folder / "new").path)
     whole = 1.2 * statistics.median(_seconds(sources, folder / f"timed-{i}") for i in range(5))
-    draw, lost, found = random.Random(0), list[str](), Counter[str]()
+    draw, lost, counts = random.Random(0), list[str](), Counter[str]()
     for case in range(cases):
         out = folder / str(case) / "out"
         before = old if case % 2 else None
@@ -48,10 +48,10 @@ def kills(folder: Path, cases: int) -> Outcome:
         elif contents(out) != old or os.listdir(out.parent) != ["out"]:
             lost.append(f"{killed}: the next merge left {os.listdir(out.parent)}")
         if state == new:
-            found["new"] += 1
+            counts["new"] += 1
         else:
-            found["old (while writing)" if left else "old (before)"] += 1
-    return Outcome(lost, counted(found))
+            counts["old (while writing)" if left else "old (before)"] += 1
+    return Outcome(lost, counted(counts))
 
 
 def _seconds(sources: list[Path], out: Path) -> float:

@@ -18,7 +18,7 @@ def pushes(folder: Path, cases: int) -> Outcome:
     """Try every step with every fault; afterwards the same push must go through."""
     merged = gm.merge(layers(folder / "sources", modules=2, width=12), out=folder / "out").path
     assert merged is not None
-    before, lost, found = contents(merged), list[str](), Counter[str]()
+    before, lost, counts = contents(merged), list[str](), Counter[str]()
     every = list(product(PUSH_STEPS, _FAULTS))
     for case in range(cases):
         step, status = every[case % len(every)]
@@ -36,8 +36,8 @@ def pushes(folder: Path, cases: int) -> Outcome:
                 lost.append(f"{after}: {error}")
             elif not _pushed(hub) or hub.leaks:
                 lost.append(f"{after}: not what was pushed, or a token left the Hub")
-        found["refused, then pushed"] += 1
-    return Outcome(lost, counted(found))
+        counts["refused, then pushed"] += 1
+    return Outcome(lost, counted(counts))
 
 
 def _push(merged: Path) -> str:

@@ -24,7 +24,7 @@ def races(folder: Path, cases: int) -> Outcome:
         contents(gm.merge(sources, weights=w, method="mean", out=folder / f"whole-{i}").path)
         for i, w in enumerate(weights)
     ]
-    lost, found = list[str](), Counter[str]()
+    lost, counts = list[str](), Counter[str]()
     for case in range(cases):
         out = folder / str(case) / "out"
         out.parent.mkdir()
@@ -37,8 +37,8 @@ def races(folder: Path, cases: int) -> Outcome:
             lost.append(f"exit codes {codes}")
         elif contents(out) != whole[won[0]] or os.listdir(out.parent) != ["out"]:
             lost.append("the output is not that of the one that won, or something else is left")
-        found["one won"] += len(won) == 1
-    text = counted(found)
+        counts["one won"] += len(won) == 1
+    text = counted(counts)
     return Outcome(lost, text if lost else f"{text}, {_MERGES - 1} said so each time")
 
 

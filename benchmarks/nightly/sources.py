@@ -51,8 +51,8 @@ _CHANGES: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def changes(folder: Path, cases: int) -> Outcome:
-    """Change one file after some modules. A process that dies of it is found by its exit code."""
-    draw, lost, found = random.Random(0), list[str](), Counter[str]()
+    """Change one file after some modules. A process that dies of it is noticed by its exit code."""
+    draw, lost, counts = random.Random(0), list[str](), Counter[str]()
     for case in range(cases):
         change, after, seed = _CHANGES[case % len(_CHANGES)], draw.random(), draw.randrange(1 << 30)
         home = folder / str(case)
@@ -62,8 +62,8 @@ def changes(folder: Path, cases: int) -> Outcome:
             lost.append(f"{said}: exit code {code}")
         elif sorted(os.listdir(home)) != ["a", "b"]:
             lost.append(f"{said}: left {sorted(os.listdir(home))}")
-        found["refused" if code == 0 else "not refused"] += 1
-    return Outcome(lost, counted(found))
+        counts["refused" if code == 0 else "not refused"] += 1
+    return Outcome(lost, counted(counts))
 
 
 def _merge(

@@ -29,8 +29,8 @@ class Unmeasured(Exception):
     """A trial that cannot run here, and why."""
 
 
-def counted(found: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
+def counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
 def wait_for(file: Path) -> None:

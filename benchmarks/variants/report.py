@@ -25,8 +25,8 @@ PEFT's columns are `add_weighted_adapter` by `combination_type`, at the rank tha
 adapters; `linear` is meant as an approximation, for plain adapters, too. mergekit does not merge
 adapters, but the models that they make of their base, and writes a whole model; if only one adapter
 has a module in `modules_to_save`, it takes the base's for the other. gam-merge's column is
-`method="mean"`, with `base_model=` for DoRA; other methods treat the same adapters alike, since
-they merge the same deltas. Quantised bases play no part: the base is read for DoRA only.
+`method="mean"`, with `base_model=` for DoRA; other methods treat these adapters the same
+way, since they merge the same deltas. Quantised bases play no part: the base is read for DoRA only.
 """
 
 _END = """\

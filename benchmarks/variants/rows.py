@@ -1,4 +1,4 @@
-"""The kinds of adapters that are compared: pairs that PEFT makes on the tiny models of the tests."""
+"""The kinds of adapters that are compared: pairs made by PEFT on the tiny models of the tests."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
