@@ -31,8 +31,8 @@ def load(
 
     Args:
         source: a directory that PEFT or MLX-LM wrote, a ``.safetensors`` file or a pickle
-            (``.bin``), or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name exists (the
-            subfolder may be a file). The config of ``X.safetensors`` is ``X.json``,
+            (``.bin``), or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name
+            exists (the subfolder may be a file). The config of ``X.safetensors`` is ``X.json``,
             ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
             it is.
         base_model: the model that the adapter was trained on, for a file without a config.

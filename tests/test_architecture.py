@@ -58,7 +58,6 @@ PEFT_NAMES = (FIELDS | PARTS | FILES | {peft.PREFIX}) - KINDS
 
 # Where they stand outside of gam_merge/_read/peft*.py, and why they may.
 EXCEPTIONS = {
-    ("_read/mlx.py", peft.CONFIG_NAME): "MLX-LM calls its config the same",
     ("_inspect.py", "lora_A"): "a report names the factor that is zero as users know it",
     ("_inspect.py", "lora_B"): "as above",
     ("_run/reader.py", "lora_A"): "an error names the factor that is not finite",
@@ -69,6 +68,7 @@ EXCEPTIONS = {
     ("_models/placement.py", "trainable_token_indices"): "as above",
     ("_lineup/ranks.py", "rank_pattern"): "a note on what readers of PEFT's format do with it",
     ("_lineup/serving.py", "fan_in_fan_out"): "an error names what the server does not support",
+    ("_read/mlx.py", peft.CONFIG_NAME): "MLX-LM's config has the same name",
     ("integrations/peft.py", "fan_in_fan_out"): "an attribute of PEFT's layers",
 }
 

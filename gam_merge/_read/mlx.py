@@ -121,7 +121,8 @@ def _split(where: str, key: str) -> tuple[str, str]:
         raise GamMergeError(f"{where}: {module} is DoRA, which is merged in PEFT's format alone")
     if part not in ("lora_a", "lora_b") or not module:
         raise GamMergeError(
-            f"{where}: tensor {key} is not part of a LoRA that can be merged; leave this adapter out"
+            f"{where}: tensor {key} is not part of a LoRA that can be merged; leave this adapter "
+            "out"
         )
     return module, part
 
@@ -135,7 +136,8 @@ def _module(
         raise GamMergeError(f"{where}: module {name} has no {part}; the file is incomplete")
     if len(a.shape) == 3:
         raise GamMergeError(
-            f"{where}: module {name} has a factor per expert, which is not merged in MLX-LM's format"
+            f"{where}: module {name} has a factor per expert, which is not merged in MLX-LM's "
+            "format"
         )
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or 0 in a.shape + b.shape:
         raise GamMergeError(
