@@ -180,3 +180,4 @@ def test_another_format_is_one_class_and_its_registration(toys: list[Path], tmp_
     again = gm.load(out)
     assert again.format == "toy"
     assert relative(again.modules["x"].delta(), mean) < 1e-6
+    assert gm.verify(out, rerun=True).holds

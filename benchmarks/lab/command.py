@@ -1,4 +1,4 @@
-"""What ``python -m benchmarks lab`` does."""
+"""``python -m benchmarks lab``: print the cost, do the work, write the tables."""
 
 from pathlib import Path
 

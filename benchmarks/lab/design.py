@@ -1,4 +1,4 @@
-"""What the lab measures, in what order, and what it costs.
+"""The measurements of the lab, their order and their cost.
 
 A cell is a kind of set, a regime and a seed. A unit of work is one pass over one cell. Units are
 ordered so that whatever is finished at any moment is a balanced subset: all cells of a seed before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Outcome:
-    """What all cases gave; ``lost`` has a line for each in which the promise did not hold."""
+    """The outcome of all cases; ``lost`` has a line for each in which the promise did not hold."""
 
     lost: Sequence[str]
     found: str
