@@ -97,7 +97,9 @@ def _parse_header(path: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, str
         raise _invalid(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _invalid(path, "its header is not a JSON object")
-    metadata = header.pop("__metadata__", None) or {}  # MLX writes null
+    metadata = header.pop("__metadata__", None)
+    if metadata is None:  # MLX writes null
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _invalid(path, "its metadata is not a JSON object of strings")
     return header, metadata
