@@ -24,8 +24,8 @@ class BatchItem:
     Attributes:
         recipe: the file.
         out: the directory that was to be written.
-        seconds: of wall time.
-        report: of the merge, unless it failed.
+        seconds: wall time.
+        report: the report of the merge, unless it failed.
         error: why it failed.
 
     Example:
@@ -67,7 +67,7 @@ def batch(
 
     Args:
         recipes: YAML files.
-        out: the directory that all are written into. Each merge is called as its file, or as the
+        out: the directory that all are written into. Each merge is named after its file, or as the
             folder of a ``gam_merge_recipe.yaml``.
         overrides: settings over every recipe, ``key.key=value``.
         device: ``"auto"`` takes a GPU if there is one.

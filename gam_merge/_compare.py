@@ -48,6 +48,24 @@ def compare(
 
     Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
 
+    Args:
+        sources: directories, files, Hub ids or adapters in memory, at least two; see ``load``.
+        weights: one per source, as in ``merge``; equal by default.
+        anchor: the source that ``gam`` aligns the others to: its position, or as in ``sources``.
+        device: "auto", "cpu", "cuda" or any torch device.
+        base_model: the base model of bare files without a config, and of DoRA adapters.
+        alpha: lora_alpha of bare files without a config: one for all, or one per source.
+        allow_base_mismatch: accept adapters whose configs name different base models.
+        seed: seed for sampling the rows whose signs are compared.
+        executor: where the work runs; by default in threads of this process.
+        progress: called with (modules done, modules in all).
+
+    Returns:
+        Comparison: all figures, by layer, type and module; a verdict and a recommendation.
+
+    Raises:
+        GamMergeError: where ``merge`` would, and for fewer than two adapters with a weight.
+
     Example:
         >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
         >>> comparison.verdict.partition(":")[0]
@@ -56,24 +74,6 @@ def compare(
         'consensus'
         >>> round(float(comparison.by("type")["self_attn.q_proj"].times_chance_u), 1)
         4.5
-
-    Args:
-        sources: Directories, files, Hub ids or adapters in memory, at least two; see ``load``.
-        weights: One per source, as in ``merge``; equal by default.
-        anchor: The source that ``gam`` aligns the others to: its position, or as in ``sources``.
-        device: "auto", "cpu", "cuda" or any torch device.
-        base_model: The base model of bare files without a config, and of DoRA adapters.
-        alpha: lora_alpha of bare files without a config: one for all, or one per source.
-        allow_base_mismatch: Accept adapters whose configs name different base models.
-        seed: Seed for sampling the rows whose signs are compared.
-        executor: Where the work runs; by default in threads of this process.
-        progress: Called with (modules done, modules in all).
-
-    Returns:
-        Comparison: all figures, by layer, type and module; a verdict and a recommendation.
-
-    Raises:
-        GamMergeError: Where ``merge`` would, and for fewer than two adapters with a weight.
     """
     planned = plan(
         sources,

@@ -14,6 +14,7 @@ from gam_merge._common.random import generator
 from gam_merge._common.tensors import MemoryTensor, parse_dtype
 from gam_merge._common.types import Progress
 from gam_merge._lineup.ranks import RankPolicy
+from gam_merge._lineup.serving import SERVED_RANKS
 from gam_merge._models.checkpoint import Checkpoint, is_conv1d, open_checkpoint
 from gam_merge._models.difference import Factored, difference, distance, factorize
 from gam_merge._read.adapter import Adapter, LoraModule
@@ -22,7 +23,6 @@ from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, config_files,
 from gam_merge._write.directory import check_output
 from gam_merge._write.provenance import METHOD_KEY
 
-_LARGEST_RANK = 512  # where only an energy is given: the limit of servers of LoRA
 # Weights (out, in) in numbered layers that do not belong to linear layers, or to none that PEFT
 # adapts.
 _NOT_LINEAR = {"gate", "router", "relative_attention_bias", "embed_tokens", "wte", "wpe"}
@@ -137,6 +137,29 @@ def extract(
     allows, before rounding to ``dtype``. Only one difference at a time, in float32, and the adapter
     are in memory.
 
+    Args:
+        base: a directory that ``save_pretrained`` wrote in safetensors.
+        tuned: the same of the fine-tuned model.
+        rank: the rank of every module.
+        energy: instead of a rank: the share of its squared norm that each difference keeps, in
+            (0, 1], at the lowest rank that does. The adapter gets the largest of these ranks.
+        max_rank: upper limit for the ranks that ``energy`` asks for, by default 512.
+        out: write the adapter to this directory, too; see ``ExtractResult.save``.
+        modules: last parts of the names of the layers to take, such as "q_proj"; by default all
+            linear layers within numbered layers.
+        base_model: the base model that the adapter names, by default ``base`` as given.
+        dtype: dtype of the adapter, by default that of each weight of ``tuned``.
+        seed: seed of the random sketches.
+        force: replace an ``out`` that is empty or was written by gam-merge.
+        progress: called with (tensors done, tensors in all).
+
+    Returns:
+        ExtractResult: the adapter, and the report of what it keeps.
+
+    Raises:
+        GamMergeError: for models that do not fit together or do not differ, among others; and then
+            nothing is written.
+
     Example:
         >>> import os, torch
         >>> from safetensors.torch import save_file
@@ -147,34 +170,11 @@ def extract(
         >>> report = gm.extract("base", "tuned", energy=0.99, out="adapter").report
         >>> report.rank, round(report.energy_kept, 3)
         (1, 1.0)
-
-    Args:
-        base: A directory that ``save_pretrained`` wrote in safetensors.
-        tuned: The same of the fine-tuned model.
-        rank: The rank of every module.
-        energy: Instead of a rank: the share of its squared norm that each difference keeps, in
-            (0, 1], at the lowest rank that does. The adapter gets the largest of these ranks.
-        max_rank: Upper limit for the ranks that ``energy`` asks for, by default 512.
-        out: Write the adapter to this directory, too; see ``ExtractResult.save``.
-        modules: Last parts of the names of the layers to take, such as "q_proj"; by default all
-            linear layers within numbered layers.
-        base_model: The base model that the adapter names, by default ``base`` as given.
-        dtype: Dtype of the adapter, by default that of each weight of ``tuned``.
-        seed: Seed of the random sketches.
-        force: Replace an ``out`` that is empty or was written by gam-merge.
-        progress: Called with (tensors done, tensors in all).
-
-    Returns:
-        ExtractResult: the adapter, and the report of what it keeps.
-
-    Raises:
-        GamMergeError: For models that do not fit together or do not differ, among others; and then
-            nothing is written.
     """
     RankPolicy(rank, energy, max_rank).check()
     if rank is None and energy is None:
         raise GamMergeError("give --rank or --energy (rank= or energy= in Python)")
-    largest, target = rank or max_rank or _LARGEST_RANK, parse_dtype(dtype)
+    largest, target = rank or max_rank or SERVED_RANKS[-1], parse_dtype(dtype)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     if out is not None:
         check_output(Path(out), force=force, sources=[before.path, after.path])

@@ -61,6 +61,20 @@ def fuse(
     Config, tokenizer and similar files are copied. Tied weights stay tied unless the adapter
     changes only one of them.
 
+    Args:
+        base: a directory that ``save_pretrained`` wrote in safetensors.
+        adapter: a directory, a file, a Hub id or an adapter in memory; see ``load``.
+        out: the directory to write.
+        force: replace an ``out`` that is empty or was written by gam-merge.
+        progress: called with (tensors done, tensors in all).
+
+    Returns:
+        FuseReport: norms of the deltas and of the weights they were added to, and notes.
+
+    Raises:
+        GamMergeError: for a base that is quantised or does not fit the adapter, or an ``out`` that
+            exists, among others; and then nothing is written.
+
     Example:
         >>> import os, torch
         >>> from safetensors.torch import save_file
@@ -75,20 +89,6 @@ def fuse(
         2.0
         >>> sorted(os.listdir("fused"))
         ['fuse_report.json', 'model.safetensors']
-
-    Args:
-        base: A directory that ``save_pretrained`` wrote in safetensors.
-        adapter: A directory, a file, a Hub id or an adapter in memory; see ``load``.
-        out: The directory to write.
-        force: Replace an ``out`` that is empty or was written by gam-merge.
-        progress: Called with (tensors done, tensors in all).
-
-    Returns:
-        FuseReport: norms of the deltas and of the weights they were added to, and notes.
-
-    Raises:
-        GamMergeError: For a base that is quantised or does not fit the adapter, or an ``out`` that
-            exists, among others; and then nothing is written.
     """
     checkpoint, loaded = open_checkpoint(base), load(adapter)
     sources = [checkpoint.path, *([loaded.file] if loaded.file else [])]

@@ -36,6 +36,20 @@ def inspect(
 
     Reports modules, ranks, scales, norms and spectra; modules that are zero or broken.
 
+    Args:
+        source: a directory, a file, a Hub id or an adapter in memory; see ``load``.
+        base_model: the base model of a bare file without a config.
+        alpha: lora_alpha of a bare file without a config.
+        device: "auto", "cpu", "cuda" or any torch device.
+        executor: where the work runs; by default in threads of this process.
+        progress: called with (modules done, modules in all).
+
+    Returns:
+        Inspection: all figures, by layer, type and module, and the problems.
+
+    Raises:
+        GamMergeError: only if the source cannot be read at all.
+
     Example:
         >>> inspection = gm.inspect("examples/adapters/addition")
         >>> len(inspection.modules), inspection.ranks, inspection.zero, inspection.problems
@@ -44,20 +58,6 @@ def inspect(
         6.2
         >>> round(inspection.by("layer")["model.layers.0"].energy_share(4), 3)
         0.914
-
-    Args:
-        source: A directory, a file, a Hub id or an adapter in memory; see ``load``.
-        base_model: The base model of a bare file without a config.
-        alpha: lora_alpha of a bare file without a config.
-        device: "auto", "cpu", "cuda" or any torch device.
-        executor: Where the work runs; by default in threads of this process.
-        progress: Called with (modules done, modules in all).
-
-    Returns:
-        Inspection: all figures, by layer, type and module, and the problems.
-
-    Raises:
-        GamMergeError: Only if the source cannot be read at all.
     """
     problems: list[str] = []
     adapter = load(source, base_model=base_model, alpha=alpha, problems=problems)

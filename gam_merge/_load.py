@@ -35,7 +35,7 @@ def load(
             exists (the subfolder may be a file). The config of ``X.safetensors`` is ``X.json``,
             ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
             it is.
-        base_model: the model that the adapter was trained on, for a file without a config.
+        base_model: the model that the adapter was trained on, for files that do not name it.
         alpha: the alpha of all modules, for a file without a config; their ranks are those of the
             tensors.
         problems: a list to which everything that cannot be merged is added, instead of raising an
@@ -79,7 +79,7 @@ def load(
     )
 
 
-_CONFIG_HINT = "; it lies next to the weights"
+_CONFIG_HINT = "; it is expected next to the weights"
 
 
 def _read_tensors(

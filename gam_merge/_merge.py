@@ -101,7 +101,7 @@ class MergeResult:
             private: create the repository as private.
             revision: the branch; it is created if it does not exist.
             create_pr: open a pull request instead.
-            commit_message: of the commit.
+            commit_message: the message of the commit.
 
         Returns:
             str: the URL of the commit or of the pull request.

@@ -21,8 +21,8 @@ from gam_merge._lineup.options import (
     Target,
     explicit,
 )
-from gam_merge._lineup.ranks import RankPolicy, rank_notes
-from gam_merge._lineup.serving import check_target
+from gam_merge._lineup.ranks import RankPolicy
+from gam_merge._lineup.serving import check_target, rank_notes
 from gam_merge._lineup.settings import Settings, make_settings
 from gam_merge._load import Source, load
 from gam_merge._methods import Method, get_method
@@ -40,7 +40,7 @@ from gam_merge._write.directory import check_output
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A merge that is settled and not begun: the modules to merge, and how.
+    """A planned merge: the modules to merge, and how.
 
     Attributes:
         lineup: the modules of all adapters, in buckets.
@@ -125,7 +125,7 @@ class MergePlan:
         return (*self.lineup.notes, *rank_notes(self.lineup), *on_base, *on_target)
 
     def estimate(self) -> Estimate:
-        """Estimate time and memory of the merge, from a trial run on random data of a second.
+        """Estimate time and memory of the merge, from a one-second trial run on random data.
 
         Returns:
             Estimate: seconds and bytes. No tensor of the adapters is read.
@@ -177,7 +177,7 @@ def plan(
     Args:
         sources: directories, files, Hub ids or adapters in memory; see ``load``.
         out: the directory that would be written.
-        force: as if an ``out`` that is empty or an earlier merge were to be replaced.
+        force: check ``out`` as ``merge(force=True)`` would.
 
     Returns:
         MergePlan: modules, ranks, dtype, size and notes; ``estimate()`` adds time and memory.
@@ -329,7 +329,8 @@ def _settings(
                 f"weights must not be negative, since {method.name} takes a mean, got "
                 f"{list(values)} for module {module}"
             )
-        if method.survey(module_params) and values != settings.weights_of(modules[0]):
+        one_weight = method.takes_one_weight(module_params)
+        if one_weight and values != settings.weights_of(modules[0]):
             raise GamMergeError(
                 f"{method.name} with scope=global takes one weight per adapter, but they differ "
                 "from module to module"

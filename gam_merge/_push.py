@@ -42,19 +42,6 @@ def push(
 
     Token, cache and endpoint are those of huggingface_hub.
 
-    Example:
-        >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
-        >>> result = gm.merge(adapters, method="mean", out="merged")
-        >>> gm.push("merged", "user/name", private=True)  # doctest: +SKIP
-        'https://huggingface.co/user/name/commit/...'
-
-        Only what gam-merge wrote is uploaded:
-
-        >>> gm.push("examples/adapters/addition", "user/name")
-        Traceback (most recent call last):
-            ...
-        gam_merge._common.errors.GamMergeError: examples/adapters/addition: is not a merge ...
-
     Args:
         directory: the output of a merge.
         repo: the name of the repository, ``user/name``.
@@ -69,6 +56,19 @@ def push(
 
     Raises:
         GamMergeError: with the command that tries again. The directory stays as it was.
+
+    Example:
+        >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
+        >>> result = gm.merge(adapters, method="mean", out="merged")
+        >>> gm.push("merged", "user/name", private=True)  # doctest: +SKIP
+        'https://huggingface.co/user/name/commit/...'
+
+        Only what gam-merge wrote is uploaded:
+
+        >>> gm.push("examples/adapters/addition", "user/name")
+        Traceback (most recent call last):
+            ...
+        gam_merge.GamMergeError: examples/adapters/addition: is not a merge ...
     """
     from gam_merge._read.hub import explained
 

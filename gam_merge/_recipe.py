@@ -36,7 +36,7 @@ def merge_recipe(
 ) -> MergeResult:
     """Do the merge of a recipe file.
 
-    Where the file holds several, those that the last one uses are done in memory.
+    Earlier merges of the file that the last one uses are kept in memory.
 
     Args:
         recipe: a YAML file.
@@ -88,7 +88,7 @@ def plan_recipe(
         overrides: settings over those of the file, ``key.key=value``.
         out: the directory that would be written.
         device: ``"auto"`` takes a GPU if there is one.
-        force: as if an ``out`` that is empty or an earlier merge were to be replaced.
+        force: check ``out`` as ``merge_recipe(force=True)`` would.
 
     Returns:
         MergePlan: of the merge that would be written.

@@ -36,7 +36,8 @@ def resize(
         MergeResult: the nearest adapter of that rank; ``report.energy_kept`` says what is left.
 
     Raises:
-        GamMergeError: and then nothing is written.
+        GamMergeError: and then nothing is written; also if none of ``rank``, ``energy`` and
+            ``max_rank`` is given, of which resize has no default.
 
     Example:
         >>> result = gm.resize("examples/adapters/addition", rank=4)

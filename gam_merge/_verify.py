@@ -43,7 +43,7 @@ class Check:
     Attributes:
         kind: a file of the output, a record that the recipe is compared with, a source, or the
             output of the same merge done again.
-        name: of the file or record.
+        name: the file or record.
         state: "missing" if it cannot be read, "unknown" if nothing was recorded to compare with.
         note: more in words.
 

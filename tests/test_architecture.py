@@ -66,7 +66,7 @@ EXCEPTIONS = {
     ("_models/placement.py", "lora_B"): "as above",
     ("_lineup/extras.py", "trainable_token_indices"): "an error names the field to correct",
     ("_models/placement.py", "trainable_token_indices"): "as above",
-    ("_lineup/ranks.py", "rank_pattern"): "a note on what readers of PEFT's format do with it",
+    ("_lineup/serving.py", "rank_pattern"): "a note on what readers of PEFT's format do with it",
     ("_lineup/serving.py", "fan_in_fan_out"): "an error names what the server does not support",
     ("_read/mlx.py", peft.CONFIG_NAME): "MLX-LM's config has the same name",
     ("integrations/peft.py", "fan_in_fan_out"): "an attribute of PEFT's layers",

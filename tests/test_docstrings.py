@@ -48,6 +48,8 @@ def named(section: str) -> list[str]:
 def test_functions_say_all_that_they_take_and_give(name: str) -> None:
     function = FUNCTIONS[name]
     said = sections(function.__doc__ or "")
+    order = ["Args", "Returns", "Raises", "Example"]
+    assert list(said) == [section for section in order if section in said]
     parameters = list(inspect.signature(function).parameters)
     assert named(said.get("Args", "")) == parameters
     assert said.get("Returns"), "no Returns"

@@ -176,6 +176,36 @@ def test_with_an_adapter_of_peft(pair: list[Path], tmp_path: Path) -> None:
     peft = write_adapter(tmp_path / "peft", factors, base_model_name_or_path="org/base")
     result = gm.merge([pair[0], peft], method="mean", rank=6, out=tmp_path / "out")
     assert result.adapter.format == "peft"
+    assert result.adapter.config["base_model_name_or_path"] == "org/base"
     b, a = factors[module]
     expected = (deltas(pair[0])[module] + (b @ a).numpy()) / 2
     assert close(result.adapter.modules[module].delta().numpy(), expected)
+
+
+def test_inspect_says_why_it_cannot_be_merged(pair: list[Path]) -> None:
+    change(pair[0], fine_tune_type="full", lora_parameters=None)
+    with pytest.raises(gm.GamMergeError, match="fine_tune_type is 'full'"):
+        gm.inspect(pair[0])
+
+
+def test_a_base_model_that_the_config_does_not_name(pair: list[Path], tmp_path: Path) -> None:
+    change(pair[0], model=None)
+    gm.merge(pair[:1], method="mean", base_model="org/given", out=tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["model"] == "org/given"
+    assert gm.verify(tmp_path / "out", rerun=True).holds
+
+
+def test_in_a_live_model_of_peft(pair: list[Path]) -> None:
+    """The same deltas as in MLX-LM, under PEFT's names."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    from gam_merge.integrations.peft import with_adapter
+
+    config = {name: value for name, value in ARGUMENTS.items() if name != "model_type"}
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    live = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"]))
+    with with_adapter(live, gm.load(pair[0]), name="mlx"):
+        for name, delta in deltas(pair[0]).items():
+            layer = live.get_submodule(f"base_model.model.{name}")
+            assert close(layer.get_delta_weight("mlx").detach().numpy(), delta)

@@ -125,7 +125,7 @@ CLOSED = {  # place -> its mode, what is said
     "sources/a/adapter_model.safetensors": (0o000, "{place}: cannot be read: Permission denied"),
     "sources/a/adapter_config.json": (
         0o000,
-        "{place}: cannot be read: Permission denied; it lies next to",
+        "{place}: cannot be read: Permission denied; it is expected next to",
     ),
     "sources/a": (0o000, "sources/a/adapter_model.safetensors: cannot be read: Permission denied"),
     "sources": (0o000, "sources/a: cannot be read: Permission denied"),

@@ -66,3 +66,10 @@ def test_plan_and_merge_refuse_alike(folder, sources, settings, message, monkeyp
         with pytest.raises(gm.GamMergeError, match=message):
             function(sources, **settings)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_misspelt_option_names_the_verb() -> None:
+    with pytest.raises(TypeError, match=r"merge\(\) got an unexpected keyword argument 'wieghts'"):
+        gm.merge(["a"], wieghts=[1.0])
+    with pytest.raises(TypeError, match=r"resize\(\) got an unexpected keyword argument 'rnk'"):
+        gm.resize("a", rnk=4)

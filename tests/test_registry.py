@@ -116,13 +116,13 @@ def test_params_reach_the_report() -> None:
 def test_large_ranks_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from catalogue import related
 
-    import gam_merge._lineup.ranks as rank_policies
+    import gam_merge._lineup.serving as serving
 
     adapters = related(count=3, shape=(520, 530), ranks=(180,)).adapters
     (note,) = gm.plan(adapters, method="cat").to_dict()["notes"]
     assert note.startswith("rank 520 is more than the 512")
     assert not gm.plan(adapters, method="cat", rank=512).notes
-    monkeypatch.setattr(rank_policies, "SERVED_RANKS", (1, 8))
+    monkeypatch.setattr(serving, "SERVED_RANKS", (1, 8))
     assert gm.merge(related(count=3).adapters, method="cat").report.notes
 
 

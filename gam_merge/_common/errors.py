@@ -11,6 +11,8 @@ class GamMergeError(Exception):
     \\n, and a message that is too long for a line loses its middle.
     """
 
+    __module__ = "gam_merge"  # where users import it from: tracebacks show it
+
     def __init__(self, message: str) -> None:
         super().__init__(printable(_bounded(message)))
 

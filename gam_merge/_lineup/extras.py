@@ -1,7 +1,7 @@
 """Tensors that are not factors: trained biases, modules saved whole, embeddings of some tokens.
 
 Each is merged by the weighted mean over the adapters that have it. Most are new values of the
-base's parameters, so that an adapter without one has no say about it; only ``lora_bias`` is added
+base's parameters, so that an adapter without one does not affect it; only ``lora_bias`` is added
 to the base and can count as zero.
 """
 

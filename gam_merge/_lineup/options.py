@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
+from functools import wraps
 from os import PathLike
-from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, cast, get_args, get_type_hints
 
 import torch
 
@@ -39,7 +40,7 @@ class OutputOptions(TypedDict, total=False):
 
 
 class MergeOptions(OutputOptions, total=False):
-    """The options that decide the merged bytes: arguments of merge and plan, keys of a recipe."""
+    """The options of merge and plan."""
 
     method: str
     weights: Sequence[Setting] | None
@@ -63,27 +64,28 @@ class Request:
     """A merge as it was asked for: every option, with its default.
 
     Attributes:
-        method: ``rule``, or a composition such as ``ties@knots`` or ``pico+tsvm``; see
-            ``methods``.
-        weights: one per source, not negative; normalized by methods that average. Each is a
-            number, a list of numbers that is spread over the depth of the model, or a list of
-            ``{"filter": "*.mlp.*", "value": ...}``. Equal by default.
-        params: the parameters of the method, by name; each as a weight may be.
+        method: the name of a rule, such as ``ties``, or a composition, such as ``ties@knots`` or
+            ``pico+tsvm``; see ``methods``.
+        weights: one per source. Methods that average normalise them, and they must not be
+            negative there. Each is a number, a list of numbers that is spread over the depth of
+            the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. Equal by default.
+        params: the parameters of the method, by name. A value may also be a list over depth or a
+            list of filters, as a weight may.
         anchor: the source that ``gam`` aligns the others to, by position or as given in the
             sources.
         missing: ``"zero"`` counts a module that an adapter lacks as a zero delta; ``"skip"``
             leaves that adapter out there. Tensors besides the factors are averaged over the
             adapters that have them.
-        rank: of the output; by default the largest rank of the sources, or their sum for methods
-            that need it.
+        rank: the rank of every module; by default the method's own, the largest rank of the
+            sources or, for methods that need it, their sum.
         energy: the share of each module's squared norm to keep, in (0, 1], instead of a rank: one
             rank for all modules, the largest that any of them needs.
         max_rank: upper limit for the rank.
         per_module_rank: give each module the rank that it needs.
         flatten_dora: write DoRA as the nearest plain LoRA.
         target: refuse what this server does not serve, and say what to change.
-        dtype: of the output; by default the narrowest that holds all sources.
-        device: ``"auto"`` takes a GPU if there is one.
+        dtype: the dtype of the output; by default the narrowest that holds all sources.
+        device: where it is computed; ``"auto"`` takes a GPU if there is one.
         base_model: for bare files, the name of their base model. For DoRA adapters a directory or
             a file of safetensors, a Hub id, of which the files that hold their modules are
             fetched, or the weights by module.
@@ -111,7 +113,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Run:
-    """How a merge is run: every keyword argument of merge that does not change its bytes.
+    """Where and how a merge is run: keyword arguments of merge besides its options.
 
     Attributes:
         out: the directory to write; without it the result stays in memory until ``save``.
@@ -130,28 +132,38 @@ class _Run:
 def explicit(**defaults: Any) -> Callable[[F], F]:
     """Show the options of a function one by one, in its signature and in the Args of its docstring.
 
-    defaults: those that differ from the defaults of ``merge``.
+    defaults: those that differ from the defaults of ``merge``. A misspelt option is a TypeError
+    that names the function.
     """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
-        *own, options = signature.parameters.values()
+        *parameters, options = signature.parameters.values()
         (kind,) = get_args(options.annotation)
         hints = get_type_hints(kind)
         shown = [field for field in (*fields(Request), *fields(_Run)) if field.name in hints]
         for field in shown:
-            default = defaults.get(field.name, field.default)
             parameter = inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=default,
+                default=defaults.get(field.name, field.default),
                 annotation=hints[field.name],
             )
-            own.append(parameter)
-        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+            parameters.append(parameter)
+        expanded = signature.replace(parameters=parameters)
+
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                expanded.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
+            return function(*args, **kwargs)
+
+        checked.__signature__ = expanded  # type: ignore[attr-defined]
         names = {field.name for field in shown}
-        function.__doc__ = _with_args(inspect.getdoc(function) or "", names)
-        return function
+        checked.__doc__ = _with_args(inspect.getdoc(function) or "", names)
+        return cast(F, checked)
 
     return decorate
 

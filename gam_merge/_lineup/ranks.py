@@ -12,7 +12,6 @@ from typing import Literal
 from gam_merge._common.errors import GamMergeError
 from gam_merge._lineup.lineup import Lineup, LineupBucket
 
-SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 _LARGEST_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros
 
 NativeRank = Literal["largest", "sum"]
@@ -23,7 +22,7 @@ class RankPolicy:
     """How the rank of the output is settled.
 
     Attributes:
-        rank: of every module.
+        rank: the rank of every module.
         energy: the share of each module's squared norm to keep, in as few ranks as that takes.
         max_rank: an upper limit.
         per_module: every module has the rank that it needs, instead of all the largest.
@@ -90,22 +89,6 @@ class RankPolicy:
                 f"rank must be at most {limit}, the rows or columns of the largest module, "
                 f"got {self.rank}"
             )
-
-
-def rank_notes(lineup: Lineup) -> list[str]:
-    """Return notes on ranks that not every server takes."""
-    notes: list[str] = []
-    if len(set(lineup.ranks.values())) > 1:
-        notes.append(
-            "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales "
-            "them wrongly"
-        )
-    if lineup.rank > SERVED_RANKS[-1]:
-        notes.append(
-            f"rank {lineup.rank} is more than the {SERVED_RANKS[-1]} that servers of LoRA take; "
-            "cut it with --rank"
-        )
-    return notes
 
 
 def _rounded_up(rank: int, step: int) -> int:

@@ -16,10 +16,26 @@ from typing import get_args
 from gam_merge._common.errors import GamMergeError
 from gam_merge._lineup.lineup import Lineup
 from gam_merge._lineup.options import Target
-from gam_merge._lineup.ranks import SERVED_RANKS
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout
 
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
 _PAIR_OF_EXPERTS = ("down_proj", "gate_up_proj")
+
+
+def rank_notes(lineup: Lineup) -> list[str]:
+    """Return notes on ranks that not every server takes."""
+    notes: list[str] = []
+    if len(set(lineup.ranks.values())) > 1:
+        notes.append(
+            "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales "
+            "them wrongly"
+        )
+    if lineup.rank > SERVED_RANKS[-1]:
+        notes.append(
+            f"rank {lineup.rank} is more than the {SERVED_RANKS[-1]} that servers of LoRA take; "
+            "cut it with --rank"
+        )
+    return notes
 
 
 def check_target(lineup: Lineup, target: Target | None) -> tuple[str, ...]:
@@ -47,8 +63,8 @@ def check_target(lineup: Lineup, target: Target | None) -> tuple[str, ...]:
 
 def _not_served(target: str, kind: str, name: str) -> GamMergeError:
     return GamMergeError(
-        f"{target} does not serve {kind} ({name}); leave the adapters with it out, or gam-merge "
-        "fuse the merge into its base"
+        f"{target} does not serve {kind} ({name}); leave out the adapters that have it, or use "
+        "gam-merge fuse to merge the result into its base"
     )
 
 

@@ -7,7 +7,6 @@ name, one without is looked for in it.
 """
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.types import Setting
+from gam_merge._common.types import Setting, is_number
 
 _MAX_DEPTH = 10_000
 _LAYER = re.compile(r"(?P<stack>.*?)\b(?P<number>\d+)\.")
@@ -114,7 +113,7 @@ def check_setting(name: str, setting: Setting, *, number: bool = False) -> None:
             f"got {dict(setting)!r}"
         )
     if not isinstance(setting, list | tuple):
-        if number and not _is_number(setting):
+        if number and not is_number(setting):
             raise GamMergeError(f"{name} must be a finite number, got {setting!r}")
     elif setting and all(isinstance(entry, Mapping) for entry in setting):
         for entry in setting:
@@ -127,7 +126,7 @@ def check_setting(name: str, setting: Setting, *, number: bool = False) -> None:
         raise GamMergeError(
             f"{name} is a list of {len(setting)} numbers over depth; no model has so many layers"
         )
-    elif not setting or not all(map(_is_number, setting)):
+    elif not setting or not all(map(is_number, setting)):
         raise GamMergeError(
             f"{name} must be a list of numbers or of {{filter: ..., value: ...}}, got {setting!r}"
         )
@@ -160,8 +159,3 @@ def _patterns(setting: Setting) -> Iterator[str]:
         if isinstance(entry, Mapping):
             yield entry["filter"]
             yield from _patterns(entry["value"])
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max

@@ -126,6 +126,10 @@ class Method:
             return parts
         return _single(parts)
 
+    def takes_one_weight(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether an adapter must have one weight in all modules."""
+        return params.get("scope") == "global"
+
     def survey(self, params: Mapping[str, Any]) -> Survey | None:
         """Return what must run on all buckets before the first is merged, if anything must.
 

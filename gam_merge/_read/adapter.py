@@ -23,7 +23,7 @@ class LoraModule:
     """One adapted weight: delta = scale * B A.
 
     Attributes:
-        name: of the module in the model, without prefixes of the file.
+        name: its name in the model, without prefixes of the file.
         a: the factor A, (r, in) of a linear layer; as ``layout`` says for others.
         b: the factor B, (out, r) of a linear layer; as ``layout`` says for others.
         scale: alpha / r, or alpha / sqrt(r) with rsLoRA.
@@ -120,7 +120,7 @@ class Adapter:
         notes: how it was read, as far as the user should know.
         given: ``base_model`` and ``alpha``, as far as the user had to give them.
         file: the file of its weights, unless they are in memory.
-        version: of that file, to notice a change.
+        version: the version of that file, to notice a change.
         revision: the commit on the Hub that it was fetched from.
         made_by: the merge that it came out of, if that was in this process and from files.
         format: the name of the format that it was read in.

@@ -21,8 +21,8 @@ class Contents:
         source: as the user named it.
         where: the file, or else the source: what errors begin with.
         tensors: by the keys of the file.
-        metadata: of the file of weights.
-        config: of the file next to the weights; None if there is none.
+        metadata: the metadata of the file of weights.
+        config: the config next to the weights; None if there is none.
         base_model: as the user gave it, for files that do not say it.
         alpha: as the user gave it, for files that do not say it.
         file: the file of weights, unless the tensors are in memory.
@@ -85,7 +85,7 @@ class Format(Protocol):
         ...
 
     def module_tensors(self, module: LoraModule) -> Mapping[str, LazyTensor]:
-        """Return the tensors that a module becomes, by key. Its scale is 1."""
+        """Return the tensors of the factors of a module, by key, as they are: without its scale."""
         ...
 
     def extra_tensors(self, extra: Extra, modules: Collection[str]) -> Mapping[str, LazyTensor]:

@@ -14,6 +14,7 @@ from typing import Any
 from gam_merge._common.errors import GamMergeError, collecting
 from gam_merge._common.names import layer_of
 from gam_merge._common.tensors import LazyTensor, TransposedTensor
+from gam_merge._common.types import is_number
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.format import Contents
 from gam_merge._read.layout import EmbeddingLayout, Layout
@@ -40,8 +41,7 @@ class Mlx:
             raise GamMergeError(
                 f"{where}: no {self.config_name} next to it, where MLX-LM keeps rank and scale"
             )
-        with collecting(problems):
-            _check_type(where, contents.config)
+        _check_type(where, contents.config)
         parameters = _lora_parameters(where, contents.config)
         pairs: dict[str, dict[str, LazyTensor]] = {}
         for key, tensor in contents.tensors.items():
@@ -55,11 +55,15 @@ class Mlx:
         if not modules:
             with collecting(problems):
                 raise GamMergeError(f"{where}: holds no LoRA factors")
-        model = contents.config.get("model")
-        adapter = Adapter(contents.source, modules, model if isinstance(model, str) else None)
+        model, given = contents.config.get("model"), dict[str, Any]()
+        if not isinstance(model, str):
+            model = contents.base_model
+            given = {} if model is None else {"base_model": model}
+        adapter = Adapter(contents.source, modules, model, given=given)
         return _described(adapter, contents.config)
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
+        # Merges of MLX-LM's adapters alone never need all of these checks; adapters of others do.
         for module in adapter.modules.values():
             _check_writable(adapter, module)
         for extra in adapter.extras.values():
@@ -109,7 +113,7 @@ def _lora_parameters(where: str, config: Mapping[str, Any]) -> Mapping[str, Any]
         raise GamMergeError(f"{where}: lora_parameters must be an object, got {parameters!r}")
     for name in ("rank", "scale"):
         value = parameters.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
+        if not is_number(value):
             raise GamMergeError(f"{where}: lora_parameters.{name} must be a number, got {value!r}")
     return parameters
 
@@ -118,7 +122,7 @@ def _split(where: str, key: str) -> tuple[str, str]:
     """Return the module and the part of a key."""
     module, _, part = key.rpartition(".")
     if part == "m":
-        raise GamMergeError(f"{where}: {module} is DoRA, which is merged in PEFT's format alone")
+        raise GamMergeError(f"{where}: {module} is DoRA, which is supported only in PEFT's format")
     if part not in ("lora_a", "lora_b") or not module:
         raise GamMergeError(
             f"{where}: tensor {key} is not part of a LoRA that can be merged; leave this adapter "
@@ -136,8 +140,8 @@ def _module(
         raise GamMergeError(f"{where}: module {name} has no {part}; the file is incomplete")
     if len(a.shape) == 3:
         raise GamMergeError(
-            f"{where}: module {name} has a factor per expert, which is not merged in MLX-LM's "
-            "format"
+            f"{where}: module {name} has a factor per expert, which is not supported in "
+            "MLX-LM's format"
         )
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or 0 in a.shape + b.shape:
         raise GamMergeError(

@@ -251,7 +251,7 @@ class _Parser:
             letter = "A" if a is None else "B"
             raise self._error(f"module {name} has no lora_{stem}{letter}; the file is incomplete")
         parameters = self._parameters(name)
-        known = peft_config.config_names(name, parameters)
+        known = peft_config.pattern_keys(name, parameters)
         rank = self._shared(name, "ranks", known, {numbers.rank(entry) for entry in known})
         layout = _layout(a.shape, b.shape, rank, parameters, embedding=embedding)
         if layout is None:

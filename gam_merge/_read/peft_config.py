@@ -5,7 +5,6 @@ in training are ignored. A field that is on no list and away from its default is
 may change what the factors mean.
 """
 
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from math import sqrt
 from time import thread_time
@@ -14,6 +13,7 @@ from typing import Any
 import regex
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import is_number
 
 MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: each may be matched with each
 _MAX_NAMES = 1000  # in a list of a config that every name is compared with
@@ -86,7 +86,7 @@ def check_type(where: str, config: Mapping[str, Any]) -> None:
     if kind != "LORA":
         raise GamMergeError(
             f"{where}: is {kind}, and only LoRA can be merged; PEFT's convert_to_lora converts "
-            "many kinds, and gam-merge extract makes a LoRA of a model that any kind was fused into"
+            "many kinds, and gam-merge extract can make a LoRA from a fused model of any kind"
         )
 
 
@@ -154,7 +154,7 @@ def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
 def alpha(config: Mapping[str, Any]) -> float | None:
     """Return the adapter's alpha, None if the config has none."""
     value = config.get("lora_alpha")
-    return value if _is_number(value) else None
+    return value if is_number(value) else None
 
 
 def task(config: Mapping[str, Any]) -> str | None:
@@ -226,7 +226,7 @@ class RanksAndScales:
             raise GamMergeError(f"{self._where}: {pattern} must be an object, got {patterns!r}")
         key = self._first_match(patterns, name)
         value = self._config.get(field) if key is None else patterns[key]
-        if value is not None and not (_is_number(value) and value >= 0):
+        if value is not None and not (is_number(value) and value >= 0):
             raise GamMergeError(
                 f"{self._where}: {field} must be a finite number of at least 0, got {value!r} for "
                 f"module {name}"
@@ -263,12 +263,7 @@ class RanksAndScales:
         return self._compiled[key]
 
 
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
-
-
-def config_names(name: str, parameters: Collection[str]) -> list[str]:
+def pattern_keys(name: str, parameters: Collection[str]) -> list[str]:
     """Return what PEFT looks up in rank_pattern and alpha_pattern for a module.
 
     parameters: those of the module that are adapted by name; they are looked up one by one.

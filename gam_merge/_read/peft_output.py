@@ -10,7 +10,7 @@ from typing import Any
 
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.layout import ExpertsLayout
-from gam_merge._read.peft_config import config_names
+from gam_merge._read.peft_config import pattern_keys
 
 _Configs = Sequence[Mapping[str, Any]]
 _MAY_BE_TIED = {"modules_to_save", "embedding", "trainable_tokens"}
@@ -18,19 +18,19 @@ _MAY_BE_TIED = {"modules_to_save", "embedding", "trainable_tokens"}
 
 def merged_config(adapter: Adapter, sources: Sequence[Adapter]) -> dict[str, Any]:
     """Return the config of an adapter that was merged from ``sources``, or made without any."""
+    described = sources or [adapter]
     configs = [source.config for source in sources]
-    if not sources:
-        configs = [
-            {"base_model_name_or_path": adapter.base_model, "fan_in_fan_out": adapter.transposed}
-        ]
     kinds = {extra.kind for extra in adapter.extras.values()}
     config = dict.fromkeys(("modules_to_save", "trainable_token_indices", "target_parameters"))
-    for name in ("base_model_name_or_path", "revision", "task_type", "auto_mapping"):
+    config["base_model_name_or_path"] = _shared([source.base_model for source in described])
+    config["task_type"] = _shared([source.task for source in described])
+    for name in ("revision", "auto_mapping"):
         config[name] = _agreed(configs, name)
     if "modules_to_save" in kinds:
         config["modules_to_save"] = _saved_modules(configs)
     if "trainable_tokens" in kinds:
         config["trainable_token_indices"] = _agreed(configs, "trainable_token_indices")
+    transposed = bool(_agreed(configs, "fan_in_fan_out")) if sources else adapter.transposed
     tied = any(config.get("ensure_weight_tying") for config in configs)
     ranks = _other_ranks(adapter)
     return {
@@ -41,7 +41,7 @@ def merged_config(adapter: Adapter, sources: Sequence[Adapter]) -> dict[str, Any
         "lora_dropout": 0.0,
         "bias": _bias(configs) if "bias" in kinds else "none",
         "lora_bias": "lora_bias" in kinds,
-        "fan_in_fan_out": bool(_agreed(configs, "fan_in_fan_out")),
+        "fan_in_fan_out": transposed,
         "use_rslora": False,
         "use_dora": adapter.is_dora,
         "init_lora_weights": True,
@@ -60,7 +60,7 @@ def _other_ranks(adapter: Adapter) -> dict[str, int]:
     ranks: dict[str, int] = {}
     for module in adapter.modules.values():
         if module.rank != rank:
-            for name in config_names(module.name, _parameters(module)):
+            for name in pattern_keys(module.name, _parameters(module)):
                 ranks[f"^{re.escape(name)}"] = module.rank
     return ranks
 
@@ -71,8 +71,13 @@ def _parameters(module: LoraModule) -> tuple[str, ...]:
 
 def _agreed(configs: _Configs, name: str) -> Any:
     """Return the value of a field, if all adapters that have one have the same."""
-    values = [config[name] for config in configs if config.get(name) is not None]
-    return values[0] if values and all(value == values[0] for value in values) else None
+    return _shared([config.get(name) for config in configs])
+
+
+def _shared(values: Sequence[Any]) -> Any:
+    """Return the value that all have who have one."""
+    known = [value for value in values if value is not None]
+    return known[0] if known and all(value == known[0] for value in known) else None
 
 
 def _bias(configs: _Configs) -> str:

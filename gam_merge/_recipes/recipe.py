@@ -77,7 +77,7 @@ class RecipeSource(_Strict):
         default=None, description="The alpha of all modules, for a file without a config."
     )
     sha256: _Sha256 | None = Field(
-        default=None, description="SHA-256 of the weights; a source with another one is an error."
+        default=None, description="SHA-256 of the weights; a different one is an error."
     )
 
 
@@ -85,7 +85,7 @@ class RecipeOutput(_Strict):
     """The adapter that is written."""
 
     rank: int | None = Field(
-        default=None, ge=1, description="Rank of every module (default: the largest source rank)."
+        default=None, ge=1, description="Rank of every module (default: the method's own)."
     )
     energy: float | None = Field(
         default=None,

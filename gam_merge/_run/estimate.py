@@ -29,8 +29,8 @@ class Estimate:
     """The expected cost of a merge that goes to disk.
 
     Attributes:
-        seconds: of wall time.
-        nbytes: of memory, besides what the libraries take themselves.
+        seconds: wall time.
+        nbytes: memory, besides what the libraries take themselves.
 
     Example:
         >>> planned = gm.plan(["examples/adapters/addition", "examples/adapters/sorting"])

@@ -30,7 +30,7 @@ class Job:
         method: the method.
         anchor: position of the adapter that the others are aligned to.
         missing: whether a delta that is missing counts as zero or is left out of the mean.
-        dtype: of the output.
+        dtype: the dtype of the output.
         device: where it is computed.
         flatten_dora: write DoRA as plain LoRA.
     """

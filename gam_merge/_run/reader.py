@@ -37,13 +37,13 @@ class Reader:
     """How a chunk is read. Small: it travels to every worker.
 
     Attributes:
-        sources: of the adapters, for errors.
-        compute_dtype: of the factors once they are read.
+        sources: the names of the adapters, for errors.
+        compute_dtype: the dtype of the factors once they are read.
         device: where they go.
         anchor: passed on to the buckets.
         labels: passed on to the buckets.
         factors: whether buckets keep the factors as they were read.
-        shares: of the adapters, where deltas depend on them: those of DoRA.
+        shares: the shares of the adapters, on which the deltas of DoRA depend.
     """
 
     sources: tuple[str, ...]

@@ -11,7 +11,7 @@ class ModuleReport:
     """One module of a merge. Tuples run over the adapters; norms are Frobenius norms of deltas.
 
     Attributes:
-        name: of the module.
+        name: the name of the module.
         shape: (out, in), of each matrix if the module is a stack.
         ranks: the numerical rank of each delta, 0 where the adapter lacks the module.
         norms: |delta_i|.
@@ -103,13 +103,13 @@ class MergeReport:
 
     Attributes:
         method: the method, with its space and plug-ins.
-        sources: of the adapters, as they were named.
-        weights: of the adapters, on average over the modules.
+        sources: the adapters, as they were named.
+        weights: their weights, on average over the modules.
         anchor: position of the adapter that ``gam`` aligned the others to.
-        rank: the largest of the output.
-        dtype: of the output.
+        rank: the largest rank of the output.
+        dtype: the dtype of the output.
         modules: one report per module, by name.
-        params: of the method.
+        params: the parameters of the method.
         extras: how many tensors of each kind were merged that are not factors.
         notes: facts for the user that no number shows.
 

@@ -17,7 +17,7 @@ class Trial:
     Attributes:
         number: its position, from 0.
         overrides: the settings over the recipe.
-        score: of the merge, unless it failed.
+        score: the score of the merge, unless it failed.
         error: why it failed.
 
     Example:

@@ -20,6 +20,7 @@ from gam_merge._common.tensors import MemoryTensor
 from gam_merge._lineup.options import RunOptions, explicit
 from gam_merge._merge import MergeResult, merge
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.peft import Peft
 from gam_merge._read.weight import BaseWeight
 from gam_merge._run.report import MergeReport
 from gam_merge._state_dict import from_state_dict, state_dict
@@ -92,7 +93,7 @@ def add_merged_adapter(
     Args:
         model: a PeftModel.
         adapters: names of its adapters; ``anchor`` may be one of them.
-        adapter_name: of the new adapter.
+        adapter_name: the name of the new adapter.
 
     Returns:
         MergeReport: what the merge did.
@@ -197,6 +198,8 @@ def _check_name(model: PeftModel, name: str) -> None:
 
 def _add(model: PeftModel, name: str, adapter: Adapter) -> None:
     """Add an adapter. PEFT fills its layers with random values: the random state is put back."""
+    if adapter.format != Peft.name:  # the merge of one folds the scale into the factors
+        adapter = Peft().describe(merge([adapter], method="mean").adapter)
     try:
         with torch.random.fork_rng():
             model.add_adapter(

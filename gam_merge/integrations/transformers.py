@@ -42,7 +42,7 @@ class MergeCheckpointsCallback(TrainerCallback):
     """Merges adapters at every save and at the end of the training, into one directory.
 
     By default the last checkpoints of the run; with ``adapters`` the run as it is and these. The
-    directory is whole at any time. A merge that fails is a warning: the training goes on. What can
+    directory is whole at any time. A merge that fails is a warning: training continues. What can
     be checked beforehand is checked when the training begins, and raises GamMergeError.
 
     Args:
@@ -53,7 +53,7 @@ class MergeCheckpointsCallback(TrainerCallback):
         evaluate: returns the score of a model, such as
             ``lambda model: trainer.evaluate()["eval_loss"]``; called with the merge active in the
             model that is trained, which is then as it was before.
-        greater_is_better: of the score.
+        greater_is_better: whether a higher score is better.
         keep_if_better: write only merges that score better than the run does at that moment and
             than the merge written last.
         recipe: a file with the settings of the merge; its sources give the weights alone.
