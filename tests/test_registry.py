@@ -5,6 +5,7 @@ import pickle
 from typing import Annotated, Literal
 
 import pytest
+import torch
 
 import gam_merge as gm
 from gam_merge import GamMergeError, get_method, rules
@@ -139,3 +140,25 @@ def test_names_of_authors_have_moved(name: str) -> None:
 def test_other_names_are_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'gam_merge' has no attribute 'space'"):
         gm.space  # noqa: B018
+
+
+def test_a_rule_with_a_survey_takes_weights_by_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight per adapter is asked for where a method works globally, not where it surveys."""
+    from catalogue import related
+
+    from gam_merge._methods import _registry
+
+    @rules.rule("bucket", "counted", survey=lambda bucket, weights: len(bucket.names))
+    def counted(bucket: rules.Bucket, weights: torch.Tensor, *, summary: int) -> rules.Merged:
+        assert summary == 1
+        mean = gm.get_method("mean")
+        return mean.merge(bucket, weights, **mean.validate({}))
+
+    monkeypatch.setitem(_registry._BUILT_IN, "counted", counted)
+    adapters = related(count=2).adapters
+    weights = [[{"filter": "*", "value": 0.25}], [{"filter": "*", "value": 0.75}]]
+    surveyed = gm.merge(adapters, method="counted", weights=weights, rank=11)
+    expected = gm.merge(adapters, method="mean", weights=weights, rank=11)
+    gm.get_method.cache_clear()
+    for name, module in expected.adapter.modules.items():
+        assert torch.allclose(surveyed.adapter.modules[name].delta(), module.delta())
