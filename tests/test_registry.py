@@ -149,7 +149,7 @@ def test_a_rule_with_a_survey_takes_weights_by_module(monkeypatch: pytest.Monkey
     from gam_merge._methods import _registry
 
     @rules.rule("bucket", "counted", survey=lambda bucket, weights: len(bucket.names))
-    def counted(bucket: rules.Bucket, weights: torch.Tensor, *, summary: int) -> rules.Merged:
+    def counted(bucket: rules.Bucket, weights: torch.Tensor, summary: int) -> rules.Merged:
         assert summary == 1
         mean = gm.get_method("mean")
         return mean.merge(bucket, weights, **mean.validate({}))
