@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 import torch
+from helpers import adapter, random_factors
 
 import gam_merge as gm
 from gam_merge import GamMergeError, get_method, rules
@@ -144,21 +145,23 @@ def test_other_names_are_not_there() -> None:
 
 def test_a_rule_with_a_survey_takes_weights_by_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight per adapter is asked for where a method works globally, not where it surveys."""
-    from catalogue import related
-
     from gam_merge._methods import _registry
 
     @rules.rule("bucket", "counted", survey=lambda bucket, weights: len(bucket.names))
     def counted(bucket: rules.Bucket, weights: torch.Tensor, summary: int) -> rules.Merged:
-        assert summary == 1
+        assert summary == 2
         mean = gm.get_method("mean")
         return mean.merge(bucket, weights, **mean.validate({}))
 
     monkeypatch.setitem(_registry._BUILT_IN, "counted", counted)
-    adapters = related(count=2).adapters
-    weights = [[{"filter": "*", "value": 0.25}], [{"filter": "*", "value": 0.75}]]
-    surveyed = gm.merge(adapters, method="counted", weights=weights, rank=11)
-    expected = gm.merge(adapters, method="mean", weights=weights, rank=11)
+    generator = torch.Generator().manual_seed(0)
+    adapters = []
+    for source in ("a", "b"):
+        factors = {name: random_factors(generator, 6, 5, 2) for name in ("x", "y")}
+        adapters.append(adapter(factors, source=source))
+    weights = [[{"filter": "x", "value": 0.25}, {"filter": "y", "value": 0.5}], 0.75]
+    surveyed = gm.merge(adapters, method="counted", weights=weights, rank=4)
+    expected = gm.merge(adapters, method="mean", weights=weights, rank=4)
     gm.get_method.cache_clear()
     for name, module in expected.adapter.modules.items():
         assert torch.allclose(surveyed.adapter.modules[name].delta(), module.delta())
