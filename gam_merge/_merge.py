@@ -17,7 +17,7 @@ from gam_merge._common.types import Progress
 from gam_merge._lineup.options import MergeOptions, explicit
 from gam_merge._lineup.serving import check_target
 from gam_merge._load import Source, load
-from gam_merge._plan import MergePlan, plan, record
+from gam_merge._plan import MergePlan, plan
 from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.formats import format_of
@@ -207,7 +207,7 @@ def _copied(tensor: LazyTensor) -> MemoryTensor:
 
 
 def _in_memory(planned: MergePlan, run_into: Callable[[Sink], MergeReport]) -> MergeResult:
-    promised, memory, made_by = planned.lineup.promised(), _Memory(), record(planned)
+    promised, memory, made_by = planned.lineup.promised(), _Memory(), planned.record()
     report = run_into(memory)
     modules: dict[str, LoraModule] = {}
     for name, module in promised.modules.items():
@@ -221,7 +221,7 @@ def _in_memory(planned: MergePlan, run_into: Callable[[Sink], MergeReport]) -> M
 def _to_disk(
     planned: MergePlan, run_into: Callable[[Sink], MergeReport], out: Path, force: bool
 ) -> MergeResult:
-    promised, made_by = planned.lineup.promised(), record(planned)
+    promised, made_by = planned.lineup.promised(), planned.record()
     form = format_of([promised])
     placeholder = _metadata(made_by, known=False)
     with (

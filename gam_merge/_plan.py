@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 import torch
 
@@ -16,12 +16,12 @@ from gam_merge._common.types import Setting
 from gam_merge._lineup.lineup import Lineup, LineupBucket, line_up
 from gam_merge._lineup.options import (
     MergeOptions,
-    Missing,
     Request,
     Target,
     explicit,
 )
 from gam_merge._lineup.ranks import RankPolicy
+from gam_merge._lineup.request import alphas_of, anchor_position, check_missing, weights_of
 from gam_merge._lineup.serving import check_target, rank_notes
 from gam_merge._lineup.settings import Settings, make_settings
 from gam_merge._load import Source, load
@@ -30,12 +30,13 @@ from gam_merge._models.base import resolve_base
 from gam_merge._models.checkpoint import Model
 from gam_merge._models.placement import base_weights
 from gam_merge._read.adapter import Adapter
-from gam_merge._read.record import Record, RecordedSource
+from gam_merge._read.record import Record
 from gam_merge._read.weight import BaseWeight
 from gam_merge._run.dora import base_weights_needed, check_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
 from gam_merge._write.directory import check_output
+from gam_merge._write.record import record
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ class MergePlan:
         """
         return estimate(self.lineup, self.job)
 
+    def record(self) -> Record:
+        """Return what the merge will have been made of."""
+        place = self.base.place if self.base else None
+        return record(self.lineup, self.job, self.policy, place)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
@@ -195,10 +201,10 @@ def plan(
     method = get_method(request.method)
     policy = RankPolicy(request.rank, request.energy, request.max_rank, request.per_module_rank)
     policy.check()
-    _check_missing(request.missing)
+    check_missing(request.missing)
     adapters = _load_all(sources, request)
-    weights = _checked_weights(request.weights, len(adapters))
-    anchor = _anchor_position(request.anchor, sources, weights)
+    weights = weights_of(request.weights, len(adapters))
+    anchor = anchor_position(request.anchor, list(map(_source_name, sources)), weights)
     kept = [i for i, weight in enumerate(weights) if weight != 0]
     method.check_count(len(kept))
     kept_adapters = [adapters[i] for i in kept]
@@ -275,41 +281,13 @@ def _load_all(sources: Sequence[Source], request: Request) -> list[Adapter]:
         raise GamMergeError(f"sources must be a list of adapters, got the one path {sources}")
     if not sources:
         raise GamMergeError("no adapters to merge; give at least one source")
-    alphas = _alphas(request.alpha, len(sources))
+    alphas = alphas_of(request.alpha, len(sources))
     base = request.base_model
     name = None if base is None or isinstance(base, Mapping) else str(base)
     adapters: list[Adapter] = []
     for source, alpha in zip(sources, alphas, strict=True):
         adapters.append(load(source, base_model=name, alpha=alpha))
     return adapters
-
-
-def _alphas(alpha: float | Sequence[float] | None, count: int) -> list[float | None]:
-    """Return one alpha per source."""
-    if not isinstance(alpha, Sequence):
-        return [alpha] * count
-    if len(alpha) == 1:
-        return [alpha[0]] * count
-    if len(alpha) != count:
-        raise GamMergeError(
-            f"got {len(alpha)} alphas for {count} adapters; give one, or one for each"
-        )
-    return list(alpha)
-
-
-def _checked_weights(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
-    if weights is None:
-        return [1.0] * count
-    if len(weights) != count:
-        raise GamMergeError(f"got {len(weights)} weights for {count} adapters; give one for each")
-    if all(weight == 0 for weight in weights):
-        raise GamMergeError(f"all {count} weights are zero; there is nothing to merge")
-    return list(weights)
-
-
-def _check_missing(missing: Missing) -> None:
-    if missing not in get_args(Missing):
-        raise GamMergeError(f"missing must be 'zero' or 'skip', got {missing!r}")
 
 
 def _settings(
@@ -338,73 +316,5 @@ def _settings(
     return settings
 
 
-def _anchor_position(
-    anchor: int | str, sources: Sequence[Source], weights: Sequence[Setting]
-) -> int:
-    """Return the position of the anchor among the sources. Raises GamMergeError."""
-    names = list(map(_source_name, sources))
-    position = anchor
-    if isinstance(anchor, str) and anchor in names:
-        position = names.index(anchor)
-    elif isinstance(anchor, str) and anchor.isdecimal():
-        position = int(anchor)
-    if isinstance(position, str) or not 0 <= position < len(names):
-        hint = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
-        raise GamMergeError(
-            f"anchor must be a position from 0 or one of the sources {names}, got {anchor!r}{hint}"
-        )
-    if weights[position] != 0:
-        return position
-    if len(weights) > 1 and position == 0:  # the default: the first that takes part
-        return next(i for i, weight in enumerate(weights) if weight != 0)
-    raise GamMergeError(f"anchor {names[position]} has weight zero; choose another")
-
-
 def _source_name(source: Source) -> str:
     return source.source if isinstance(source, Adapter) else str(source)
-
-
-def record(planned: MergePlan) -> Record:
-    """Return what a planned merge will have been made of."""
-    lineup, job = planned.lineup, planned.job
-    base = planned.base.place if planned.base else None
-    base_models = {adapter.base_model for adapter in lineup.adapters} - {None}
-    return Record(
-        method=job.method.name,
-        params=job.method.validate({}) | dict(job.settings.params),
-        sources=tuple(map(_recorded, lineup.adapters, job.settings.weights)),
-        anchor=job.anchor,
-        missing=job.missing,
-        allow_base_mismatch=len(base_models) > 1,
-        base=base.absolute() if isinstance(base, Path) else base,
-        output=_recorded_output(planned),
-    )
-
-
-def _recorded_output(planned: MergePlan) -> dict[str, Any]:
-    policy = planned.policy
-    output: dict[str, Any] = {"rank": planned.rank}
-    if policy.needs_spectra:
-        output = {
-            "rank": policy.rank,
-            "energy": policy.energy,
-            "max_rank": policy.max_rank,
-            "per_module_rank": policy.per_module,
-        }
-    if planned.job.flatten_dora:
-        output["flatten_dora"] = True
-    return {**output, "dtype": planned.dtype}
-
-
-def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
-    return RecordedSource(
-        source=adapter.source,
-        weight=weight,
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        given=adapter.given,
-        file=adapter.file,
-        version=adapter.version,
-        revision=adapter.revision,
-        made_by=adapter.made_by,
-    )

@@ -1,0 +1,59 @@
+"""The record of a merge, from its lineup and its job: every default filled in."""
+
+from pathlib import Path
+from typing import Any
+
+from gam_merge._common.tensors import dtype_name
+from gam_merge._common.types import Setting
+from gam_merge._lineup.lineup import Lineup
+from gam_merge._lineup.ranks import RankPolicy
+from gam_merge._read.adapter import Adapter
+from gam_merge._read.hub_id import HubId
+from gam_merge._read.record import Record, RecordedSource
+from gam_merge._run.job import Job
+
+
+def record(lineup: Lineup, job: Job, policy: RankPolicy, base: Path | HubId | None) -> Record:
+    """Return what a planned merge will have been made of.
+
+    base: where the weights of the base model are read, for DoRA.
+    """
+    base_models = {adapter.base_model for adapter in lineup.adapters} - {None}
+    return Record(
+        method=job.method.name,
+        params=job.method.validate({}) | dict(job.settings.params),
+        sources=tuple(map(_recorded, lineup.adapters, job.settings.weights)),
+        anchor=job.anchor,
+        missing=job.missing,
+        allow_base_mismatch=len(base_models) > 1,
+        base=base.absolute() if isinstance(base, Path) else base,
+        output=_recorded_output(lineup, job, policy),
+    )
+
+
+def _recorded_output(lineup: Lineup, job: Job, policy: RankPolicy) -> dict[str, Any]:
+    output: dict[str, Any] = {"rank": lineup.rank}
+    if policy.needs_spectra:
+        output = {
+            "rank": policy.rank,
+            "energy": policy.energy,
+            "max_rank": policy.max_rank,
+            "per_module_rank": policy.per_module,
+        }
+    if job.flatten_dora:
+        output["flatten_dora"] = True
+    return {**output, "dtype": dtype_name(job.dtype)}
+
+
+def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
+    return RecordedSource(
+        source=adapter.source,
+        weight=weight,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        given=adapter.given,
+        file=adapter.file,
+        version=adapter.version,
+        revision=adapter.revision,
+        made_by=adapter.made_by,
+    )
