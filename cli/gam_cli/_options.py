@@ -50,9 +50,9 @@ def _flag(panel: str, *names: str, help: str) -> Any:
 # Arguments
 
 _ADAPTERS = (
-    r"Adapters: PEFT directories, .safetensors files or Hub ids org/name\[@revision]\[:subfolder]."
+    r"Adapters: directories, .safetensors files or Hub ids org/name\[@revision]\[:subfolder]."
 )
-_ADAPTER = "An adapter: a PEFT directory, a .safetensors file or a Hub id."
+_ADAPTER = "An adapter: a directory, a .safetensors file or a Hub id."
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
 SomeSources = Annotated[list[str] | None, typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
@@ -288,12 +288,12 @@ Dtype = Annotated[
         _OUTPUT,
         "--dtype",
         metavar="NAME",
-        help="bf16, fp16 or fp32 (default: that of the sources).",
+        help="bf16, fp16 or fp32 (default: the input's).",
     ),
 ]
 Force = Annotated[bool, _flag(_OUTPUT, "--force", help="Replace an earlier output.")]
 Json = Annotated[bool, _flag(_OUTPUT, "--json", help="Print only JSON on stdout.")]
-By = Annotated[GroupBy, _option(_OUTPUT, "--by", help="What each row of the table sums over.")]
+By = Annotated[GroupBy, _option(_OUTPUT, "--by", help="Group the rows by layer, type or module.")]
 Plot = Annotated[
     Path | None,
     _option(
