@@ -23,7 +23,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import gam_merge as gm
 
-pytestmark = pytest.mark.filterwarnings("default")  # PEFT, transformers and TRL warn of much
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # PEFT, transformers and TRL warn of much
+    pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning"),
+]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

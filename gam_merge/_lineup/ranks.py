@@ -38,7 +38,7 @@ class RankPolicy:
         for name, rank in (("rank", self.rank), ("max_rank", self.max_rank)):
             if rank is not None and not (isinstance(rank, int) and rank >= 1):
                 raise GamMergeError(f"{name} must be a positive integer, got {rank!r}")
-        if self.energy is not None and not 0 < self.energy <= 1:
+        if self.energy is not None and not _is_share(self.energy):
             raise GamMergeError(f"energy must be in (0, 1], got {self.energy!r}")
         if self.rank is not None and (self.energy is not None or self.max_rank is not None):
             raise GamMergeError("rank cannot be combined with energy or max_rank; give one of them")
@@ -89,6 +89,10 @@ class RankPolicy:
                 f"rank must be at most {limit}, the rows or columns of the largest module, "
                 f"got {self.rank}"
             )
+
+
+def _is_share(energy: object) -> bool:
+    return isinstance(energy, (int, float)) and 0 < energy <= 1
 
 
 def _rounded_up(rank: int, step: int) -> int:
