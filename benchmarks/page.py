@@ -11,7 +11,7 @@ _END = "<!-- end -->\n"
 def replaced(page: str, name: str, tables: str) -> str:
     """Return the page with new tables of ``python -m benchmarks NAME``.
 
-    Raises ValueError if it has no place for them.
+    Raises ValueError if the page lacks the markers of that benchmark.
     """
     begin = f"<!-- python -m benchmarks {name} -->\n"
     before, marker, rest = page.partition(begin)

@@ -251,6 +251,11 @@ def _with_base(lineup: Lineup, request: Request, policy: RankPolicy) -> tuple[Li
     weights: dict[str, BaseWeight] = {}
     if isinstance(base, Mapping):
         weights |= base
+        missing = [name for name in lineup.names if name not in weights]
+        if missing:
+            raise GamMergeError(
+                f"base_model must hold the weight of every module, got none for {missing[0]}"
+            )
     else:
         model = resolve_base(base)
         for adapter in lineup.adapters:

@@ -18,13 +18,12 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.files import is_there, read_text, sha256
+from gam_merge._common.files import read_text, sha256
 from gam_merge._load import locate, weights_file
 from gam_merge._read.formats import format_in
-from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
-from gam_merge._recipes.file import next_to, parse_recipes
+from gam_merge._recipes.file import located, parse_recipes
 from gam_merge._recipes.recipe import Recipe, RecipeSource
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
@@ -116,7 +115,7 @@ def verify(
         Verification: every check and its state.
 
     Raises:
-        GamMergeError: if there is no recipe that can be read.
+        GamMergeError: if the recipe is missing or cannot be read.
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
@@ -163,9 +162,7 @@ def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
 
 def _weights(file: Path, source: RecipeSource) -> Path:
     """Return the file of weights that a source of a recipe means."""
-    local = next_to(file, source.path)
-    is_local = is_there(local) or parse_hub_id(source.path) is None
-    path, _ = locate(str(local) if is_local else source.path)
+    path, _ = locate(located(source.path, file))
     return weights_file(path)
 
 
@@ -205,7 +202,7 @@ def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
     try:
         fenced = _FENCED.search(read_text(card))
         if fenced is None:
-            return Check("record", CARD_NAME, "unknown", "it has no recipe")
+            return Check("record", CARD_NAME, "unknown", "the card does not contain a recipe")
         repeated = parse_recipes(fenced[2], card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def download() -> str:
 
 def test_verbs_use_public_names_of_the_library() -> None:
     for file in Path(gam_cli.__file__).parent.glob("*.py"):
-        assert "gam_merge._" not in file.read_text(), file
+        assert not re.search(r"gam_merge\._|from gam_merge import _", file.read_text()), file
 
 
 def test_every_verb_is_tried() -> None:

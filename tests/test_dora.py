@@ -165,6 +165,12 @@ def test_bfloat16_magnitudes_belong_to_the_rounded_factors(
     assert relative(forward(load("llama", tmp_path / "out")) - before, expected - before) < 0.03
 
 
+def test_base_weights_by_module_that_lack_one(saved: dict[str, Path]) -> None:
+    name = min(gm.load(saved["dora"]).modules)
+    with pytest.raises(gm.GamMergeError, match=f"base_model must hold .* got none for {name}"):
+        gm.plan([saved["dora"], saved["other"]], base_model={})
+
+
 @pytest.mark.parametrize("shard", ["1GB", "4KB"])
 def test_base_as_a_directory_in_shards_or_under_another_prefix(
     shard: str, saved: dict[str, Path], tmp_path: Path

@@ -1,7 +1,6 @@
 """Any executor runs the chunks: the same bytes come out."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -36,10 +35,6 @@ def sources(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def digest(out: Path) -> str:
-    return sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
 def test_threads_and_chunk_size_change_no_byte(sources, tmp_path, monkeypatch):
     gm.merge(sources, out=tmp_path / "default")
     with ThreadPoolExecutor(4) as pool:
@@ -47,9 +42,9 @@ def test_threads_and_chunk_size_change_no_byte(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(walking, "_CHUNK_BYTES", 1)
     gm.merge(sources, out=tmp_path / "one-by-one")
     assert (
-        digest(tmp_path / "threads")
-        == digest(tmp_path / "default")
-        == digest(tmp_path / "one-by-one")
+        helpers.digest(tmp_path / "threads")
+        == helpers.digest(tmp_path / "default")
+        == helpers.digest(tmp_path / "one-by-one")
     )
 
 
@@ -63,7 +58,7 @@ def test_processes_of_a_dask_cluster(sources, tmp_path):
         gm.merge(sources, out=tmp_path / "there", executor=client.get_executor())
         workers = len(client.scheduler_info()["workers"])
     assert workers == 2
-    assert digest(tmp_path / "there") == digest(tmp_path / "here")
+    assert helpers.digest(tmp_path / "there") == helpers.digest(tmp_path / "here")
 
 
 def test_a_failure_on_a_worker_process_is_the_same_error(sources, tmp_path):

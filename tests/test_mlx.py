@@ -73,7 +73,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 def close(x: Any, y: Any) -> bool:
-    """1e-5 of the largest entry: fusing adds the delta to a weight in float32."""
+    """1e-5 of the largest entry, or of 1 if that is more: fusing adds the delta to a weight in float32."""
     return bool(np.abs(x - y).max() <= 1e-5 * max(np.abs(y).max(), 1.0))
 
 

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from helpers import random_factors, write_adapter
+from helpers import digest, random_factors, write_adapter
 from safetensors import safe_open
 
 import gam_merge as gm
@@ -33,10 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_adapter(tmp_path / name, factors)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def digest(directory: str | Path, file: str = WEIGHTS) -> str:
-    return sha256((Path(directory) / file).read_bytes()).hexdigest()
 
 
 def metadata(directory: str | Path) -> Any:

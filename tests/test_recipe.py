@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import random_factors, write_adapter
+from helpers import digest, random_factors, write_adapter
 from jsonschema import Draft202012Validator
 
 import gam_merge as gm
@@ -26,10 +25,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_adapter(tmp_path / name, factors)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def digest(directory: str | Path, file: str = WEIGHTS) -> str:
-    return sha256((Path(directory) / file).read_bytes()).hexdigest()
 
 
 def write(text: str) -> Path:

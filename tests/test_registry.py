@@ -161,7 +161,12 @@ def test_a_rule_with_a_survey_takes_weights_by_module(monkeypatch: pytest.Monkey
         adapters.append(adapter(factors, source=source))
     weights = [[{"filter": "x", "value": 0.25}, {"filter": "y", "value": 0.5}], 0.75]
     surveyed = gm.merge(adapters, method="counted", weights=weights, rank=4)
+    unchanged = {"norm_equalise.beta": 1}
+    on_cores = gm.merge(
+        adapters, method="norm_equalise+counted", params=unchanged, weights=weights, rank=4
+    )
     expected = gm.merge(adapters, method="mean", weights=weights, rank=4)
     gm.get_method.cache_clear()
     for name, module in expected.adapter.modules.items():
         assert torch.allclose(surveyed.adapter.modules[name].delta(), module.delta())
+        assert torch.allclose(on_cores.adapter.modules[name].delta(), module.delta())

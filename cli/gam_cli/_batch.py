@@ -1,7 +1,5 @@
 """``gam-merge batch recipes/*.yaml -o OUT``: many recipes."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import typer
 
 from gam_cli import _options as options
@@ -18,6 +16,8 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Run many recipes; one that fails does not stop the rest."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import gam_merge as gm
     from gam_cli import _present as present
     from gam_cli import _tables_recipes as tables

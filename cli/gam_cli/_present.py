@@ -126,7 +126,7 @@ def console(*, stderr: bool = False) -> Console:
 def printable(text: str) -> str:
     """The text on one line, control characters and escape sequences spelled out: ESC becomes \\x1b.
 
-    The library has the same for its errors; imported from there, it would load torch.
+    The library does the same for its errors, by a private function.
     """
     return "".join(map(_escaped, text))
 

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
-Progress = Callable[[int, int], None]  # modules done, modules in all
+Progress = Callable[[int, int], None]  # done, in all: of modules, tensors or trials
 Setting = Any  # one value for all modules, or one that differs: see ``_lineup.settings``
+NativeRank = Literal["largest", "sum"]  # of a result before any cut: of the sources' ranks
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

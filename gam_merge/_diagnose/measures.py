@@ -25,7 +25,8 @@ _MERGES = ("mean_energy", "gam_energy")  # the fields that belong to all adapter
 class Measures:
     """Sums over modules that relate two adapters i and j; ratios of these sums are properties.
 
-    Fields are (..., N, N) unless a comment says otherwise, zero where one of the two has no delta.
+    Fields are (..., N, N) unless a comment says otherwise. An entry is zero where either of the two
+    adapters lacks the module.
     Properties in the plural are (..., N, N); those in the singular are (...), over all pairs of
     different adapters. A ratio is NaN where there is nothing to divide by.
 
@@ -51,7 +52,7 @@ class Measures:
     mean_energy: Array  # (...) |mean|^2, exact
     gam_energy: Array  # (...) |gam|^2, exact
 
-    def __getitem__(self, index: int | Sequence[int] | slice) -> "Measures":
+    def __getitem__(self, index: int | Sequence[int]) -> "Measures":
         """Return the measures of the modules of an index."""
         return Measures(*(getattr(self, field.name)[index] for field in fields(self)))
 

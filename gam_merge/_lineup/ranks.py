@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import lcm
-from typing import Literal
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import NativeRank
 from gam_merge._lineup.lineup import Lineup, LineupBucket
 
 _LARGEST_RANK = 4096  # of an output whose modules are smaller: the rest of it is zeros
-
-NativeRank = Literal["largest", "sum"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class RankPolicy:
 
     @property
     def needs_spectra(self) -> bool:
-        """Whether the ranks can be told only after a pass over the deltas."""
+        """Whether the ranks follow only from a pass over the deltas."""
         return self.energy is not None or self.per_module
 
     def before_reading(self, lineup: Lineup, native: NativeRank) -> Lineup:

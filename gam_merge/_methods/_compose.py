@@ -157,9 +157,11 @@ def combined_cores_by(rule: Rule) -> CoreStep:
 def on_small_buckets(rule: Rule) -> CoreStep:
     """Run a rule of the kind ``bucket`` on cores, seen as modules of their own."""
 
+    run = on_buckets(rule)
+
     def step(core: Core, weights: Tensor, summary: Any, params: Params) -> InCore:
         small = core.small()
-        merged = rule.function(small, weights, **params_of(rule, params))
+        merged = run(small, weights, summary, params)
         b, a = merged.sides(small)
         left = torch.cat(list(b), -1) @ merged.left  # (L, K, k)
         right = torch.cat(list(a), -1) @ merged.right  # (L, J, k)

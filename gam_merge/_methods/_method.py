@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.types import NativeRank
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import by_span
 from gam_merge._methods._compose import Step, Survey, needs_core, survey
-from gam_merge._methods._rule import Card, Plugin, Rank, Rule, Space
+from gam_merge._methods._rule import Card, Plugin, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate
 
 
@@ -69,7 +70,7 @@ class Method:
         return self.rule.normalize
 
     @property
-    def rank(self) -> Rank:
+    def rank(self) -> NativeRank:
         """The rank of an uncut result: the largest of the sources or their sum."""
         return self.rule.rank if self.space is None else self.space.rank
 

@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from gam_merge._common.types import NativeRank
 from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._schema import Param, schema
 
 Kind = Literal["bucket", "core", "coefficients", "entries"]
-Rank = Literal["largest", "sum"]
 Side = Literal["pre", "post"]
 
 
@@ -62,7 +62,7 @@ class Rule(Card):
     """How deltas become one. ``rule`` explains the fields."""
 
     kind: Kind = "bucket"
-    rank: Rank = "sum"
+    rank: NativeRank = "sum"
     normalize: bool = True
     adapters: int | None = None
     composes: bool = True
@@ -76,7 +76,7 @@ class Space(Card):
 
     takes: Literal["core", "bucket"] = "core"
     gives: Literal["core", "merged"] = "core"
-    rank: Rank = "sum"
+    rank: NativeRank = "sum"
     reads_factors: bool = False
     single: bool = False
 
@@ -117,7 +117,7 @@ def rule(
     use: str = "",
     avoid: str = "",
     breaks: Mapping[str, str] | None = None,
-    rank: Rank = "sum",
+    rank: NativeRank = "sum",
     normalize: bool = True,
     adapters: int | None = None,
     composes: bool = True,
@@ -218,7 +218,7 @@ def space(
     breaks: Mapping[str, str] | None = None,
     takes: Literal["core", "bucket"] = "core",
     gives: Literal["core", "merged"] = "core",
-    rank: Rank = "sum",
+    rank: NativeRank = "sum",
     reads_factors: bool = False,
     single: bool = False,
 ) -> Callable[[Callable[..., Any]], Space]:

@@ -33,7 +33,6 @@ Exponent = Annotated[float | None, Range(-2, 2), "p of one side, if it differs b
     reference="this project",
     use="p around -0.25 for adapters of any kind; lower, with q below 1, for specialists",
     avoid="p > 0 for specialists: it keeps only what they share",
-    breaks={},
 )
 def consensus(
     core: Core,

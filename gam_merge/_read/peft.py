@@ -338,6 +338,7 @@ def _layout(
     if a[0] != b[1]:
         return None
     if parameters:
-        whole = rank and a[0] % rank == 0
-        return ExpertsLayout(a[0] // rank, parameters) if rank and whole else None
+        if rank and a[0] % rank == 0:
+            return ExpertsLayout(a[0] // rank, parameters)
+        return None
     return EmbeddingLayout() if embedding else Layout()

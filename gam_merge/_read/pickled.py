@@ -47,7 +47,7 @@ def read_pickle(path: Path) -> dict[str, MemoryTensor]:
 
 
 def _load(path: Path) -> Any:
-    """Load whatever the pickle holds. Raises GamMergeError if that is not plain data."""
+    """Load the content of the pickle. Raises GamMergeError if that is not plain data."""
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if release < _SAFE_TORCH:
         raise GamMergeError(

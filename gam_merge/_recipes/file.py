@@ -143,15 +143,16 @@ def _located(recipe: Recipe, place: Place, names: Mapping[str, int]) -> Recipe:
             text = f"{local} does not exist, and no merge here has that name"
             raise place.error(("sources", i, "path"), text)
         sources.append(source.model_copy(update={"path": path}))
-    base = _located_base(recipe.base_model, place.file)
+    base = recipe.base_model
+    if base is not None:
+        base = located(base, place.file)
     return recipe.model_copy(update={"sources": sources, "anchor": anchor, "base_model": base})
 
 
-def _located_base(base: str | None, file: Path) -> str | None:
-    if base is None:
-        return None
-    local = next_to(file, base)
-    return str(local) if is_there(local) or parse_hub_id(base) is None else base
+def located(path: str, file: Path) -> str:
+    """Return a path of a recipe from here if it is local, a Hub id as it is written."""
+    local = next_to(file, path)
+    return str(local) if is_there(local) or parse_hub_id(path) is None else path
 
 
 def next_to(file: Path, path: str) -> Path:

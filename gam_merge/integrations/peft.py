@@ -1,6 +1,7 @@
 """Merges the adapters of a live ``PeftModel``, in its memory.
 
-Only factors are read, so any base will do.
+Only factors are read, so any base will do. DoRA also reads the base weights, which must not be
+quantised.
 
 from gam_merge.integrations.peft import add_merged_adapter
 add_merged_adapter(model, ["math", "code"], "both", method="gam", weights=[0.6, 0.4])

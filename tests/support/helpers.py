@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from gam_merge import Adapter, LoraModule
 from gam_merge._common.tensors import MemoryTensor
 
 Contents = dict[str, bytes] | None
+
+
+def digest(directory: str | Path, file: str = "adapter_model.safetensors") -> str:
+    """The SHA-256 of a file of an adapter directory."""
+    return sha256((Path(directory) / file).read_bytes()).hexdigest()
 
 
 def random_factors(
