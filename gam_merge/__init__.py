@@ -12,6 +12,7 @@ from gam_merge._common.errors import GamMergeError as GamMergeError
 from gam_merge._common.names import Grid as Grid
 from gam_merge._common.version import VERSION as _VERSION
 from gam_merge._compare import compare as compare
+from gam_merge._convert import convert as convert
 from gam_merge._diagnose.comparison import Comparison as Comparison
 from gam_merge._diagnose.comparison import ModuleComparison as ModuleComparison
 from gam_merge._diagnose.inspection import Inspection as Inspection

@@ -10,7 +10,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import is_there
 from gam_merge._lineup.options import RunOptions, explicit
 from gam_merge._merge import MergeResult, merge
-from gam_merge._read.formats import config_names
+from gam_merge._read.formats import config_names, weights_names_without_config
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -25,7 +25,7 @@ def find_checkpoints(run: str | PathLike[str], *, last: int | None = None) -> li
         raise GamMergeError(f"{path}: no such directory; name the output folder of a training run")
     if last is not None and last < 1:
         raise GamMergeError(f"last must be positive, got {last}")
-    names = config_names()
+    names = [*config_names(), *weights_names_without_config()]
     steps: dict[int, Path] = {}
     for entry in path.iterdir():
         match = _CHECKPOINT.fullmatch(entry.name)

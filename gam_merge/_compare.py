@@ -23,7 +23,7 @@ from gam_merge._deltas.bucket import Bucket
 from gam_merge._diagnose.comparison import Comparison, ModuleComparison
 from gam_merge._diagnose.measures import Measures
 from gam_merge._diagnose.pairwise import Angles, Pair, pairwise, signs
-from gam_merge._load import Source
+from gam_merge._load import Source, load_all
 from gam_merge._plan import plan
 from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
@@ -75,14 +75,15 @@ def compare(
         >>> round(float(comparison.by("type")["self_attn.q_proj"].times_chance_u), 1)
         4.5
     """
+    adapters = load_all(sources, base_model, alpha)
     planned = plan(
-        sources,
+        adapters,
         method="gam",
         weights=weights,
         anchor=anchor,
         device=device,
         base_model=base_model,
-        alpha=alpha,
+        format=adapters[0].format,
         allow_base_mismatch=allow_base_mismatch,
     )
     lined_up, job = planned.lineup, planned.job

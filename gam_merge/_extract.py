@@ -20,7 +20,7 @@ from gam_merge._models.difference import Factored, difference, distance, factori
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.formats import format_of
 from gam_merge._write.adapter import EXTRACT_REPORT_NAME, as_json, config_files, save_adapter
-from gam_merge._write.directory import check_output
+from gam_merge._write.output import check_output
 from gam_merge._write.provenance import METHOD_KEY
 
 # Weights (out, in) in numbered layers that do not belong to linear layers, or to none that PEFT

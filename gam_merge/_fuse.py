@@ -14,9 +14,9 @@ from gam_merge._load import Source, load
 from gam_merge._models.checkpoint import Checkpoint, open_checkpoint
 from gam_merge._models.edit import Edit, FusedModule
 from gam_merge._models.placement import Placement, place
-from gam_merge._read.safetensors import SafetensorsWriter, TensorSpec
+from gam_merge._read.container import TensorSpec, TensorWriter
 from gam_merge._write.adapter import as_json
-from gam_merge._write.directory import DirectoryWriter, check_output
+from gam_merge._write.output import OutputWriter, check_output
 
 REPORT_NAME, _CONFIG_NAME = "fuse_report.json", "config.json"
 
@@ -98,7 +98,7 @@ def fuse(
     written = {REPORT_NAME, *texts}
     companions = [file for file in checkpoint.companions() if file.name not in written]
     names = [*(file.name for file in companions), *texts, REPORT_NAME]
-    with DirectoryWriter(Path(out), companions=names, force=force) as directory:
+    with OutputWriter(Path(out), companions=names, force=force) as directory:
         fused = tuple(_write_shards(checkpoint, placement, directory, progress))
         report = FuseReport(str(checkpoint.path), loaded.source, fused, tuple(placement.notes))
         for file in companions:
@@ -110,7 +110,7 @@ def fuse(
 def _write_shards(
     checkpoint: Checkpoint,
     placement: Placement,
-    directory: DirectoryWriter,
+    directory: OutputWriter,
     progress: Progress | None,
 ) -> Iterator[FusedModule]:
     """Write every file of the model. Yields the modules as they are fused."""
@@ -119,7 +119,7 @@ def _write_shards(
         contents = {**tensors, **_copies_of(placement, tensors)}
         in_order = sorted(contents.items(), key=lambda item: item[1].offset)
         specs = [TensorSpec(key, tensor.shape, tensor.dtype) for key, tensor in in_order]
-        with directory.safetensors(name, specs, {}) as file:
+        with directory.tensors(name, specs, {}) as file:
             for key, tensor in in_order:
                 yield from _write_tensor(file, key, tensor, placement.edits.get(key, ()))
                 done += 1
@@ -137,7 +137,7 @@ def _copies_of(placement: Placement, tensors: Mapping[str, FileTensor]) -> dict[
 
 
 def _write_tensor(
-    file: SafetensorsWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]
+    file: TensorWriter, key: str, tensor: FileTensor, edits: Sequence[Edit]
 ) -> list[FusedModule]:
     """Edit and write one tensor. Its memory is free again before the next one is read."""
     value = read(tensor)

@@ -1,17 +1,20 @@
 """``load``: a directory, a file, a Hub id, or an adapter that is already in memory -> Adapter."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import FileVersion, is_there, read_json
 from gam_merge._common.tensors import LazyTensor
+from gam_merge._lineup.options import BaseModel
+from gam_merge._lineup.request import alphas_of
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.format import Contents, Format
-from gam_merge._read.formats import recognized, weights_names
+from gam_merge._read.formats import config_names, recognized, weights_names
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import floats, read_header
 
@@ -30,11 +33,11 @@ def load(
     Headers are read and checked at once, tensors only when a merge asks for them.
 
     Args:
-        source: a directory that PEFT or MLX-LM wrote, a ``.safetensors`` file or a pickle
-            (``.bin``), or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name
-            exists (the subfolder may be a file). The config of ``X.safetensors`` is ``X.json``,
-            ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
-            it is.
+        source: a directory that PEFT, diffusers or MLX-LM wrote; a ``.safetensors`` file of one of
+            these or of kohya's grammar, or a pickle (``.bin``, ``.pt``, ``.ckpt``); or a Hub id
+            ``org/name[@revision][:subfolder]`` where no path of that name exists (the subfolder may
+            be a file). PEFT's config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or
+            ``adapter_config.json`` next to it. An ``Adapter`` is returned as it is.
         base_model: the model that the adapter was trained on, for files that do not name it.
         alpha: the alpha of all modules, for a file without a config; their ranks are those of the
             tensors.
@@ -58,20 +61,17 @@ def load(
     weights = weights_file(path)
     version = FileVersion.of(weights)
     tensors, metadata, notes = _read_tensors(weights, problems)
-    form = recognized(tensors.keys(), metadata)
-    config_file = _config_file(form, path, weights)
     contents = Contents(
         source=str(source),
         where=str(weights),
         tensors=tensors,
         metadata=metadata,
-        config=None if config_file is None else read_json(config_file, hint=_CONFIG_HINT),
         base_model=base_model,
         alpha=alpha,
         file=weights,
-        config_file=config_file,
         bare=path == weights,
     )
+    form, contents = recognized(partial(_with_config, contents, path), weights.name)
     adapter = form.parse(contents, problems)
     notes = (*notes, *adapter.notes)
     return replace(
@@ -79,6 +79,38 @@ def load(
     )
 
 
+def load_all(
+    sources: Sequence[Source],
+    base_model: BaseModel | None = None,
+    alpha: float | Sequence[float] | None = None,
+) -> list[Adapter]:
+    """Open the adapters of a merge.
+
+    alpha: one for all or one per source. Raises GamMergeError.
+    """
+    if isinstance(sources, str | PathLike):
+        raise GamMergeError(f"sources must be a list of adapters, got the one path {sources}")
+    if not sources:
+        raise GamMergeError("no adapters to merge; give at least one source")
+    alphas = alphas_of(alpha, len(sources))
+    name: str | None = None
+    if base_model is not None and not isinstance(base_model, Mapping):
+        name = str(base_model)
+    adapters: list[Adapter] = []
+    for source, source_alpha in zip(sources, alphas, strict=True):
+        adapters.append(load(source, base_model=name, alpha=source_alpha))
+    return adapters
+
+
+def _with_config(contents: Contents, path: Path, form: Format) -> Contents:
+    """Return the files of an adapter with the config that a format finds next to the weights."""
+    assert contents.file is not None
+    file = _config_file(form, path, contents.file)
+    config = None if file is None else read_json(file, hint=_CONFIG_HINT)
+    return replace(contents, config=config, config_file=file)
+
+
+_PICKLES = (".bin", ".pt", ".ckpt")
 _CONFIG_HINT = "; it is expected next to the weights"
 
 
@@ -86,7 +118,7 @@ def _read_tensors(
     weights: Path, problems: list[str] | None
 ) -> tuple[Mapping[str, LazyTensor], Mapping[str, str], tuple[str, ...]]:
     """Return the tensors and the metadata of a file, and notes on how it was read."""
-    if weights.suffix == ".bin":
+    if weights.suffix in _PICKLES:
         from gam_merge._read.pickled import NOTE, read_pickle
 
         return read_pickle(weights), {}, (NOTE,)
@@ -97,9 +129,9 @@ def _read_tensors(
 
 
 def _config_file(form: Format, path: Path, weights: Path) -> Path | None:
-    """Return the file of the config: in a directory it must be there, next to a file it may be."""
-    if path.is_dir():
-        return None if form.config_name is None else path / form.config_name
+    """Return the file of the config, which must be in a directory of the format."""
+    if form.config_name is not None and path.is_dir() and weights.name in form.weights_names:
+        return path / form.config_name
     for name in form.config_names(weights):
         file = weights.with_name(name)
         if os.path.isfile(file):  # not is_file(): the name may be too long to be one
@@ -133,10 +165,24 @@ def weights_file(path: Path) -> Path:
         for name in names:
             if is_there(path / name) and (path / name).is_file():
                 return path / name
-        raise GamMergeError(
-            f"{path}: no {names[0]} in this directory; name the directory of an adapter "
-            f"({', '.join(names)})"
-        )
+        return _only_file(path, names)
     if not path.is_file():
         raise GamMergeError(f"{path}: no such file or directory")
     return path
+
+
+def _only_file(directory: Path, names: Sequence[str]) -> Path:
+    """Return the one file of weights in a directory without a config, whatever it is called."""
+    if not any((directory / name).is_file() for name in config_names()):
+        files = sorted(directory.glob("*.safetensors"))
+        if len(files) == 1:
+            return files[0]
+        if files:
+            listed = ", ".join(file.name for file in files[:5])
+            raise GamMergeError(
+                f"{directory}: holds {len(files)} files of weights; name one of them: {listed}"
+            )
+    raise GamMergeError(
+        f"{directory}: no {names[0]} in this directory; name the directory of an adapter "
+        f"({', '.join(names)})"
+    )

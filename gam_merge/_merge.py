@@ -20,7 +20,7 @@ from gam_merge._load import Source, load
 from gam_merge._plan import MergePlan, plan
 from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
-from gam_merge._read.formats import format_of
+from gam_merge._read.place import companions_of, is_file_name
 from gam_merge._read.record import Record
 from gam_merge._run.engine import Sink, run, run_extras
 from gam_merge._run.report import MergeReport, erasure_notes
@@ -30,13 +30,15 @@ from gam_merge._write.adapter import (
     RECIPE_NAME,
     REPORT_NAME,
     ModuleWriter,
-    adapter_directory,
+    adapter_output,
+    adapter_weights,
     as_json,
     config_files,
     save_adapter,
+    weights_name,
 )
 from gam_merge._write.card import card_text
-from gam_merge._write.directory import check_output
+from gam_merge._write.output import check_output
 from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins_text, recipe_text
 
 
@@ -48,7 +50,7 @@ class MergeResult:
         adapter: the merge, as a source of further merges or for ``state_dict``.
         report: norms, survival and warnings, in all and by module.
         record: method, parameters and sources, from which a recipe is written.
-        path: the directory that was written, if there was one.
+        path: the directory or file that was written, if there was one.
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
@@ -65,14 +67,15 @@ class MergeResult:
     path: Path | None = None
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Path:
-        """Write the adapter directory that PEFT loads, with report, recipe and card.
+        """Write the adapter in its format, with report, recipe and card.
 
         Args:
-            path: the directory to write, whole or not at all.
+            path: the directory to write, whole or not at all; or a file ``NAME.safetensors``, the
+                texts about which go into ``NAME.gam-merge`` next to it.
             force: replace a ``path`` that is empty or an earlier merge.
 
         Returns:
-            Path: the directory.
+            Path: the same.
 
         Raises:
             GamMergeError: if it cannot be written.
@@ -139,8 +142,9 @@ def merge(
 
     Args:
         sources: directories, files, Hub ids or adapters in memory, at least one; see ``load``.
-        out: the directory to which the adapter is streamed; without it the result stays in memory
-            until ``save``.
+        out: the directory to which the adapter is streamed, or a file ``NAME.safetensors``, the
+            texts about which go into ``NAME.gam-merge`` next to it; without it the result stays in
+            memory until ``save``.
         force: replace an ``out`` that is empty or an earlier merge.
         executor: any ``concurrent.futures.Executor`` runs the chunks of modules, for instance that
             of a Dask client; threads of this process by default. The bytes are the same with any.
@@ -222,27 +226,27 @@ def _to_disk(
     planned: MergePlan, run_into: Callable[[Sink], MergeReport], out: Path, force: bool
 ) -> MergeResult:
     promised, made_by = planned.lineup.promised(), planned.record()
-    form = format_of([promised])
     placeholder = _metadata(made_by, known=False)
-    with (
-        adapter_directory(out, promised, placeholder, force=force) as (directory, weights),
-        ThreadPoolExecutor(1, "gam-merge-aside") as aside,
-    ):
-        metadata = aside.submit(_metadata, made_by)  # reads every source once more
-        report = run_into(ModuleWriter(form, promised.modules, weights))
-        weights.amend(metadata.result())
-        weights.finish()
-        digest = directory.sha256(form.weights_names[0])
-        directory.commit(_texts(promised, report, made_by, out, digest))
+    with adapter_output(out, promised, force=force) as output:
+        with (
+            adapter_weights(output, out, promised, placeholder) as weights,
+            ThreadPoolExecutor(1, "gam-merge-aside") as aside,
+        ):
+            metadata = aside.submit(_metadata, made_by)  # reads every source once more
+            report = run_into(ModuleWriter(promised, weights))
+            weights.amend(metadata.result())
+        digest = output.sha256(weights_name(out, promised))
+        output.commit(_texts(promised, report, made_by, out, digest))
     return MergeResult(load(out), report, made_by, out)
 
 
 def _texts(
-    adapter: Adapter, report: MergeReport, made_by: Record, home: Path, weights: str
+    adapter: Adapter, report: MergeReport, made_by: Record, out: Path, weights: str
 ) -> dict[str, str]:
     """Return the files next to the weights by name, the config last. weights: their sha256."""
+    home = companions_of(out) if is_file_name(out) else out
     configs = config_files(adapter)
-    digests = {format_of([adapter]).weights_names[0]: weights}
+    digests = {weights_name(out, adapter): weights}
     digests |= {name: sha256_of(text) for name, text in configs.items()}
     return {
         CARD_NAME: card_text(adapter, report, made_by, digests),

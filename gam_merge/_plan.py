@@ -21,21 +21,23 @@ from gam_merge._lineup.options import (
     explicit,
 )
 from gam_merge._lineup.ranks import RankPolicy
-from gam_merge._lineup.request import alphas_of, anchor_position, check_missing, weights_of
+from gam_merge._lineup.request import anchor_position, check_missing, weights_of
 from gam_merge._lineup.serving import check_target, rank_notes
 from gam_merge._lineup.settings import Settings, make_settings
-from gam_merge._load import Source, load
+from gam_merge._load import Source, load_all
 from gam_merge._methods import Method, get_method
 from gam_merge._models.base import resolve_base
 from gam_merge._models.checkpoint import Model
 from gam_merge._models.placement import base_weights
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.formats import output_format
 from gam_merge._read.record import Record
 from gam_merge._read.weight import BaseWeight
 from gam_merge._run.dora import base_weights_needed, check_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
-from gam_merge._write.directory import check_output
+from gam_merge._translate.translate import together
+from gam_merge._write.output import check_output
 from gam_merge._write.record import record
 
 
@@ -153,6 +155,7 @@ class MergePlan:
             "energy": self.policy.energy,
             "per_module_rank": self.policy.per_module,
             "dtype": self.dtype,
+            "format": self.lineup.format.name,
             "nbytes": self.nbytes,
             "notes": list(self.notes),
             "buckets": [_bucket_dict(bucket) for bucket in self.buckets],
@@ -202,7 +205,9 @@ def plan(
     policy = RankPolicy(request.rank, request.energy, request.max_rank, request.per_module_rank)
     policy.check()
     check_missing(request.missing)
-    adapters = _load_all(sources, request)
+    adapters = load_all(sources, request.base_model, request.alpha)
+    form = output_format(request.format, adapters, out)
+    adapters = together(adapters, form)
     weights = weights_of(request.weights, len(adapters))
     anchor = anchor_position(request.anchor, list(map(_source_name, sources)), weights)
     kept = [i for i, weight in enumerate(weights) if weight != 0]
@@ -215,6 +220,7 @@ def plan(
         settings=settings,
         dtype=parse_dtype(request.dtype),
         allow_base_mismatch=request.allow_base_mismatch,
+        form=form,
     )
     lineup = policy.before_reading(lineup, method.rank)
     job = Job(
@@ -279,20 +285,6 @@ def _magnitude_dtype(lineup: Lineup, request: Request) -> torch.dtype:
             if module.magnitude is not None:
                 stored.append(module.magnitude.dtype)
     return reduce(torch.promote_types, stored)
-
-
-def _load_all(sources: Sequence[Source], request: Request) -> list[Adapter]:
-    if isinstance(sources, str | PathLike):
-        raise GamMergeError(f"sources must be a list of adapters, got the one path {sources}")
-    if not sources:
-        raise GamMergeError("no adapters to merge; give at least one source")
-    alphas = alphas_of(request.alpha, len(sources))
-    base = request.base_model
-    name = None if base is None or isinstance(base, Mapping) else str(base)
-    adapters: list[Adapter] = []
-    for source, alpha in zip(sources, alphas, strict=True):
-        adapters.append(load(source, base_model=name, alpha=alpha))
-    return adapters
 
 
 def _settings(

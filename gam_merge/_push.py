@@ -18,11 +18,11 @@ import huggingface_hub  # loads its parts on request
 from gam_merge._common import yaml
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256_of
-from gam_merge._read.formats import format_in
 from gam_merge._read.hub_id import HubId, parse_hub_id
+from gam_merge._read.place import Place, place_of
 from gam_merge._write.adapter import CARD_NAME, RECIPE_NAME, REPORT_NAME, TEXT_NAMES, as_json
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER, replace_names
-from gam_merge._write.directory import stamped
+from gam_merge._write.output import stamped
 
 _FIGURE_NAME = "merge.png"
 
@@ -43,7 +43,7 @@ def push(
     Token, cache and endpoint are those of huggingface_hub.
 
     Args:
-        directory: the output of a merge.
+        directory: the output of a merge, a directory or a file.
         repo: the name of the repository, ``user/name``.
         private: create the repository as private. One that already exists and is public is an
             error.
@@ -76,11 +76,12 @@ def push(
     if hub is None or hub != HubId(hub.repo):
         raise GamMergeError(f"{repo}: is not a repository name; give user/name")
     path = Path(directory)
-    if not stamped(path / format_in(path).weights_names[0]):
+    place = place_of(path)
+    if not stamped(place.weights):
         raise GamMergeError(f"{path}: is not a merge that gam-merge wrote; only those are pushed")
     try:
         with explained(repo):
-            return _commit(path, repo, private, revision, create_pr, commit_message)
+            return _commit(place, repo, private, revision, create_pr, commit_message)
     except GamMergeError as error:
         command = _command(path, repo, private, revision, create_pr)
         raise GamMergeError(f"{error}; {path} is complete, push it again with: {command}") from None
@@ -99,7 +100,7 @@ def _command(path: Path, repo: str, private: bool, revision: str | None, create_
 
 
 def _commit(
-    path: Path, repo: str, private: bool, revision: str | None, create_pr: bool, message: str
+    place: Place, repo: str, private: bool, revision: str | None, create_pr: bool, message: str
 ) -> str:
     """Make the commit; return its URL. Raises what huggingface_hub raises."""
     api = huggingface_hub.HfApi(library_name="gam-merge")
@@ -111,9 +112,9 @@ def _commit(
         )
     if revision is not None and not create_pr:
         api.create_branch(repo, branch=revision, exist_ok=True)
-    weights = format_in(path).weights_names[0]
-    operations = [huggingface_hub.CommitOperationAdd(weights, path / weights)]
-    for name, content in _companions(path, repo).items():
+    weights = huggingface_hub.CommitOperationAdd(place.weights.name, place.weights)
+    operations = [weights]
+    for name, content in _companions(place, repo).items():
         operations.append(huggingface_hub.CommitOperationAdd(name, content))
     # Not upload_folder, which may make several commits.
     commit = api.create_commit(
@@ -122,12 +123,12 @@ def _commit(
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
-def _companions(path: Path, repo: str) -> dict[str, bytes]:
+def _companions(place: Place, repo: str) -> dict[str, bytes]:
     """Return the files next to the weights as they are published, and the figure of the card."""
-    config_name = format_in(path).config_name
+    config_name = place.config_name
     names = TEXT_NAMES if config_name is None else (*TEXT_NAMES, config_name)
-    written = [name for name in names if (path / name).is_file()]
-    texts = _published({name: (path / name).read_text("utf-8") for name in written}, config_name)
+    written = [name for name in names if place.file(name).is_file()]
+    texts = _published({name: place.file(name).read_text("utf-8") for name in written}, config_name)
     figure = None
     if CARD_NAME in texts:
         figure = _figure(texts)

@@ -19,7 +19,7 @@ from gam_merge._read.adapter import Adapter
 from gam_merge._recipes.file import read_recipes
 from gam_merge._recipes.override import Place
 from gam_merge._recipes.recipe import Recipe, RecipeSource
-from gam_merge._write.directory import check_output
+from gam_merge._write.output import check_output
 
 _Make = Callable[[list[Adapter], MergeOptions], Adapter]  # a merge that another one uses
 
@@ -170,5 +170,6 @@ def _options(recipe: Recipe) -> MergeOptions:
         "max_rank": output.max_rank,
         "per_module_rank": output.per_module_rank,
         "flatten_dora": output.flatten_dora,
+        "format": output.format,
         "dtype": output.dtype,
     }

@@ -26,7 +26,7 @@ Config = Mapping[str, Any] | ConfigObject
 
 
 def from_state_dict(
-    tensors: Mapping[str, Tensor], config: Config, *, name: str = "state dict"
+    tensors: Mapping[str, Tensor], config: Config | None = None, *, name: str = "state dict"
 ) -> Adapter:
     """Make an adapter of tensors in memory, on any device.
 
@@ -34,7 +34,7 @@ def from_state_dict(
 
     Args:
         tensors: by the keys of an adapter file.
-        config: the fields of adapter_config.json, or a LoraConfig.
+        config: the fields of adapter_config.json, or a LoraConfig; none for formats without one.
         name: what errors and reports call it.
 
     Returns:
@@ -49,10 +49,10 @@ def from_state_dict(
         >>> adapter.source, adapter.rank
         ('addition', 8)
     """
-    fields = config if isinstance(config, Mapping) else config.to_dict()
     lazy = {key: MemoryTensor(value) for key, value in tensors.items()}
-    plain = {key: _plain(value) for key, value in fields.items()}
-    return recognized(lazy.keys(), {}).parse(Contents(name, name, lazy, config=plain))
+    fields = None if config is None else _fields(config)
+    form, contents = recognized(lambda _: Contents(name, name, lazy, config=fields))
+    return form.parse(contents)
 
 
 def state_dict(adapter: Adapter) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def state_dict(adapter: Adapter) -> dict[str, Tensor]:
 @explicit()
 def merge_state_dicts(
     dicts: Sequence[Mapping[str, Tensor]],
-    configs: Config | Sequence[Config],
+    configs: Config | Sequence[Config] | None = None,
     **options: Unpack[MergeOptions],
 ) -> MergeResult:
     """Merge adapters that are state dicts.
@@ -88,7 +88,7 @@ def merge_state_dicts(
 
     Args:
         dicts: the tensors of each adapter, by the keys of an adapter file.
-        configs: the config of each adapter, or one for all.
+        configs: the config of each adapter, or one for all; none for formats without one.
 
     Returns:
         MergeResult: the adapter in memory, the report, the record.
@@ -103,7 +103,11 @@ def merge_state_dicts(
         >>> result.report.rank
         8
     """
-    listed = list(configs) if isinstance(configs, Sequence) else [configs] * len(dicts)
+    listed: list[Config | None] = [None] * len(dicts)
+    if isinstance(configs, Sequence):
+        listed = list(configs)
+    elif configs is not None:
+        listed = [configs] * len(dicts)
     if len(listed) != len(dicts):
         raise GamMergeError(
             f"got {len(listed)} configs for {len(dicts)} state dicts; give one, or one for each"
@@ -112,6 +116,12 @@ def merge_state_dicts(
     for i, (tensors, config) in enumerate(zip(dicts, listed, strict=True)):
         adapters.append(from_state_dict(tensors, config, name=f"state dict {i}"))
     return merge(adapters, **options)
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    """Return the fields of a config in the types of JSON."""
+    fields = config if isinstance(config, Mapping) else config.to_dict()
+    return {key: _plain(value) for key, value in fields.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import read_text, sha256
 from gam_merge._load import locate, weights_file
-from gam_merge._read.formats import format_in
+from gam_merge._read.place import Place, place_of
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
 from gam_merge._recipes.file import located, parse_recipes
@@ -103,7 +103,7 @@ def verify(
     """Check a merge against the hashes that its recipe records, and the records against each other.
 
     Args:
-        path: a directory that a merge wrote.
+        path: a directory or a file that a merge wrote.
         sources: also read the weights of the sources; those on the Hub are fetched at their commit
             unless they are in the cache.
         rerun: do the merge again, in a temporary directory: it must give the same bytes. They
@@ -123,29 +123,26 @@ def verify(
         >>> [check.state for check in gm.verify("merged", rerun=True).checks]
         ['holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds']
     """
-    home = Path(path)
-    file = home / RECIPE_NAME
+    place = place_of(Path(path))
+    file = place.home / RECIPE_NAME
     recipes = parse_recipes(read_text(file), file)
-    weights = format_in(home).weights_names[0]
     checks = [
-        *_outputs(home, recipes[-1]),
-        _metadata(home / weights, recipes),
-        _card(home, recipes),
+        *_outputs(place, recipes[-1]),
+        _metadata(place.weights, recipes),
+        _card(place.home, recipes),
     ]
     if sources:
         checks += _sources(file, recipes)
     if rerun:
-        checks.append(_rerun(file, recipes[-1], weights, device))
-    return Verification(home, tuple(checks))
+        checks.append(_rerun(file, recipes[-1], place, device))
+    return Verification(Path(path), tuple(checks))
 
 
-def _outputs(home: Path, recipe: Recipe) -> Iterator[Check]:
+def _outputs(place: Place, recipe: Recipe) -> Iterator[Check]:
     """Check the files of the output against the recipe."""
     recorded = recipe.output.sha256 or {}
-    form = format_in(home)
-    names = [form.weights_names[0], *([form.config_name] if form.config_name else []), *recorded]
-    for name in dict.fromkeys(names):
-        yield _digest("output", name, partial(Path, home, name), recorded.get(name))
+    for name in dict.fromkeys([*place.names, *recorded]):
+        yield _digest("output", name, partial(place.file, name), recorded.get(name))
 
 
 def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
@@ -249,14 +246,16 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(entry, f"{key}.{step}" if key else str(step))
 
 
-def _rerun(file: Path, recipe: Recipe, weights: str, device: str | torch.device) -> Check:
+def _rerun(file: Path, recipe: Recipe, place: Place, device: str | torch.device) -> Check:
     """Check the weights that the recipe gives now against those that were written."""
+    weights = place.weights.name
     name = f"{weights} once more"
     recorded = recipe.output.sha256 or {}
     with tempfile.TemporaryDirectory(prefix="gam-merge-") as folder:
-        again = Path(folder, "again")
+        again = Path(folder, place.path.name)  # some formats write the name of the output
         try:
             merge_recipe(file, out=again, device=device)
         except GamMergeError as error:
             return Check("rerun", name, "differs", str(error))
-        return _digest("rerun", name, partial(Path, again, weights), recorded.get(weights))
+        find = partial(place_of(again).file, weights)
+        return _digest("rerun", name, find, recorded.get(weights))

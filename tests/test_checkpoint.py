@@ -10,7 +10,8 @@ import torch
 
 import gam_merge as gm
 from gam_merge._models.checkpoint import common_prefix, open_checkpoint, rename
-from gam_merge._read.safetensors import SafetensorsWriter, TensorSpec
+from gam_merge._read.container import TensorSpec
+from gam_merge._read.safetensors import SafetensorsWriter
 
 
 def write_checkpoint(path: Path, shards: Sequence[Mapping[str, tuple[int, ...]]]) -> Path:

@@ -170,11 +170,14 @@ def test_ranks_by_module_are_refused(pair: list[Path], tmp_path: Path) -> None:
 
 
 def test_with_an_adapter_of_peft(pair: list[Path], tmp_path: Path) -> None:
-    """Names agree, so the two merge; the result is PEFT's, the format that both can become."""
+    """Names agree, so the two merge, into the format that is named."""
     module = "model.layers.0.self_attn.q_proj"
     factors = {module: (torch.randn(32, 2), torch.randn(2, 32))}
     peft = write_adapter(tmp_path / "peft", factors, base_model_name_or_path="org/base")
-    result = gm.merge([pair[0], peft], method="mean", rank=6, out=tmp_path / "out")
+    with pytest.raises(gm.GamMergeError, match=r"unlike formats: .*\(mlx\), .*\(peft\); choose"):
+        gm.plan([pair[0], peft])
+    out = tmp_path / "out"
+    result = gm.merge([pair[0], peft], method="mean", rank=6, format="peft", out=out)
     assert result.adapter.format == "peft"
     assert result.adapter.config["base_model_name_or_path"] == "org/base"
     b, a = factors[module]

@@ -75,6 +75,7 @@ def test_what_is_written(folder):
         "missing": "zero",
         "output": {
             "rank": 2,
+            "format": "peft",
             "dtype": "float32",
             "sha256": {name: digest("out", name) for name in (WEIGHTS, "adapter_config.json")},
         },

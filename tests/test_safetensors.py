@@ -19,7 +19,8 @@ from strategies import generators
 
 import gam_merge as gm
 from gam_merge._common.tensors import read
-from gam_merge._read.safetensors import SafetensorsWriter, TensorSpec, read_header
+from gam_merge._read.container import TensorSpec
+from gam_merge._read.safetensors import SafetensorsWriter, read_header
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,6 +14,7 @@ from gam_cli import INTERRUPTED
 from gam_cli._batch import batch
 from gam_cli._checkpoints import checkpoints
 from gam_cli._compare import compare
+from gam_cli._convert import convert
 from gam_cli._extract import extract
 from gam_cli._fuse import fuse
 from gam_cli._inspect import inspect
@@ -33,6 +34,7 @@ VERBS = (
     fuse,
     extract,
     resize,
+    convert,
     checkpoints,
     recipe,
     search,

@@ -7,7 +7,7 @@ from gam_cli import _options as options
 
 def batch(
     recipes: options.Recipes,
-    out: options.RequiredOut,
+    out: options.OutDirectory,
     set_: options.Set = None,
     jobs: options.Jobs = 1,
     force: options.Force = False,

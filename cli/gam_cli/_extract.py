@@ -6,7 +6,7 @@ from gam_cli import _options as options
 def extract(
     base: options.Model,
     tuned: options.TunedModel,
-    out: options.RequiredOut,
+    out: options.OutDirectory,
     rank: options.NewRank = None,
     energy: options.Energy = None,
     max_rank: options.MaxRank = None,

@@ -6,7 +6,7 @@ from gam_cli import _options as options
 def fuse(
     base: options.Model,
     adapter: options.Adapter,
-    out: options.RequiredOut,
+    out: options.OutDirectory,
     force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

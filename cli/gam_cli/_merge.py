@@ -9,7 +9,7 @@ from gam_cli import _options as options
 
 _RANKS = ("rank", "energy", "max_rank", "per_module_rank")
 _SAME_IN_LIBRARY = (
-    *("method", "anchor", "missing", "allow_base_mismatch", "flatten_dora", "dtype"),
+    *("method", "anchor", "missing", "allow_base_mismatch", "flatten_dora", "format", "dtype"),
     *_RANKS,
 )
 _IN_RECIPES = ("params", "weights", "base", "alpha", "for_", *_SAME_IN_LIBRARY)
@@ -36,6 +36,7 @@ def merge(
     max_rank: options.MaxRank = None,
     per_module_rank: options.PerModuleRank = False,
     for_: options.For = None,
+    format: options.Format = None,
     dtype: options.Dtype = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -111,7 +112,7 @@ def _check_usage(ctx: typer.Context) -> None:
         if name in given:
             ctx.fail(f"'{given[name]}' needs '--push-to-hub'.")
     if "out" not in given and "dry_run" not in given:
-        ctx.fail("Missing option '--out' / '-o': name a directory to write, or use '--dry-run'.")
+        ctx.fail("Missing option '--out' / '-o': name what to write, or use '--dry-run'.")
 
 
 def _check_recipe(ctx: typer.Context, given: Mapping[str, str]) -> None:

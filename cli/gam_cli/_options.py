@@ -71,7 +71,7 @@ Run = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="Recipe to check.")]
 Recipes = Annotated[list[Path], typer.Argument(metavar="FILES", help="Recipes to run.")]
-Merge = Annotated[Path, typer.Argument(metavar="OUT", help="Directory written by a merge.")]
+Merge = Annotated[Path, typer.Argument(metavar="OUT", help="Directory or file written by a merge.")]
 Repository = Annotated[
     str,
     typer.Argument(
@@ -223,10 +223,11 @@ Modules = Annotated[
 
 # Output
 
-Out = Annotated[
-    str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")
-]
-RequiredOut = Annotated[
+_OUT = "Directory to write, or a file NAME.safetensors."
+
+Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help=_OUT)]
+RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help=_OUT)]
+OutDirectory = Annotated[
     str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help="Directory to write.")
 ]
 Rank = Annotated[
@@ -271,6 +272,15 @@ For = Annotated[
         "--for",
         metavar="SERVER",
         help="Refuse what this server does not support: vllm or llama.cpp.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    _option(
+        _OUTPUT,
+        "--format",
+        metavar="NAME",
+        help="peft, kohya, diffusers or mlx (default: the format of the sources).",
     ),
 ]
 BaseName = Annotated[

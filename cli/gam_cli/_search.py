@@ -6,7 +6,7 @@ from gam_cli import _options as options
 def search(
     recipe: options.FirstRecipe,
     evaluate: options.Evaluate,
-    out: options.RequiredOut,
+    out: options.OutDirectory,
     trials: options.Trials = 40,
     vary: options.Vary = None,
     minimize: options.Minimize = False,

@@ -2,7 +2,8 @@
 
 ``model.layers.3.self_attn.q_proj`` has layer ``model.layers.3`` and type ``self_attn.q_proj``. The
 layer ends at the first number; later numbers (experts, blocks within a block) become ``*``. A name
-without a number has no layer. A matrix of a stack is named ``module[3]``.
+without a number has no layer. A matrix of a stack is named ``module[3]``. In a name without dots,
+as kohya's files have them, the parts stand between underscores.
 """
 
 import re
@@ -21,18 +22,34 @@ _LONGEST = 24  # characters of a clipped label
 
 def layer_of(name: str) -> str:
     """Return the part of a name up to its first number, ``-`` if it has none."""
-    parts = name.split(".")
-    for i, part in enumerate(parts):
-        if part.isdecimal():
-            return ".".join(parts[: i + 1])
-    return "-"
+    end = _end_of_layer(name)
+    return name[:end] if end else "-"
+
+
+def layer_number(name: str) -> tuple[str, int] | None:
+    """Return the stack of layers that a module is in and the number of its layer, if it has one."""
+    layer = layer_of(name)
+    number = re.search(r"\d+$", layer)
+    return (layer[: number.start()], int(number[0])) if number else None
 
 
 def type_of(name: str) -> str:
     """Return what follows the layer in a name: the same in every layer."""
-    parts = re.sub(r"\[\d+\]$", "[*]", name).split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdecimal()), -1)
-    return ".".join(map(_starred, parts[first + 1 :]))
+    separator = _separator(name)
+    tail = name[_end_of_layer(name) :].removeprefix(separator)
+    parts = re.sub(r"\[\d+\]$", "[*]", tail).split(separator)
+    return separator.join(map(_starred, parts))
+
+
+def _end_of_layer(name: str) -> int:
+    """Return where the first number of a name ends that is a part by itself, 0 without one."""
+    separator = re.escape(_separator(name))
+    match = re.search(rf"(?:^|{separator})\d+(?={separator}|$)", name)
+    return match.end() if match else 0
+
+
+def _separator(name: str) -> str:
+    return "." if "." in name else "_"
 
 
 def _starred(part: str) -> str:

@@ -1,6 +1,6 @@
 """Tensors that are known before they are read: name, shape and dtype first, bytes on request."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -99,25 +99,30 @@ class MemoryTensor:
 
 
 @dataclass(frozen=True)
-class TransposedTensor:
-    """A matrix that is stored the other way round."""
+class DerivedTensor:
+    """A tensor that is computed from others when it is read.
 
-    stored: LazyTensor  # (n, m)
+    ``compute`` is a function of a module, or a partial of one, so that workers can be sent it.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(m, n)."""
-        return self.stored.shape[::-1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As it is stored."""
-        return self.stored.dtype
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    compute: Callable[..., Tensor]  # of the tensors of ``inputs``
+    inputs: tuple[LazyTensor, ...]
 
     def read_into(self, out: Tensor, start: int = 0) -> None:
-        """Fill ``out`` with elements from number ``start`` on; the whole matrix is read for it."""
-        flat = read(self.stored).mT.reshape(-1)
+        """Fill ``out`` with elements from number ``start`` on; all of it is computed for them."""
+        flat = self.compute(*map(read, self.inputs)).to(self.dtype).reshape(-1)
         out.copy_(flat[start : start + out.numel()].view(out.shape))
+
+
+def transposed(stored: LazyTensor) -> DerivedTensor:
+    """Return a matrix (n, m) as (m, n)."""
+    return DerivedTensor(stored.shape[::-1], stored.dtype, _transpose, (stored,))
+
+
+def _transpose(matrix: Tensor) -> Tensor:
+    return matrix.mT
 
 
 @dataclass(frozen=True)

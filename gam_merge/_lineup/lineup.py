@@ -16,6 +16,7 @@ from gam_merge._common.tensors import PromisedTensor
 from gam_merge._lineup.extras import LineupExtra, extra_notes, line_up_extras
 from gam_merge._lineup.settings import Settings
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
+from gam_merge._read.format import Format
 from gam_merge._read.formats import format_of
 from gam_merge._read.layout import Layout
 from gam_merge._read.weight import BaseWeight
@@ -57,6 +58,7 @@ class Lineup:
     base_model: str | None
     dtype: torch.dtype  # of the output
     compute_dtype: torch.dtype
+    format: Format  # of the output
     extras: tuple[LineupExtra, ...] = ()
     magnitude_dtype: torch.dtype | None = None  # of the output, if that is DoRA
 
@@ -94,11 +96,16 @@ class Lineup:
     @cached_property
     def owners(self) -> Mapping[str, str]:
         """The module of the model that each module belongs to."""
-        owners: dict[str, str] = {}
+        return {name: member.owner for name, member in self._first_members.items()}
+
+    @cached_property
+    def _first_members(self) -> Mapping[str, LoraModule]:
+        """Each module in the first adapter that has it, whose spelling the output keeps."""
+        first: dict[str, LoraModule] = {}
         for bucket in self.buckets:
             for name, members in zip(bucket.names, bucket.members, strict=True):
-                owners[name] = members[0].owner
-        return owners
+                first[name] = members[0]
+        return first
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -143,15 +150,15 @@ class Lineup:
         for bucket in self.buckets:
             a, b, magnitude = self._promised_tensors(bucket)
             for name in bucket.names:
-                wrapper = None if self.owners[name] == name else self.owners[name]
-                modules[name] = LoraModule(name, a, b, 1.0, bucket.layout, magnitude, wrapper)
+                first = self._first_members[name]
+                modules[name] = replace(first, a=a, b=b, scale=1.0, magnitude=magnitude)
         extras: dict[str, Extra] = {}
         for extra in self.written_extras:
             tensor = PromisedTensor(extra.shape, extra.dtype)
             extras[extra.name] = Extra(extra.name, extra.kind, tensor)
         modules = dict(sorted(modules.items()))
         adapter = Adapter("merged", modules, self.base_model, extras=extras)
-        return format_of(self.adapters).describe(adapter, self.adapters)
+        return self.format.describe(adapter, self.adapters)
 
     def _promised_tensors(
         self, bucket: LineupBucket
@@ -171,11 +178,13 @@ def line_up(
     settings: Settings | None = None,
     dtype: torch.dtype | None = None,
     allow_base_mismatch: bool = False,
+    form: Format | None = None,
 ) -> Lineup:
     """Line up the modules of the adapters. Ranks of the output are not settled yet.
 
     settings: an adapter takes part in a module where its weight is not zero; without settings
-    everywhere. dtype: of the output, by default the narrowest that holds all sources.
+    everywhere. dtype: of the output, by default the narrowest that holds all sources. form: of the
+    output, by default that of the sources.
 
     Reads no tensor. Raises GamMergeError if the adapters do not belong together.
     """
@@ -196,6 +205,7 @@ def line_up(
         dtype=dtype or source_dtype,
         compute_dtype=torch.float64 if source_dtype == torch.float64 else torch.float32,
         extras=line_up_extras(adapters, modules, dtype),
+        format=form or format_of(adapters),
     )
 
 

@@ -33,6 +33,7 @@ class OutputOptions(TypedDict, total=False):
     per_module_rank: bool
     flatten_dora: bool
     target: Target | None
+    format: str | None
     dtype: str | torch.dtype | None
     device: str | torch.device
     base_model: BaseModel | None
@@ -84,6 +85,8 @@ class Request:
         per_module_rank: give each module the rank that it needs.
         flatten_dora: write DoRA as the nearest plain LoRA.
         target: refuse what this server does not serve, and say what to change.
+        format: the format of the output, ``"peft"``, ``"kohya"``, ``"diffusers"`` or ``"mlx"``; by
+            default that of the sources. Names of modules are translated where it differs.
         dtype: the dtype of the output; by default the narrowest that holds all sources.
         device: where it is computed; ``"auto"`` takes a GPU if there is one.
         base_model: for bare files, the name of their base model. For DoRA adapters a directory or
@@ -104,6 +107,7 @@ class Request:
     per_module_rank: bool = False
     flatten_dora: bool = False
     target: Target | None = None
+    format: str | None = None
     dtype: str | torch.dtype | None = None
     device: str | torch.device = "auto"
     base_model: BaseModel | None = None
@@ -116,7 +120,8 @@ class _Run:
     """Where and how a merge is run: keyword arguments of merge besides its options.
 
     Attributes:
-        out: the directory to write; without it the result stays in memory until ``save``.
+        out: the directory to write, or a file ``NAME.safetensors``; without it the result stays in
+            memory until ``save``.
         force: replace an ``out`` that is empty or an earlier merge.
         executor: where chunks of modules are merged, for instance that of a Dask client; threads
             of this process by default. The bytes are the same with any.

@@ -55,6 +55,8 @@ class RankPolicy:
         kind: NativeRank = "largest" if self.energy is None and native == "largest" else "sum"
         step = lcm(*(bucket.layout.groups for bucket in lineup.buckets))
         self._check_fits(lineup, step)
+        if lineup.format.mixed_ranks:
+            return _with_ranks(lineup, self._unlike_ranks(lineup, kind))
         if self.rank is not None:
             rank = self.rank
         else:
@@ -64,11 +66,25 @@ class RankPolicy:
                 rank = min(rank, self.max_rank)
         return _with_ranks(lineup, dict.fromkeys(lineup.layouts, rank))
 
+    def _unlike_ranks(self, lineup: Lineup, kind: NativeRank) -> dict[str, int]:
+        """Return the rank of each module where none has to be padded to that of the others."""
+        ranks: dict[str, int] = {}
+        for bucket in lineup.buckets:
+            needed = [_native_rank(bucket, kind)]
+            if self.rank is not None:
+                needed = [_native_rank(bucket, "sum"), self.rank]
+            if self.max_rank is not None:
+                needed.append(self.max_rank)
+            ranks |= dict.fromkeys(bucket.names, min(needed))
+        return ranks
+
     def after_reading(self, lineup: Lineup, needed: Mapping[str, int]) -> Lineup:
         """Return the lineup with the ranks that its matrices need, by module."""
         ranks: dict[str, int] = {}
         for name, layout in lineup.layouts.items():
             ranks[name] = max(1, needed[name]) * layout.groups
+        if lineup.format.mixed_ranks:
+            return _with_ranks(lineup, ranks)
         if self.per_module:
             return _with_ranks(lineup, _equal_where_wrapped(ranks, lineup.owners))
         step = lcm(*(layout.groups for layout in lineup.layouts.values()))

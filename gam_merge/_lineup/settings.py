@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.names import layer_number
 from gam_merge._common.types import Setting, is_number
 
 _MAX_DEPTH = 10_000
-_LAYER = re.compile(r"(?P<stack>.*?)\b(?P<number>\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ class Settings:
 
     def _depth(self, name: str, module: str) -> float:
         """Return 0 in the first layer, 1 in the last."""
-        match = _LAYER.match(module)
-        if match is None:
+        layer = layer_number(module)
+        if layer is None:
             raise GamMergeError(
                 f"{name} changes over depth, but module {module} has no layer number; give it a "
                 "filter"
             )
-        return int(match["number"]) / max(1, self.layers[match["stack"]])
+        stack, number = layer
+        return number / max(1, self.layers[stack])
 
 
 def make_settings(
@@ -88,9 +89,9 @@ def make_settings(
         _check_filters(name, setting, names)
     layers: dict[str, int] = {}
     for name in names:
-        match = _LAYER.match(name)
-        if match:
-            stack, number = match["stack"], int(match["number"])
+        layer = layer_number(name)
+        if layer is not None:
+            stack, number = layer
             layers[stack] = max(number, layers.get(stack, 0))
     return Settings(tuple(weights), dict(params), layers)
 

@@ -4,6 +4,7 @@ from gam_merge._methods import dare, della, linear, slerp, spherical
 from gam_merge._methods.breadcrumbs import breadcrumbs
 from gam_merge._methods.cart import cart
 from gam_merge._methods.consensus import consensus
+from gam_merge._methods.copy import copy
 from gam_merge._methods.ct_merging import ct_merging
 from gam_merge._methods.dc_merge import dc_merge
 from gam_merge._methods.frechet import frechet
@@ -34,6 +35,7 @@ RULES = (
     *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher),
     *(model_stock, geometric_median),
     *(ties, magnitude, dare.dare, dare.dare_ties, della.della, della.della_linear, breadcrumbs),
+    copy,
 )
 SPACES = (core_space, knots, ctm, factor, delta)
 PLUGINS = (norm_equalise, mad_cap, pico, svc, subspace_boost)

@@ -78,7 +78,8 @@ class Method:
     def reads_factors(self) -> bool:
         """Whether it needs the factors as they were read."""
         in_space = self.space is not None and self.space.reads_factors
-        return in_space or any(plugin.reads_factors for plugin in self.plugins)
+        in_rule = self.rule.reads_factors
+        return in_rule or in_space or any(plugin.reads_factors for plugin in self.plugins)
 
     @property
     def breaks(self) -> dict[str, str]:

@@ -68,6 +68,7 @@ class Rule(Card):
     composes: bool = True
     entries: Callable[..., Tensor] | None = None
     survey: Callable[..., Any] | None = None
+    reads_factors: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def rule(
     composes: bool = True,
     entries: Callable[..., Tensor] | None = None,
     survey: Callable[..., Any] | None = None,
+    reads_factors: bool = False,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Declare the decorated function as a rule: how deltas become one.
 
@@ -160,6 +162,7 @@ def rule(
         survey: ``(bucket, weights, **params) -> summary``, run on all modules before the first is
             merged. Summaries are added up with ``+``, and a rule of the kind "bucket" gets the sum
             as ``summary``.
+        reads_factors: Whether a rule of the kind "bucket" needs ``bucket.factors``.
 
     Returns:
         A decorator that turns the function into a rule; ``rule.function`` is the function itself.
@@ -203,6 +206,7 @@ def rule(
             composes=composes,
             entries=function if kind == "entries" else entries,
             survey=survey,
+            reads_factors=reads_factors,
         )
 
     return declare

@@ -32,6 +32,7 @@ class LoraModule:
             are scaled.
         wrapper: the module of the model that it stands in, where a format wraps several adapted
             modules in one another.
+        spelling: how the keys of its factors end, where its format has several ways.
 
     Example:
         >>> module = gm.load("examples/adapters/addition").modules["model.layers.0.mlp.up_proj"]
@@ -48,6 +49,7 @@ class LoraModule:
     layout: Layout = field(default_factory=Layout)
     magnitude: LazyTensor | None = None
     wrapper: str | None = None
+    spelling: str = ""
 
     @cached_property
     def _matrices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,13 +4,20 @@ To add one, write a class in a file of its own here and list an instance in ``fo
 does not know which format it reads: it works on an ``Adapter``.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
+from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import LazyTensor
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
+from gam_merge._read.container import TensorSpec, TensorWriter
+from gam_merge._read.layout import Layout
+from gam_merge._read.safetensors import SafetensorsWriter
+
+OpenWriter = Callable[[Path, Sequence[TensorSpec], Mapping[str, str]], TensorWriter]
 
 
 @dataclass(frozen=True)
@@ -43,54 +50,66 @@ class Contents:
     bare: bool = False
 
 
-class Format(Protocol):
-    """One grammar of keys, and the files that hold it."""
+class Format(ABC):
+    """One grammar of keys, and the files that hold it.
 
-    @property
-    def name(self) -> str:
-        """The format in one word, as a user names it."""
-        ...
+    Attributes:
+        name: the format in one word, as a user names it.
+        weights_names: how the file of weights may be called in a directory; the first is written.
+        config_name: how the config is called in a directory; None for a format without one.
+        file_suffix: the end of the name of a file that is an adapter by itself; None where
+            readers need a directory.
+        mixed_ranks: whether every reader takes modules of unlike ranks.
+        container: what writes the file of weights.
+        data_hash_key: the metadata of the SHA-256 of all tensors, if readers look for one.
+    """
 
-    @property
-    def weights_names(self) -> Sequence[str]:
-        """How the file of weights may be called in a directory; the first is written."""
-        ...
-
-    @property
-    def config_name(self) -> str | None:
-        """How the config is called in a directory; None for a format without one."""
-        ...
+    name: str
+    weights_names: Sequence[str]
+    config_name: str | None = None
+    file_suffix: str | None = ".safetensors"
+    mixed_ranks: bool = False
+    container: OpenWriter = SafetensorsWriter
+    data_hash_key: str | None = None
 
     def config_names(self, weights: PurePath) -> Sequence[str]:
         """Return the names under which the config of a bare file may lie next to it, in order."""
-        ...
+        return ()
 
-    def recognizes(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-        """Tell whether a file with these keys and this metadata is of this format."""
-        ...
+    @abstractmethod
+    def recognizes(self, contents: Contents) -> bool:
+        """Tell whether these tensors, with the config as this format finds it, are of it."""
 
+    @abstractmethod
     def parse(self, contents: Contents, problems: list[str] | None = None) -> Adapter:
         """Return the adapter that some files hold.
 
         Raises GamMergeError for the first thing that cannot be merged. With ``problems`` it is
         added there instead, and the adapter is what the rest holds.
         """
-        ...
 
+    @abstractmethod
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         """Return a new adapter with the config under which this format writes it.
 
-        sources: the adapters that it was merged from, whose settings are carried over.
+        sources: the adapters that it was merged from, whose settings are carried over. Raises
+        GamMergeError for a module or an extra that the format cannot hold.
         """
-        ...
 
+    @abstractmethod
     def module_tensors(self, module: LoraModule) -> Mapping[str, LazyTensor]:
-        """Return the tensors of the factors of a module, by key, as they are: without its scale."""
-        ...
+        """Return the tensors of a module, by key.
+
+        Its scale is among them where the format keeps one per module.
+        """
 
     def extra_tensors(self, extra: Extra, modules: Collection[str]) -> Mapping[str, LazyTensor]:
         """Return the tensors that an extra becomes in an adapter of these modules, by key."""
-        ...
+        raise AssertionError(f"describe refuses {extra.kind}")
+
+    def metadata(self, adapter: Adapter, title: str) -> Mapping[str, str]:
+        """Return the metadata of the file of weights. title: what a user calls the output."""
+        return {}
 
 
 def adapter_tensors(form: Format, adapter: Adapter) -> dict[str, LazyTensor]:
@@ -101,3 +120,26 @@ def adapter_tensors(form: Format, adapter: Adapter) -> dict[str, LazyTensor]:
     for extra in adapter.extras.values():
         tensors |= form.extra_tensors(extra, adapter.modules)
     return tensors
+
+
+def check_holds(form: Format, adapter: Adapter, layouts: Collection[type[Layout]]) -> None:
+    """Raise GamMergeError unless a format that is plain LoRA alone can hold an adapter.
+
+    layouts: those of modules that it has keys for.
+    """
+    for module in adapter.modules.values():
+        if module.magnitude is not None:
+            raise GamMergeError(
+                f"the format {form.name} is written without DoRA, but {module.name} has "
+                "magnitudes; --flatten-dora (flatten_dora=True) writes plain LoRA"
+            )
+        if type(module.layout) not in layouts or module.layout.groups > 1:
+            raise GamMergeError(
+                f"the format {form.name} cannot hold {module.layout} ({module.name}); leave the "
+                "adapters with it out"
+            )
+    for extra in adapter.extras.values():
+        raise GamMergeError(
+            f"the format {form.name} cannot hold {extra.name} ({extra.kind}); leave the adapters "
+            "with it out"
+        )

@@ -1,32 +1,90 @@
 """The formats that are known, in the order in which they are asked."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from os import PathLike
 from pathlib import Path, PurePath
 
+from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter
-from gam_merge._read.format import Format
+from gam_merge._read.diffusers import Diffusers
+from gam_merge._read.format import Contents, Format
+from gam_merge._read.kohya import Kohya
 from gam_merge._read.mlx import Mlx
 from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
-FORMATS: list[Format] = [_DEFAULT, Mlx()]
+FORMATS: list[Format] = [_DEFAULT, Mlx(), Kohya(), Diffusers()]
 
 
-def recognized(keys: Collection[str], metadata: Mapping[str, str]) -> Format:
-    """Return the format of a file with these keys; PEFT's, which explains errors, if none fits."""
+def recognized(
+    contents_for: Callable[[Format], Contents], file_name: str | None = None
+) -> tuple[Format, Contents]:
+    """Return the format of some files, and the files as it finds them.
+
+    PEFT's, which explains errors, if none fits. file_name: of the weights; a name that stands in
+    directories of some formats rules the others out.
+    """
+    candidates = [form for form in FORMATS if file_name in form.weights_names]
+    for form in candidates or FORMATS:
+        contents = contents_for(form)
+        if form.recognizes(contents):
+            return form, contents
+    form = candidates[0] if candidates else _DEFAULT
+    return form, contents_for(form)
+
+
+def format_names() -> list[str]:
+    """Return the names of all formats."""
+    return [form.name for form in FORMATS]
+
+
+def format_named(name: str) -> Format:
+    """Return the format of a name. Raises GamMergeError."""
     for form in FORMATS:
-        if form.recognizes(keys, metadata):
+        if form.name == name:
             return form
-    return _DEFAULT
+    raise GamMergeError(f"format must be one of {', '.join(format_names())}, got {name!r}")
 
 
-def format_of(adapters: Sequence[Adapter]) -> Format:
-    """Return the format in which a merge of these adapters is written: theirs, if they share it."""
+def format_of(adapters: Collection[Adapter]) -> Format:
+    """Return the format that adapters share. Raises GamMergeError if they have several."""
     names = {adapter.format for adapter in adapters}
-    for form in FORMATS:
-        if names == {form.name}:
-            return form
-    return _DEFAULT
+    if len(names) > 1:
+        firsts = {adapter.format: adapter.source for adapter in reversed(list(adapters))}
+        listed = ", ".join(f"{firsts[name]} ({name})" for name in sorted(firsts))
+        raise GamMergeError(
+            f"the adapters have unlike formats: {listed}; choose that of the output with --format "
+            "(format=)"
+        )
+    return format_named(names.pop())
+
+
+def output_format(
+    name: str | None, adapters: Collection[Adapter], out: str | PathLike[str] | None = None
+) -> Format:
+    """Return the format of the output: as named, as ``out`` ends, or else that of the adapters.
+
+    Raises GamMergeError.
+    """
+    suffix = "" if out is None else PurePath(out).suffix
+    form: Format | None = None if name is None else format_named(name)
+    if form is None:
+        owners = [known for known in FORMATS if known.file_suffix == suffix]
+        form = owners[0] if len(owners) == 1 else format_of(adapters)
+    if out is not None:
+        check_kind(form, out)
+    return form
+
+
+def check_kind(form: Format, out: str | PathLike[str]) -> None:
+    """Raise GamMergeError for the name of a file that no reader of a format takes."""
+    suffix = PurePath(out).suffix
+    if suffix in file_suffixes() and form.file_suffix != suffix:
+        kind = "a directory" if form.file_suffix is None else f"a file NAME{form.file_suffix}"
+        raise GamMergeError(
+            f"{out}: readers of the format {form.name} take {kind}; name one, or choose another "
+            "--format (format=)"
+        )
 
 
 def format_in(directory: Path) -> Format:
@@ -37,11 +95,25 @@ def format_in(directory: Path) -> Format:
     return _DEFAULT
 
 
+def file_suffixes() -> list[str]:
+    """Return how the names of files end that are adapters by themselves."""
+    return _unique([form.file_suffix for form in FORMATS if form.file_suffix is not None])
+
+
 def weights_names() -> list[str]:
     """Return how the files of weights are called in the directories of all formats."""
     names: list[str] = []
     for form in FORMATS:
         names += form.weights_names
+    return _unique(names)
+
+
+def weights_names_without_config() -> list[str]:
+    """Return how the files of weights are called in the directories of formats without a config."""
+    names: list[str] = []
+    for form in FORMATS:
+        if form.config_name is None:
+            names += form.weights_names
     return _unique(names)
 
 

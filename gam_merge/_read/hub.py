@@ -17,7 +17,13 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._read.formats import config_names, config_names_next_to, weights_names
+from gam_merge._read.formats import (
+    config_names,
+    config_names_next_to,
+    file_suffixes,
+    weights_names,
+    weights_names_without_config,
+)
 from gam_merge._read.hub_id import HubId
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -61,24 +67,58 @@ def fetch(hub: HubId) -> tuple[Path, str]:
     Only its config and its weights are downloaded, both from the same commit. Raises GamMergeError.
     """
     with explained(str(hub)):
-        if hub.subfolder and hub.subfolder.endswith(".safetensors"):
+        if hub.subfolder and PurePosixPath(hub.subfolder).suffix in file_suffixes():
             return _fetch_file(hub, hub.subfolder)
         folder = PurePosixPath(hub.subfolder or "")
         config = first(hub, [str(folder / name) for name in config_names()])
         if config is None:
-            raise _no_adapter(hub)
-        commit = config.parents[len(folder.parts)].name  # .../snapshots/<commit>/<folder>/<file>
+            return _fetch_without_config(hub)
+        commit = _commit_of(config, folder)
         pinned = replace(hub, revision=commit)
         if first(pinned, [str(folder / name) for name in weights_names()]) is None:
             raise _no_adapter(hub)
         return config.parent, commit
 
 
+def _fetch_without_config(hub: HubId) -> tuple[Path, str]:
+    """Download the weights of an adapter in a format without a config."""
+    folder = PurePosixPath(hub.subfolder or "")
+    weights = first(hub, [str(folder / name) for name in weights_names_without_config()])
+    if weights is not None:
+        return weights, _commit_of(weights, folder)
+    names = _files_of_weights(hub)
+    if len(names) == 1:
+        return _fetch_file(hub, names[0])
+    if names:
+        listed = ", ".join(f"{hub.repo}:{name}" for name in names[:5])
+        raise GamMergeError(f"{hub}: holds {len(names)} files of weights; name one: {listed}")
+    raise _no_adapter(hub)
+
+
+def _commit_of(file: Path, folder: PurePosixPath) -> str:
+    """Read the commit off the path of a cached file: .../snapshots/<commit>/<folder>/<file>."""
+    return file.parents[len(folder.parts)].name
+
+
+def _files_of_weights(hub: HubId) -> list[str]:
+    """List the safetensors files in the folder of a repository that need no config."""
+    siblings = HfApi().model_info(hub.repo, revision=hub.revision).siblings or ()
+    files = [PurePosixPath(sibling.rfilename) for sibling in siblings]
+    folder = PurePosixPath(hub.subfolder or "")
+    others = weights_names()
+    names: list[str] = []
+    for file in files:
+        bare = file.suffix == ".safetensors" and file.name not in others
+        if bare and file.parent == folder:
+            names.append(str(file))
+    return sorted(names)
+
+
 def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     """Download one file of weights, and its config if it has one."""
     file = PurePosixPath(name)
     weights = download(hub, name)
-    commit = weights.parents[len(file.parts) - 1].name
+    commit = _commit_of(weights, file.parent)
     configs = [str(file.with_name(config)) for config in config_names_next_to(file)]
     first(replace(hub, revision=commit), configs)
     return weights, commit

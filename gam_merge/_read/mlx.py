@@ -6,34 +6,35 @@ division by r. The reader (mlx_lm 0.32, ``tuner/utils.py``) adapts the modules t
 ``lora_parameters.keys`` names, in full or relative to a layer.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 from gam_merge._common.errors import GamMergeError, collecting
 from gam_merge._common.names import layer_of
-from gam_merge._common.tensors import LazyTensor, TransposedTensor
+from gam_merge._common.tensors import LazyTensor, transposed
 from gam_merge._common.types import is_number
-from gam_merge._read.adapter import Adapter, Extra, LoraModule
-from gam_merge._read.format import Contents
+from gam_merge._read.adapter import Adapter, LoraModule
+from gam_merge._read.format import Contents, Format, check_holds
 from gam_merge._read.layout import EmbeddingLayout, Layout
 
 _KEEPS_DELTAS = ("lora", None)  # values of fine_tune_type
 
 
-class Mlx:
+class Mlx(Format):
     """The format of MLX-LM."""
 
     name = "mlx"
     config_name = "adapter_config.json"
     weights_names = ("adapters.safetensors",)
+    file_suffix = None
 
     def config_names(self, weights: PurePath) -> tuple[str, ...]:
         return (self.config_name,)
 
-    def recognizes(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-        return any(key.endswith((".lora_a", ".lora_b")) for key in keys)
+    def recognizes(self, contents: Contents) -> bool:
+        return any(key.endswith((".lora_a", ".lora_b")) for key in contents.tensors)
 
     def parse(self, contents: Contents, problems: list[str] | None = None) -> Adapter:
         where = contents.where
@@ -63,14 +64,9 @@ class Mlx:
         return _described(adapter, contents.config)
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
-        # Merges of MLX-LM's adapters alone never need all of these checks; adapters of others do.
+        check_holds(self, adapter, (Layout, EmbeddingLayout))
         for module in adapter.modules.values():
-            _check_writable(adapter, module)
-        for extra in adapter.extras.values():
-            raise GamMergeError(
-                f"MLX-LM's format cannot hold {extra.name} ({extra.kind}); leave the adapters with "
-                "it out"
-            )
+            _check_rank(adapter, module)
         config = {
             "model": adapter.base_model,
             "fine_tune_type": "lora",
@@ -86,12 +82,9 @@ class Mlx:
 
     def module_tensors(self, module: LoraModule) -> dict[str, LazyTensor]:
         return {
-            f"{module.name}.lora_a": TransposedTensor(module.a),
-            f"{module.name}.lora_b": TransposedTensor(module.b),
+            f"{module.name}.lora_a": transposed(module.a),
+            f"{module.name}.lora_b": transposed(module.b),
         }
-
-    def extra_tensors(self, extra: Extra, modules: Collection[str]) -> dict[str, LazyTensor]:
-        raise AssertionError("describe refuses extras")
 
 
 def _described(adapter: Adapter, config: Mapping[str, Any]) -> Adapter:
@@ -153,21 +146,11 @@ def _module(
         raise GamMergeError(
             f"{where}: module {name} has rank {a.shape[1]} by its tensors and {rank} by its config"
         )
-    return LoraModule(name, TransposedTensor(a), TransposedTensor(b), float(parameters["scale"]))
+    return LoraModule(name, transposed(a), transposed(b), float(parameters["scale"]))
 
 
-def _check_writable(adapter: Adapter, module: LoraModule) -> None:
-    """Raise GamMergeError for a module that MLX-LM's format cannot hold."""
-    if module.magnitude is not None:
-        raise GamMergeError(
-            f"MLX-LM's format is written without DoRA, but {module.name} has magnitudes; "
-            "--flatten-dora (flatten_dora=True) writes plain LoRA"
-        )
-    if type(module.layout) not in (Layout, EmbeddingLayout):
-        raise GamMergeError(
-            f"MLX-LM's format cannot hold {module.layout} ({module.name}); leave the adapters with "
-            "it out"
-        )
+def _check_rank(adapter: Adapter, module: LoraModule) -> None:
+    """Raise GamMergeError for a module of another rank than the adapter's."""
     if module.rank != adapter.rank:
         raise GamMergeError(
             f"MLX-LM reads one rank for all modules, but {module.name} has {module.rank} of "

@@ -26,7 +26,8 @@ from gam_merge._common.errors import GamMergeError, collecting
 from gam_merge._common.tensors import LazyTensor
 from gam_merge._read import peft_config
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
-from gam_merge._read.format import Contents
+from gam_merge._read.diffusers import METADATA_KEY
+from gam_merge._read.format import Contents, Format
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
 from gam_merge._read.peft_output import merged_config
 
@@ -55,18 +56,21 @@ _SAVED_TWICE = ".modules_to_save."
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
 
 
-class Peft:
+class Peft(Format):
     """The format of the library PEFT, which vLLM, SGLang and diffusers read, too."""
 
     name = "peft"
     config_name = CONFIG_NAME
     weights_names = (WEIGHTS_NAME, PICKLE_NAME)
+    file_suffix = None
 
     def config_names(self, weights: PurePath) -> tuple[str, ...]:
         return f"{weights.stem}.json", f"{weights.stem}_config.json", self.config_name
 
-    def recognizes(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-        return any(_LORA.fullmatch(key.removeprefix(PREFIX)) for key in keys)
+    def recognizes(self, contents: Contents) -> bool:
+        if contents.config is None or METADATA_KEY in contents.metadata:
+            return any(key.startswith(PREFIX) for key in contents.tensors)
+        return any(_LORA.fullmatch(key.removeprefix(PREFIX)) for key in contents.tensors)
 
     def parse(self, contents: Contents, problems: list[str] | None = None) -> Adapter:
         config, given = _completed(contents)

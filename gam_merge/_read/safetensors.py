@@ -8,9 +8,9 @@ each run. The tests read the files back with the safetensors library.
 Layout: 8 bytes little-endian length, a JSON header, then the tensors without gaps.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ from torch import Tensor
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import MAX_MARKS, check_ends, marks
 from gam_merge._common.tensors import FileTensor
+from gam_merge._read.container import TensorSpec
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _OTHERS = {
@@ -61,9 +62,10 @@ def read_header(
     tensors = {}
     for key, entry in header.items():
         dtype, shape, begin, end = _parse_entry(path, key, entry)
-        if dtype not in dtypes:
+        one_number = dtype in _DTYPES and prod(shape) == 1  # a format may take it, or not
+        if dtype not in dtypes and not one_number:
             raise _not_float(path, key, dtype)
-        tensor = FileTensor(path, key, shape, dtypes[dtype], start + begin)
+        tensor = FileTensor(path, key, shape, _DTYPES[dtype], start + begin)
         if begin + tensor.nbytes != end or start + end > size:
             raise _invalid(path, f"tensor {key} does not fit into it")
         tensors[key] = tensor
@@ -139,7 +141,7 @@ def floats(tensors: Mapping[str, FileTensor], problems: list[str]) -> dict[str, 
     """Return the tensors of a dtype in which a LoRA is stored; list the rest in ``problems``."""
     result = {}
     for key, tensor in tensors.items():
-        if tensor.dtype in _FLOATS.values():
+        if tensor.dtype in _FLOATS.values() or prod(tensor.shape) == 1:
             result[key] = tensor
         else:
             problems.append(str(_not_float(tensor.path, tensor.key, _NAMES[tensor.dtype])))
@@ -164,23 +166,10 @@ def _too_long(path: Path, limit: str) -> GamMergeError:
     )
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor of a file to be written."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-
 class SafetensorsWriter:
     """Writes a safetensors file whose tensors arrive in any order.
 
-    Same tensors, same metadata: same bytes.
+    Same tensors, same metadata: same bytes. A ``TensorWriter``.
     """
 
     def __init__(
@@ -200,7 +189,7 @@ class SafetensorsWriter:
             self._offsets[spec.key] = begin
         header = self._header()
         self._start = len(header)
-        self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file: BinaryIO = open(path, "w+b", buffering=0)  # noqa: SIM115 - closed by close()
         try:
             self._write(memoryview(header))
             self._file.truncate(self._start + end)
@@ -222,6 +211,14 @@ class SafetensorsWriter:
         assert len(header) == self._start, "amended metadata must be as long as before"
         self._file.seek(0)
         self._write(memoryview(header))
+
+    def data_sha256(self) -> str:
+        """Return the SHA-256 of all tensors, without the header."""
+        self._file.seek(self._start)
+        digest = hashlib.sha256()
+        while piece := self._file.read(1 << 20):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def _header(self) -> bytes:
         header = {"__metadata__": dict(sorted(self._metadata.items())), **self._entries}

@@ -55,7 +55,7 @@ class _Strict(BaseModel):
 
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-_FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in the directory of the output
+_FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]  # of the output
 
 
 class RecipeSource(_Strict):
@@ -98,6 +98,9 @@ class RecipeOutput(_Strict):
         default=False, description="Give each module the rank that it needs."
     )
     flatten_dora: bool = Field(default=False, description="Write DoRA as the nearest plain LoRA.")
+    format: str | None = Field(
+        default=None, description="Format of the adapter (default: that of the sources)."
+    )
     dtype: str | None = Field(
         default=None, description="Dtype (default: the narrowest that holds all sources)."
     )

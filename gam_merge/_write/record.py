@@ -33,7 +33,7 @@ def record(lineup: Lineup, job: Job, policy: RankPolicy, base: Path | HubId | No
 
 def _recorded_output(lineup: Lineup, job: Job, policy: RankPolicy) -> dict[str, Any]:
     output: dict[str, Any] = {"rank": lineup.rank}
-    if policy.needs_spectra:
+    if policy.needs_spectra or lineup.format.mixed_ranks:
         output = {
             "rank": policy.rank,
             "energy": policy.energy,
@@ -42,7 +42,7 @@ def _recorded_output(lineup: Lineup, job: Job, policy: RankPolicy) -> dict[str, 
         }
     if job.flatten_dora:
         output["flatten_dora"] = True
-    return {**output, "dtype": dtype_name(job.dtype)}
+    return {**output, "format": lineup.format.name, "dtype": dtype_name(job.dtype)}
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:

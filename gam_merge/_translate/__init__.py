@@ -1,0 +1,1 @@
+"""Adapters of one model in several grammars -> adapters whose modules meet."""

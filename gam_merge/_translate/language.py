@@ -1,0 +1,55 @@
+"""Language models: PEFT and MLX-LM name their modules alike."""
+
+from collections.abc import Collection
+
+from gam_merge._common.errors import GamMergeError
+from gam_merge._read.adapter import Adapter, LoraModule
+from gam_merge._read.diffusers import component_of
+from gam_merge._translate.dialect import Dialect, Modules, no_name, renamed
+
+
+class PeftNames(Dialect):
+    """The names of a model's modules, without the component of a pipeline."""
+
+    name = "PEFT's format"
+    format = "peft"
+
+    def recognizes(self, names: Collection[str]) -> bool:
+        return True
+
+    def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
+        return {name: renamed(module, name) for name, module in adapter.modules.items()}
+
+    def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
+        components = {component_of(name) for name in modules}
+        if len(components) > 1:
+            listed = " and ".join(sorted(filter(None, components)))
+            raise GamMergeError(
+                f"{adapter.source}: has modules of {listed}, and an adapter of PEFT is for one "
+                "model; keep the format, or leave the modules of the others out"
+            )
+        component = components.pop()
+        named: dict[str, LoraModule] = {}
+        for name, module in modules.items():
+            path = name.removeprefix(f"{component}.") if component else name
+            named[path] = renamed(module, path)
+        return named
+
+
+class MlxNames(Dialect):
+    """The names of MLX-LM: those of the Hub's language models."""
+
+    name = "MLX-LM's format"
+    format = "mlx"
+
+    def recognizes(self, names: Collection[str]) -> bool:
+        return True
+
+    def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
+        return {name: renamed(module, name) for name, module in adapter.modules.items()}
+
+    def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
+        for name in modules:
+            if component_of(name):
+                raise no_name(adapter, name, self, "MLX-LM runs language models")
+        return {name: renamed(module, name) for name, module in modules.items()}

@@ -1,0 +1,77 @@
+"""Adapters of several formats and dialects -> adapters whose modules meet, in one format."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from gam_merge._common.errors import GamMergeError
+from gam_merge._read.adapter import Adapter, LoraModule
+from gam_merge._read.format import Format
+from gam_merge._translate.dialect import Dialect, Modules
+from gam_merge._translate.language import MlxNames, PeftNames
+from gam_merge._translate.pipeline import DiffusersNames
+
+# In the order in which they are asked; the first of a format is the one that others become.
+DIALECTS: list[Dialect] = [PeftNames(), MlxNames(), DiffusersNames()]
+
+
+class _Opaque(Dialect):
+    """Names of a format that no table here knows: merged with their like, never translated."""
+
+    def __init__(self, form: str) -> None:
+        self.name, self.format = f"the format {form}", form
+
+    def recognizes(self, names: Collection[str]) -> bool:
+        return True
+
+    def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
+        raise self._unknown(adapter, next(iter(adapter.modules)))
+
+    def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
+        raise self._unknown(adapter, next(iter(modules)))
+
+    def _unknown(self, adapter: Adapter, name: str) -> GamMergeError:
+        return GamMergeError(
+            f"{adapter.source}: module {name} ({adapter.format}) cannot be translated: no table "
+            f"here has its name in {self.name}; merge adapters of one format, and keep it"
+        )
+
+
+def dialect_of(adapter: Adapter) -> Dialect:
+    """Return the dialect that an adapter is in."""
+    for dialect in DIALECTS:
+        if dialect.format == adapter.format and dialect.recognizes(adapter.modules):
+            return dialect
+    return _Opaque(adapter.format)
+
+
+def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
+    """Return adapters in one format, and in one dialect of it.
+
+    Where all are in one dialect of the format they stay as they are, whatever their names. Raises
+    GamMergeError, with both formats, for a module that cannot be translated.
+    """
+    dialects = [dialect_of(adapter) for adapter in adapters]
+    target = _target(dialects, form)
+    results: list[Adapter] = []
+    for adapter, dialect in zip(adapters, dialects, strict=True):
+        stays = dialect.name == target.name or isinstance(dialect, _Opaque)
+        if adapter.format == form.name and stays:
+            results.append(adapter)
+        else:
+            results.append(_translated(adapter, dialect, target))
+    return results
+
+
+def _target(dialects: Sequence[Dialect], form: Format) -> Dialect:
+    """Return the dialect of the output: one that is there already, or the first of the format."""
+    for dialect in (*dialects, *DIALECTS):
+        if dialect.format == form.name and not isinstance(dialect, _Opaque):
+            return dialect
+    return _Opaque(form.name)
+
+
+def _translated(adapter: Adapter, dialect: Dialect, target: Dialect) -> Adapter:
+    modules = target.from_common(dialect.to_common(adapter), adapter)
+    if adapter.format == target.format:
+        return replace(adapter, modules=modules)
+    return replace(adapter, modules=modules, format=target.format, config={}, settings={})
