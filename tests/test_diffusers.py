@@ -282,7 +282,7 @@ def test_other_bases_are_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{i}.safetensors"
         metadata = {"ss_base_model_version": base}
         paths.append(save_kohya(path, i, rank=4, alpha=4.0, metadata=metadata))
-    with pytest.raises(gm.GamMergeError, match="was trained on sd_v1 and .* on sdxl_base_v1-0"):
+    with pytest.raises(gm.GamMergeError, match=r"was trained on sd_v1 and .* on sdxl_base_v1-0"):
         gm.merge(paths, out=tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 

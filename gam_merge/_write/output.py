@@ -19,7 +19,7 @@ from gam_merge._read.format import OpenWriter
 from gam_merge._read.formats import file_suffixes
 from gam_merge._read.place import companions_of, is_file_name
 from gam_merge._read.safetensors import SafetensorsWriter, read_header
-from gam_merge._write.staging import staged, staged_pair
+from gam_merge._write.staging import clear_dead, staged, staged_pair
 
 # In the metadata of every file of tensors that gam-merge writes; --force replaces nothing else.
 _STAMP, _COMPANIONS = "gam_merge.version", "gam_merge.companions"
@@ -126,6 +126,8 @@ def check_output(out: Path, *, force: bool, sources: Sequence[Path] = ()) -> Non
         if not _is_there(out):
             _check_companions_free(out)
             return
+        if is_file_name(out):
+            clear_dead(Path(os.path.realpath(out)))  # a killed process may owe the file its texts
         output = Path(os.path.realpath(out))
         for source in sources:
             path = Path(os.path.realpath(source))

@@ -138,7 +138,7 @@ def staging_home(target: Path) -> Iterator[Path]:
     OSError.
     """
     with _folder(target.parent):
-        _sweep(target)
+        clear_dead(target)
         home, lock = target.parent / (_prefix(target) + secrets.token_hex(8)), None
         try:
             lock = _make(home)
@@ -179,8 +179,8 @@ def _make(home: Path) -> int:
             os.close(lock)
 
 
-def _sweep(target: Path) -> None:
-    """Clear the siblings of dead processes."""
+def clear_dead(target: Path) -> None:
+    """Clear the siblings of dead processes, and complete what they began to put in place."""
     prefix = _prefix(target)
     for entry in list(os.scandir(target.parent)):
         if entry.name.startswith(prefix) and _RANDOM.fullmatch(entry.name.removeprefix(prefix)):
