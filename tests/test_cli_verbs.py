@@ -26,6 +26,7 @@ CALLS = {
     "fuse": ("fuse", "base a -o out"),
     "extract": ("extract", "base tuned -o out --rank 2"),
     "resize": ("resize", "a -o out --rank 2"),
+    "convert": ("convert", "a -o out --format mlx"),
     "checkpoints": ("average_checkpoints", "run -o out"),
     "recipe": ("plan_recipe", "recipe.yaml"),
     "search": ("search", "--recipe recipe.yaml --evaluate score -o out"),

@@ -95,6 +95,8 @@ def zero(method: gm.Method) -> bool:
 
 def missing(method: gm.Method) -> bool:
     """A module that an adapter lacks is like one where its delta is zero."""
+    if method.adapters == 1:
+        return True  # a module that the only adapter lacks is not part of the merge
     pairs, weights = _problem(method)
     extra = random_factors(torch.Generator().manual_seed(42), 6, 5, 3)
     adapters = [
@@ -106,6 +108,8 @@ def missing(method: gm.Method) -> bool:
 
 
 def _others(method: gm.Method, pairs: Pairs, weights: Sequence[float], found: Tensor) -> bool:
+    if method.adapters == 1:
+        return not found.any()
     if method.adapters:  # one of two is left, and is interpolated with nothing
         return relative(found, weights[0] * pairs[0][0] @ pairs[0][1]) < CLOSE
     share = sum(weights[:-1]) if method.normalize else 1.0
