@@ -390,3 +390,10 @@ def test_a_format_that_needs_a_directory(kohya: list[Path], tmp_path: Path) -> N
         gm.merge(["examples/adapters/addition"], out=tmp_path / "out.safetensors")
     with pytest.raises(gm.GamMergeError, match="format must be one of peft, "):
         gm.merge(kohya, format="civitai", out=tmp_path / "out.safetensors")
+
+
+def test_the_card_says_how_to_load_it(pair: list[Path], tmp_path: Path) -> None:
+    gm.merge(pair, out=tmp_path / "out.safetensors")
+    card = (tmp_path / "out.gam-merge" / "README.md").read_text()
+    assert "library_name: diffusers" in card
+    assert 'pipeline.load_lora_weights("' in card

@@ -72,7 +72,7 @@ def _load(path: Path) -> Any:
 
 
 def _check_tensor(path: Path, key: str, value: Any) -> None:
-    """Raise GamMergeError unless a value is a tensor of floats that are all stored."""
+    """Raise GamMergeError unless a value is a tensor of floats, or of one number, all stored."""
     if not _is_float_tensor(value):
         kind = dtype_name(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
         raise GamMergeError(
@@ -83,9 +83,9 @@ def _check_tensor(path: Path, key: str, value: Any) -> None:
 
 
 def _is_float_tensor(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype in _FLOATS
-    )
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    return value.dtype in _FLOATS or value.numel() == 1  # one number: a format may take it, or not
 
 
 def _is_compressed(path: Path) -> bool:

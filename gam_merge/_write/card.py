@@ -32,6 +32,7 @@ _HUB = "https://huggingface.co"
 _FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _ARXIV_LINK = r"[arXiv \1](https://arxiv.org/abs/\1)"
+_LIBRARIES = {"kohya": "diffusers"}  # format -> the Hub's library, where their names differ
 _TASKS = {  # PEFT's task_type -> the Hub's pipeline_tag, the class of transformers
     "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
     "SEQ_2_SEQ_LM": (None, "AutoModelForSeq2SeqLM"),
@@ -73,7 +74,7 @@ def _front_matter(
     return huggingface_hub.ModelCardData(
         base_model=[base] if base else None,
         base_model_relation="adapter" if base else None,
-        library_name=adapter.format,
+        library_name=_LIBRARIES.get(adapter.format, adapter.format),
         pipeline_tag=_task(adapter)[0],
         license=_license(record),
         tags=["lora", adapter.format, "merge", "gam-merge"],
@@ -226,7 +227,24 @@ print(generate(model, tokenizer, prompt="..."))
     ]
 
 
-_USES = {"peft": _uses_of_peft, "mlx": _uses_of_mlx}  # by format
+def _uses_of_pipelines(base: str, adapter: Adapter) -> list[str]:
+    return [
+        f"""```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained({json.dumps(base)})
+pipeline.load_lora_weights("{REPO_PLACEHOLDER}")
+```""",
+        "In ComfyUI put the file of weights into `models/loras`, in A1111 into `models/Lora`.",
+    ]
+
+
+_USES = {  # by format
+    "peft": _uses_of_peft,
+    "mlx": _uses_of_mlx,
+    "kohya": _uses_of_pipelines,
+    "diffusers": _uses_of_pipelines,
+}
 
 
 def _uses(base: str, adapter: Adapter) -> list[str]:
