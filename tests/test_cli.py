@@ -14,6 +14,7 @@ from helpers import random_factors, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from safetensors.torch import save_file
 from terminal import ESCAPE, environment, run, run_in_terminal
 
 import gam_merge as gm
@@ -113,6 +114,23 @@ def test_a_merge_in_a_pipe(folder, tmp_path):
     modules = [line.split()[0] for line in lines[start + 2 : start + 8]]
     assert modules == [module["name"].removeprefix("model.layers.") for module in report["modules"]]
     assert lines[-1].startswith(f"wrote {tmp_path / 'out'}: ")
+
+
+def test_a_file_in_a_pipe(folder, tmp_path):
+    for name in "ab":
+        tensors = {}
+        for module in gm.load(folder / name).modules.values():
+            stem = "lora_unet_" + module.name.replace(".", "_")
+            b, a = module.factors(torch.float32)
+            tensors |= {f"{stem}.lora_up.weight": b[0], f"{stem}.lora_down.weight": a[0]}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    sources = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    done = run([*sources, "-o", "out.safetensors"], tmp_path)
+    assert done.returncode == 0
+    assert re.search(r"^wrote out\.safetensors: [\d.]+ kB in [\d.]+ s$", done.stdout, re.MULTILINE)
+    assert "rank_pattern" not in done.stderr  # a matter of PEFT's format
+    done = run(["verify", "out.safetensors"], tmp_path)
+    assert done.returncode == 0
 
 
 def test_explain_lists_what_lost_most(folder, tmp_path):

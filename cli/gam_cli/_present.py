@@ -209,8 +209,9 @@ def size(nbytes: int) -> str:
 
 
 def wrote(path: Path, seconds: float) -> str:
-    """The closing line of a verb that wrote a directory."""
-    nbytes = sum(file.stat().st_size for file in path.iterdir())
+    """The closing line of a verb that wrote a directory or a file."""
+    files = path.iterdir() if path.is_dir() else [path]
+    nbytes = sum(file.stat().st_size for file in files)
     return f"wrote {printable(str(path))}: {size(nbytes)} in {seconds:.1f} s"
 
 

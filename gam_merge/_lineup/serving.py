@@ -25,7 +25,7 @@ _PAIR_OF_EXPERTS = ("down_proj", "gate_up_proj")
 def rank_notes(lineup: Lineup) -> list[str]:
     """Return notes on ranks that not every server takes."""
     notes: list[str] = []
-    if len(set(lineup.ranks.values())) > 1:
+    if len(set(lineup.ranks.values())) > 1 and not lineup.format.mixed_ranks:
         notes.append(
             "modules have ranks of their own (rank_pattern): PEFT reads that, llama.cpp scales "
             "them wrongly"
