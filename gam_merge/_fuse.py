@@ -15,6 +15,9 @@ from gam_merge._models.checkpoint import Checkpoint, open_checkpoint
 from gam_merge._models.edit import Edit, FusedModule
 from gam_merge._models.placement import Placement, place
 from gam_merge._read.container import TensorSpec, TensorWriter
+from gam_merge._read.formats import format_named
+from gam_merge._read.peft import Peft
+from gam_merge._translate.translate import together
 from gam_merge._write.adapter import as_json
 from gam_merge._write.output import OutputWriter, check_output
 
@@ -90,7 +93,8 @@ def fuse(
         >>> sorted(os.listdir("fused"))
         ['fuse_report.json', 'model.safetensors']
     """
-    checkpoint, loaded = open_checkpoint(base), load(adapter)
+    checkpoint = open_checkpoint(base)
+    (loaded,) = together([load(adapter)], format_named(Peft.name))  # names as in the model
     sources = [checkpoint.path, *([loaded.file] if loaded.file else [])]
     check_output(Path(out), force=force, sources=sources)
     placement = place(checkpoint, loaded)

@@ -397,3 +397,15 @@ def test_the_card_says_how_to_load_it(pair: list[Path], tmp_path: Path) -> None:
     card = (tmp_path / "out.gam-merge" / "README.md").read_text()
     assert "library_name: diffusers" in card
     assert 'pipeline.load_lora_weights("' in card
+
+
+def test_fused_into_its_base(own: list[Path], tmp_path: Path) -> None:
+    """The component is not part of the names in the file of its weights."""
+    model = unet()
+    model.save_pretrained(tmp_path / "base")
+    gm.fuse(tmp_path / "base", own[0], tmp_path / "fused")
+    fused = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "fused")
+    before, after = dict(model.named_parameters()), dict(fused.named_parameters())
+    for name, delta in deltas(own[0]).items():
+        change = (after[f"{name}.weight"] - before[f"{name}.weight"]).detach().double()
+        assert (change - delta).norm() <= 1e-5 * delta.norm()

@@ -18,6 +18,7 @@ from peft.tuners.lora.layer import Embedding, LoraLayer
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import MemoryTensor
+from gam_merge._convert import convert
 from gam_merge._lineup.options import RunOptions, explicit
 from gam_merge._merge import MergeResult, merge
 from gam_merge._read.adapter import Adapter
@@ -199,8 +200,8 @@ def _check_name(model: PeftModel, name: str) -> None:
 
 def _add(model: PeftModel, name: str, adapter: Adapter) -> None:
     """Add an adapter. PEFT fills its layers with random values: the random state is put back."""
-    if adapter.format != Peft.name:  # the merge of one folds the scale into the factors
-        adapter = Peft().describe(merge([adapter], method="mean").adapter)
+    if adapter.format != Peft.name:
+        adapter = convert(adapter, format=Peft.name).adapter
     try:
         with torch.random.fork_rng():
             model.add_adapter(
