@@ -98,7 +98,7 @@ def _visit(dtype: torch.dtype, device: torch.device, chunk: LineupBucket) -> lis
             shape=member.shape,
             rank=member.matrix_rank,
             scale=member.scale,
-            dtype=dtype_name(torch.promote_types(member.a.dtype, member.b.dtype)),
+            dtype=dtype_name(member.dtype),
             parameters=(prod(member.a.shape) + prod(member.b.shape)) // stack,
             spectrum=tuple(spectrum[: ranks[j]]),
         )

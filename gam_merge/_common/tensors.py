@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -114,6 +115,13 @@ class DerivedTensor:
         """Fill ``out`` with elements from number ``start`` on; all of it is computed for them."""
         flat = self.compute(*map(read, self.inputs)).to(self.dtype).reshape(-1)
         out.copy_(flat[start : start + out.numel()].view(out.shape))
+
+
+def stored_dtype(tensor: LazyTensor) -> torch.dtype:
+    """Return the dtype in which a file holds a tensor, or what it is computed from."""
+    if isinstance(tensor, DerivedTensor):
+        return reduce(torch.promote_types, map(stored_dtype, tensor.inputs))
+    return tensor.dtype
 
 
 def transposed(stored: LazyTensor) -> DerivedTensor:

@@ -107,6 +107,18 @@ class Lineup:
                 first[name] = members[0]
         return first
 
+    @cached_property
+    def kept(self) -> Mapping[str, tuple[float, ...]]:
+        """What each adapter's factors hold of what its file stores, by module."""
+        kept: dict[str, tuple[float, ...]] = {}
+        for bucket in self.buckets:
+            for name, members in zip(bucket.names, bucket.members, strict=True):
+                shares = [1.0] * len(self.adapters)
+                for i, member in zip(bucket.adapters, members, strict=True):
+                    shares[i] = member.kept
+                kept[name] = tuple(shares)
+        return kept
+
     @property
     def labels(self) -> tuple[str, ...]:
         """A label per adapter: the last part of its path, numbered where several are alike.
@@ -151,7 +163,7 @@ class Lineup:
             a, b, magnitude = self._promised_tensors(bucket)
             for name in bucket.names:
                 first = self._first_members[name]
-                modules[name] = replace(first, a=a, b=b, scale=1.0, magnitude=magnitude)
+                modules[name] = replace(first, a=a, b=b, scale=1.0, magnitude=magnitude, kept=1.0)
         extras: dict[str, Extra] = {}
         for extra in self.written_extras:
             tensor = PromisedTensor(extra.shape, extra.dtype)

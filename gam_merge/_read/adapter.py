@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from gam_merge._common.files import FileVersion
-from gam_merge._common.tensors import LazyTensor, read
+from gam_merge._common.tensors import LazyTensor, read, stored_dtype
 from gam_merge._read.layout import Layout
 from gam_merge._read.record import Record
 
@@ -33,6 +33,8 @@ class LoraModule:
         wrapper: the module of the model that it stands in, where a format wraps several adapted
             modules in one another.
         spelling: how the keys of its factors end, where its format has several ways.
+        kept: the share of the squared norm of what its file stores that the factors hold; below 1
+            where that is not a LoRA of a rank that can be worked with.
 
     Example:
         >>> module = gm.load("examples/adapters/addition").modules["model.layers.0.mlp.up_proj"]
@@ -50,6 +52,7 @@ class LoraModule:
     magnitude: LazyTensor | None = None
     wrapper: str | None = None
     spelling: str = ""
+    kept: float = 1.0
 
     @cached_property
     def _matrices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -71,6 +74,11 @@ class LoraModule:
         """(out, in) of each of its matrices."""
         b, a = self._matrices
         return b[1], a[2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest dtype that holds what its file stores of it."""
+        return torch.promote_types(stored_dtype(self.a), stored_dtype(self.b))
 
     @property
     def owner(self) -> str:
@@ -168,10 +176,8 @@ class Adapter:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The narrowest dtype that holds all of its factors."""
-        dtypes = [module.a.dtype for module in self.modules.values()]
-        dtypes += [module.b.dtype for module in self.modules.values()]
-        return reduce(torch.promote_types, dtypes)
+        """The narrowest dtype that holds all of its factors, as they are stored."""
+        return reduce(torch.promote_types, (module.dtype for module in self.modules.values()))
 
     @property
     def is_dora(self) -> bool:

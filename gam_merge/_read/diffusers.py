@@ -8,6 +8,8 @@ that stands before the role.
 The scale is that of the ``lora_adapter_metadata`` of the file, fields of PEFT's LoraConfig under
 ``<component>.``; else alpha / r of a tensor ``alpha`` of the module; else 1. It is written as 1,
 with neither of them, since some readers do not look at either.
+
+The tensors of LyCORIS may lie there, too; they are read, and written, as plain LoRA.
 """
 
 import json
@@ -20,7 +22,7 @@ import torch
 
 from gam_merge._common.errors import GamMergeError, collecting
 from gam_merge._common.tensors import LazyTensor, MemoryTensor, dtype_name
-from gam_merge._read import peft_config
+from gam_merge._read import lycoris, peft_config
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Contents, Format, check_holds
 from gam_merge._read.layout import ConvLayout, Layout
@@ -28,7 +30,9 @@ from gam_merge._read.pairs import (
     Stem,
     check_alpha_not_given,
     lora_module,
+    lycoris_notes,
     not_of_the_grammar,
+    refused,
     with_given_alpha,
 )
 
@@ -96,14 +100,21 @@ class Diffusers(Format):
         with collecting(problems):
             if scales or alphas:
                 check_alpha_not_given(contents, METADATA_KEY if scales else "a tensor per module")
-            elif (scale := with_given_alpha(contents, modules)) is not None:
+            elif (scale := with_given_alpha(contents, stems, modules)) is not None:
                 modules = {name: replace(module, scale=scale) for name, module in modules.items()}
                 given["alpha"] = contents.alpha
             if not modules:
                 raise GamMergeError(f"{where}: holds no LoRA factors")
         if contents.base_model is not None:
             given["base_model"] = contents.base_model
-        return Adapter(contents.source, modules, contents.base_model, given=given, format=self.name)
+        return Adapter(
+            contents.source,
+            modules,
+            contents.base_model,
+            notes=lycoris_notes(stems, modules),
+            given=given,
+            format=self.name,
+        )
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         check_holds(self, adapter, (Layout, ConvLayout))
@@ -130,6 +141,7 @@ def component_of(name: str) -> str:
 def _is_of_a_pipeline(key: str) -> bool:
     """Tell whether a key belongs to an image model's file, and to no language model's."""
     ends = (*_SPELLINGS, *_SPELLINGS.values())
+    ends += tuple(f".{end}" for end in (*lycoris.ROLES, *lycoris.REFUSED))
     if not key.endswith(ends) or "." not in key.removesuffix(".weight").rpartition(".")[0]:
         return False
     if key.startswith(tuple(f"{name}." for name in (*COMPONENTS, *_BLOCKS))):
@@ -146,7 +158,16 @@ def _sort_in(where: str, key: str, tensor: LazyTensor, stems: dict[str, Stem]) -
                 stem = stems.setdefault(name, Stem(name, down))
                 stem.add(where, key, role, tensor)
                 return
-    if key.endswith(("lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale")):
+    for end, role in lycoris.ROLES.items():
+        name = key.removesuffix(f".{end}")
+        if name != key:
+            stems.setdefault(name, Stem(name)).add(where, key, role, tensor)
+            return
+    for role in lycoris.REFUSED:
+        name = key.removesuffix(f".{role}")
+        if name != key:
+            raise refused(where, name, role)
+    if key.endswith(("lora_magnitude_vector", "lora_magnitude_vector.weight")):
         raise GamMergeError(
             f"{where}: {key} makes its module DoRA, which is supported only in PEFT's format"
         )

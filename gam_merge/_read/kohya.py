@@ -8,6 +8,8 @@ stem is the name of the module.
 lora_down.weight    A (r, in); of a convolution (r, in, *kernel)
 lora_up.weight      B (out, r); of a convolution (out, r, 1, ...)
 alpha               delta = alpha / r * B A; 1 * B A without it
+
+The tensors of LyCORIS lie there, too, and are read as plain LoRA; that is how they are written.
 """
 
 import json
@@ -19,8 +21,9 @@ from typing import Any
 
 import torch
 
-from gam_merge._common.errors import GamMergeError, collecting
+from gam_merge._common.errors import collecting
 from gam_merge._common.tensors import LazyTensor, MemoryTensor
+from gam_merge._read import lycoris
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Contents, Format, check_holds
 from gam_merge._read.layout import ConvLayout, Layout
@@ -28,12 +31,16 @@ from gam_merge._read.pairs import (
     Stem,
     check_alpha_not_given,
     lora_module,
+    lycoris_notes,
     not_of_the_grammar,
+    refused,
     with_given_alpha,
 )
 
 _KEY = re.compile(r"(?P<stem>[^.]+)\.(?P<role>[^.]+(?:\.weight)?)")
-_ROLES = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+_FACTORS = {"lora_down.weight": "down", "lora_up.weight": "up", **lycoris.ROLES}
+_ROLES = {**_FACTORS, "alpha": "alpha"}
+_PREFIXES = ("lora_", "lycoris_")  # of stems
 # Metadata that a merge keeps where all sources agree.
 _KEPT = (
     "ss_network_module", "ss_base_model_version", "ss_v2", "ss_sd_model_name",
@@ -56,7 +63,11 @@ class Kohya(Format):
     def recognizes(self, contents: Contents) -> bool:
         for key in contents.tensors:
             match = _KEY.fullmatch(key)
-            if match and _ROLES.get(match["role"]) in ("down", "up"):
+            if match is None:
+                continue
+            if match["role"] in _FACTORS:
+                return True
+            if match["role"] in lycoris.REFUSED and match["stem"].startswith(_PREFIXES):
                 return True
         return False
 
@@ -75,15 +86,20 @@ class Kohya(Format):
         with collecting(problems):
             if any("alpha" in stem.parts for stem in stems.values()):
                 check_alpha_not_given(contents, "a tensor per module")
-            elif (scale := with_given_alpha(contents, modules)) is not None:
+            elif (scale := with_given_alpha(contents, stems, modules)) is not None:
                 modules = {name: replace(module, scale=scale) for name, module in modules.items()}
                 given["alpha"] = contents.alpha
         base_model = contents.metadata.get(_BASE) or None
         if base_model is None and contents.base_model is not None:
             base_model = given["base_model"] = contents.base_model
-        config = dict(contents.metadata)
         return Adapter(
-            contents.source, modules, base_model, config=config, given=given, format=self.name
+            contents.source,
+            modules,
+            base_model,
+            config=dict(contents.metadata),
+            notes=lycoris_notes(stems, modules),
+            given=given,
+            format=self.name,
         )
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
@@ -123,10 +139,7 @@ def _split(where: str, key: str, stems: Mapping[str, Stem]) -> tuple[str, str]:
     if match is None:
         raise not_of_the_grammar(where, key, stems)
     if match["role"] not in _ROLES:
-        raise GamMergeError(
-            f"{where}: module {match['stem']} has the tensor {match['role']}, which is not part of "
-            "a plain LoRA and cannot be merged; leave this adapter out"
-        )
+        raise refused(where, match["stem"], match["role"])
     return match["stem"], _ROLES[match["role"]]
 
 

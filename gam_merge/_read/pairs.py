@@ -9,6 +9,7 @@ from math import isfinite
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import LazyTensor, dtype_name, read
+from gam_merge._read import lycoris
 from gam_merge._read.adapter import LoraModule
 from gam_merge._read.format import Contents
 from gam_merge._read.layout import ConvLayout, Layout
@@ -18,7 +19,7 @@ _SUPPORTED_SIDES = (2, 3, 4, 5)  # of a factor: a matrix, or a kernel of one to 
 
 @dataclass
 class Stem:
-    """The tensors of one module by their role: ``down`` (A), ``up`` (B), ``alpha``.
+    """The tensors of one module by their role: ``down`` (A), ``up`` (B), ``alpha``, or LyCORIS's.
 
     ``spelling`` is how the keys of the factors end, where a grammar has several ways.
     """
@@ -37,29 +38,49 @@ class Stem:
         self.parts[role] = tensor
 
 
-def lora_module(where: str, stem: Stem, scale: float | None = None) -> LoraModule:
-    """Return the module that a stem holds.
+def lora_module(where: str, stem: Stem) -> LoraModule:
+    """Return the module that a stem holds, with the scale that its alpha gives it.
 
-    scale: by default alpha / r, and 1 without an alpha, as every reader has it. Raises
-    GamMergeError for parts that are missing or do not fit.
+    That is alpha / r, and 1 without an alpha, as every reader has it. Raises GamMergeError for
+    parts that are missing or do not fit.
     """
-    down, up = _both(where, stem)
-    r = down.shape[0]
-    if scale is None:
-        alpha = stem.parts.get("alpha")
-        scale = 1.0 if alpha is None else _alpha(where, stem.name, alpha) / r
-    layout = Layout() if len(down.shape) == 2 else ConvLayout(down.shape[2:])
-    return LoraModule(stem.name, down, up, scale, layout, spelling=stem.spelling)
+    factors = _low_rank(where, stem)
+    scale, alpha = 1.0, stem.parts.get("alpha")
+    if alpha is not None and factors.alpha_rank is not None:
+        scale = _alpha(where, stem.name, alpha) / factors.alpha_rank
+    a, b = factors.a, factors.b
+    layout = Layout() if len(a.shape) == 2 else ConvLayout(a.shape[2:])
+    return LoraModule(stem.name, a, b, scale, layout, spelling=stem.spelling, kept=factors.kept)
 
 
-def with_given_alpha(contents: Contents, modules: Mapping[str, LoraModule]) -> float | None:
+def lycoris_notes(stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]) -> tuple[str, ...]:
+    """Return what a user should know of the modules that are LyCORIS, if there are any."""
+    kinds: dict[str, lycoris.Kind] = {}
+    for name in modules:
+        kind = lycoris.kind_of(stems[name].parts)
+        if kind is not None:
+            kinds[name] = kind
+    members = [modules[name] for name in kinds]
+    ranks, kept = [module.rank for module in members], [module.kept for module in members]
+    return lycoris.notes(list(kinds.values()), ranks, kept)
+
+
+def with_given_alpha(
+    contents: Contents, stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]
+) -> float | None:
     """Return the scale that the alpha given by the user makes, if one was given.
 
     Raises GamMergeError for modules of unlike ranks: one alpha would make their scales differ,
-    while their readers take each for 1.
+    while their readers take each for 1. Raises it for LyCORIS, too, whose trainer stores alphas.
     """
     if contents.alpha is None:
         return None
+    for stem in stems.values():
+        if kind := lycoris.kind_of(stem.parts):
+            raise GamMergeError(
+                f"{contents.where}: module {stem.name} is {kind} without an alpha, which readers "
+                "take for a scale of 1; leave --alpha (alpha=) out"
+            )
     ranks = sorted({module.rank for module in modules.values()})
     if len(ranks) > 1:
         raise GamMergeError(
@@ -88,18 +109,36 @@ def not_of_the_grammar(where: str, key: str, others: Mapping[str, Stem]) -> GamM
     )
 
 
+def refused(where: str, name: str, role: str) -> GamMergeError:
+    """Return the error for a tensor of a module that is not part of a plain LoRA."""
+    meaning = lycoris.REFUSED.get(role)
+    reason = f" ({meaning})" if meaning else ""
+    return GamMergeError(
+        f"{where}: module {name} has the tensor {role}, which is not part of a plain LoRA{reason} "
+        "and cannot be merged; leave this adapter out"
+    )
+
+
+def _low_rank(where: str, stem: Stem) -> lycoris.LowRank:
+    """Return the factors of a stem, after they were checked."""
+    for role, tensor in stem.parts.items():
+        if role != "alpha" and not tensor.dtype.is_floating_point:
+            raise GamMergeError(
+                f"{where}: a factor of module {stem.name} is stored as "
+                f"{dtype_name(tensor.dtype)}, not as floats"
+            )
+    if lycoris.kind_of(stem.parts):
+        return lycoris.low_rank(where, stem.name, stem.parts)
+    down, up = _both(where, stem)
+    return lycoris.LowRank(down, up, down.shape[0])
+
+
 def _both(where: str, stem: Stem) -> tuple[LazyTensor, LazyTensor]:
     """Return A (r, n, ...) and B (m, r, ...), after their shapes were checked."""
     down, up = stem.parts.get("down"), stem.parts.get("up")
     if down is None or up is None:
         part = "lora_down (A)" if down is None else "lora_up (B)"
         raise GamMergeError(f"{where}: module {stem.name} has no {part}; the file is incomplete")
-    for tensor in (down, up):
-        if not tensor.dtype.is_floating_point:
-            raise GamMergeError(
-                f"{where}: a factor of module {stem.name} is stored as "
-                f"{dtype_name(tensor.dtype)}, not as floats"
-            )
     sides = len(down.shape)
     fits = sides == len(up.shape) and sides in _SUPPORTED_SIDES and 0 not in down.shape + up.shape
     if not fits or up.shape[1] != down.shape[0] or any(side != 1 for side in up.shape[2:]):

@@ -24,7 +24,7 @@ from gam_merge._run.extras import check_equal, merge_extra, share_of_members
 from gam_merge._run.job import Job, visit_all
 from gam_merge._run.lift import balanced, merged_factors, output_factors
 from gam_merge._run.outcome import module_reports
-from gam_merge._run.report import ModuleReport, combined
+from gam_merge._run.report import ModuleReport, combined, with_cut_sources
 
 
 class Sink(Protocol):
@@ -74,7 +74,8 @@ def run(
                 if len(stack) == layout.stack:
                     del waiting[name]
                     sink.module(_joined(layout, stack, lineup.magnitude_dtype))
-                    reports.append(combined([part.report for part in stack]))
+                    report = combined([part.report for part in stack])
+                    reports.append(with_cut_sources(report, lineup.kept[name]))
             if progress:
                 progress(len(reports), total)
     return tuple(sorted(reports, key=lambda report: report.name))

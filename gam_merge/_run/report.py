@@ -1,7 +1,7 @@
 """The report of a merge: norms, survival of each adapter, energy that was cut off, warnings."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import Any
 
@@ -20,7 +20,8 @@ class ModuleReport:
         mean_norm: the weighted mean of |delta_i|.
         merged_rank: columns of the result that are not padding.
         merged_norm: |merged|.
-        energy_kept: |cut|^2 / |uncut|^2 of the cut to the output rank, 1 if nothing was cut.
+        energy_kept: |cut|^2 / |uncut|^2 of the cut to the output rank, times the same of what was
+            cut when the adapters were read; 1 if nothing was cut.
         warnings: doubts about the result, in words.
         fell_back: float32 was not exact enough; products of full size were formed in float64.
 
@@ -95,6 +96,18 @@ def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
         warnings=tuple(warnings),
         fell_back=any(part.fell_back for part in parts),
     )
+
+
+def with_cut_sources(report: ModuleReport, kept: Sequence[float]) -> ModuleReport:
+    """Return the report of a module with what was cut when it was read.
+
+    kept: of each adapter, the share of the squared norm of its file that was read.
+    """
+    read = sum(norm**2 for norm in report.norms)
+    stored = sum(norm**2 / share for norm, share in zip(report.norms, kept, strict=True))
+    if read == stored:
+        return report
+    return replace(report, energy_kept=report.energy_kept * read / stored)
 
 
 @dataclass(frozen=True)

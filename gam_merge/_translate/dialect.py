@@ -7,6 +7,7 @@ instance in ``dialects``.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
@@ -47,9 +48,7 @@ class Dialect(ABC):
 
 def renamed(module: LoraModule, name: str) -> LoraModule:
     """Return a module under another name, spelled as its format does by default."""
-    return LoraModule(
-        name, module.a, module.b, module.scale, module.layout, module.magnitude, module.wrapper
-    )
+    return replace(module, name=name, spelling="")
 
 
 def no_name(adapter: Adapter, module: str, dialect: Dialect, remedy: str) -> GamMergeError:
