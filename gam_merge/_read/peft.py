@@ -52,6 +52,8 @@ _TOKENS = re.compile(r"(.+\.token_adapter\.trainable_tokens_delta)(?:\.[^.]+)?")
 _BASE = re.compile(r".+\.(base_layer\.weight|original_module\..+)")
 # With bias="all" PEFT saves the biases of such modules under two names.
 _SAVED_TWICE = ".modules_to_save."
+# The parameters of stacked experts in the order in which PEFT wraps them, that of their models.
+_EXPERTS = ("gate_up_proj", "down_proj")
 # PEFT saves embeddings whole when the vocabulary has grown, or a tied one is trained.
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
 
@@ -255,7 +257,7 @@ class _Parser:
             letter = "A" if a is None else "B"
             raise self._error(f"module {name} has no lora_{stem}{letter}; the file is incomplete")
         parameters = self._parameters(name)
-        known = peft_config.pattern_keys(name, parameters)
+        known = peft_config.pattern_keys(name, _own_parameters(name, parameters))
         rank = self._shared(name, "ranks", known, {numbers.rank(entry) for entry in known})
         layout = _layout(a.shape, b.shape, rank, parameters, embedding=embedding)
         if layout is None:
@@ -295,9 +297,10 @@ class _Parser:
         """Return the parameters of a module that the config targets by name, sorted."""
         owner = peft_config.owner(name)
         parameters: set[str] = set()
+        # PEFT's conversion of an adapter from transformers 4 names parameters without a module.
         for target in peft_config.strings(self.where, self.config, "target_parameters"):
             parent, _, parameter = target.rpartition(".")
-            if f".{owner}".endswith(f".{parent}"):
+            if f".{owner}".endswith(f".{parent or 'experts'}"):
                 parameters.add(parameter)
         return tuple(sorted(parameters))
 
@@ -322,6 +325,14 @@ class _Parser:
 
     def _error(self, text: str) -> GamMergeError:
         return GamMergeError(f"{self.where}: {text}")
+
+
+def _own_parameters(name: str, parameters: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parameters that a module may be: one where the order of wrapping is known."""
+    if set(parameters) != set(_EXPERTS):
+        return parameters
+    inner, outer = _EXPERTS
+    return (inner,) if name.endswith(".base_layer") else (outer,)
 
 
 def _layout(

@@ -7,11 +7,12 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Format
 from gam_merge._translate.dialect import Dialect, Modules
+from gam_merge._translate.experts import StackedExperts
 from gam_merge._translate.language import MlxNames, PeftNames
 from gam_merge._translate.pipeline import DiffusersNames
 
 # In the order in which they are asked; the first of a format is the one that others become.
-DIALECTS: list[Dialect] = [PeftNames(), MlxNames(), DiffusersNames()]
+DIALECTS: list[Dialect] = [StackedExperts(), PeftNames(), MlxNames(), DiffusersNames()]
 
 
 class _Opaque(Dialect):
@@ -63,8 +64,9 @@ def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
 
 
 def _target(dialects: Sequence[Dialect], form: Format) -> Dialect:
-    """Return the dialect of the output: one that is there already, or the first of the format."""
-    for dialect in (*dialects, *DIALECTS):
+    """Return the dialect of the output: the first of the format that is there, or else at all."""
+    present = [dialect for dialect in DIALECTS if dialect in dialects]
+    for dialect in (*present, *DIALECTS):
         if dialect.format == form.name and not isinstance(dialect, _Opaque):
             return dialect
     return _Opaque(form.name)

@@ -61,6 +61,12 @@ def _build(kind: str) -> nn.Module:
                     **_TEXT, **_HEADS, num_local_experts=3, **tokens, experts_implementation="eager"
                 )
             )
+        case "qwen3_moe":
+            sizes = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+            config = tf.Qwen3MoeConfig(
+                **_TEXT, **_HEADS, **sizes, **tokens, head_dim=4, experts_implementation="eager"
+            )
+            return tf.Qwen3MoeForCausalLM(config)
         case "t5":
             config = tf.T5Config(
                 vocab_size=37, d_model=16, d_ff=24, d_kv=4, num_layers=1, num_heads=4, **tokens
