@@ -203,6 +203,13 @@ def test_both_cuts_are_in_the_report(tmp_path: Path) -> None:
     assert result.report.energy_kept == pytest.approx(float(s[:16].sum() / s.sum()), rel=1e-6)
 
 
+def test_a_loss_is_counted_once(tmp_path: Path) -> None:
+    kronecker(tmp_path / "a.safetensors", 10, 30)
+    result = gm.convert(tmp_path / "a.safetensors")
+    assert result.report.energy_kept < 1
+    assert gm.convert(result.adapter).report.energy_kept == 1
+
+
 def test_moderate_ranks_are_exact(tmp_path: Path) -> None:
     delta = kronecker(tmp_path / "a.safetensors", 8, 32)
     result = gm.convert(tmp_path / "a.safetensors", out=tmp_path / "out.safetensors")
