@@ -30,7 +30,8 @@ def load(
 ) -> Adapter:
     """Open an adapter.
 
-    Headers are read and checked at once, tensors only when a merge asks for them.
+    Headers are read and checked at once, tensors only when a merge asks for them, but for alphas
+    and the two factors of a LoKr that is cut. LyCORIS's LoCon, LoHa and LoKr become plain LoRA.
 
     Args:
         source: a directory that PEFT, diffusers or MLX-LM wrote; a ``.safetensors`` file of one of

@@ -187,6 +187,24 @@ def test_other_parameters_are_refused(tmp_path: Path) -> None:
         gm.merge([old, new])
 
 
+def test_names_without_experts_stay(tmp_path: Path) -> None:
+    """Also those that begin like a component of a pipeline."""
+    name = "transformer.blocks.0.attn.q_proj"
+    factors = {f"base_model.model.{name}.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}
+    for x, shape in (("A", (12, 16)), ("B", (24, 12))):
+        key = f"base_model.model.transformer.blocks.0.experts.lora_{x}.weight"
+        save_file({**factors, key: torch.ones(shape)}, tmp_path / f"{x}.safetensors")
+    both = load_file(tmp_path / "A.safetensors") | load_file(tmp_path / "B.safetensors")
+    config = {"r": 4, "lora_alpha": 4, "base_model_name_or_path": None}
+    for folder, tensors in (("plain", factors), ("experts", both)):
+        (tmp_path / folder).mkdir()
+        save_file(tensors, tmp_path / folder / "adapter_model.safetensors")
+        fields = {**config, "target_parameters": ["experts.w1"] if folder == "experts" else None}
+        (tmp_path / folder / "adapter_config.json").write_text(json.dumps(fields))
+    merged = gm.merge([tmp_path / "plain", tmp_path / "experts"]).adapter
+    assert merged.modules.keys() == {name, "transformer.blocks.0.experts"}
+
+
 def renamed_copy(path: Path, source: Path, **config: Any) -> Path:
     """A copy of an adapter with other fields in its config."""
     path.mkdir()

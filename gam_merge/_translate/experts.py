@@ -48,9 +48,11 @@ class StackedExperts(PeftNames):
         return any(_STACKED.fullmatch(name) for name in names)
 
     def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
+        if adapter.format != self.format:
+            modules = super().from_common(modules, adapter)
         stacked: dict[str, LoraModule] = {}
         layers: dict[str, _Layer] = {}  # by the module of all experts
-        for name, module in super().from_common(modules, adapter).items():
+        for name, module in modules.items():
             match = _EXPERT.fullmatch(name)
             if match is None:
                 stacked[name] = module

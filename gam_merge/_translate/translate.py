@@ -67,7 +67,7 @@ def _target(dialects: Sequence[Dialect], form: Format) -> Dialect:
     """Return the dialect of the output: the first of the format that is there, or else at all."""
     present = [dialect for dialect in DIALECTS if dialect in dialects]
     for dialect in (*present, *DIALECTS):
-        if dialect.format == form.name and not isinstance(dialect, _Opaque):
+        if dialect.format == form.name:
             return dialect
     return _Opaque(form.name)
 
