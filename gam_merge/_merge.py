@@ -270,6 +270,8 @@ def _run(
     for adapter in lineup.adapters:
         if adapter.file and adapter.version:
             check_unchanged(adapter.file, adapter.version)
+        if adapter.config_file and adapter.config_version:
+            check_unchanged(adapter.config_file, adapter.config_version)
     report = MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in lineup.adapters),

@@ -269,15 +269,18 @@ def test_what_rounding_leaves_of_a_delta(dtype, size, least, most, dora, tmp_pat
 
 
 BROKEN = {
-    "lora_A": (dict(a=float("nan")), "module .*q_proj has NaN or Inf in lora_A"),
-    "lora_B": (dict(b=float("inf")), "module .*q_proj has NaN or Inf in lora_B"),
-    "overflow": (dict(alpha=1e6, dtype=torch.float16), "do not fit into float16"),
-    "row_of_zero": (dict(base=0.0, b=0.0, magnitude=1.0), "a row of the weight plus its delta"),
-    "magnitude": (dict(magnitude=float("nan")), "NaN or Inf in lora_magnitude_vector"),
-    "base": (dict(base=float("nan")), "the weight of the base model has NaN or Inf"),
-    "saved": (dict(saved=float("nan")), "tensor other.weight has NaN or Inf"),
-    "saved_overflow": (dict(saved=1e30, dtype=torch.float16), "do not fit into float16"),
-    "bias": (dict(bias=float("inf")), "tensor .*lora_B.bias has NaN or Inf"),
+    "lora_A": ({"a": float("nan")}, "module .*q_proj has NaN or Inf in factor A"),
+    "lora_B": ({"b": float("inf")}, "module .*q_proj has NaN or Inf in factor B"),
+    "overflow": ({"alpha": 1e6, "dtype": torch.float16}, "do not fit into float16"),
+    "row_of_zero": (
+        {"base": 0.0, "b": 0.0, "magnitude": 1.0},
+        "a row of the weight plus its delta",
+    ),
+    "magnitude": ({"magnitude": float("nan")}, "NaN or Inf in the magnitudes"),
+    "base": ({"base": float("nan")}, "the weight of the base model has NaN or Inf"),
+    "saved": ({"saved": float("nan")}, "tensor other.weight has NaN or Inf"),
+    "saved_overflow": ({"saved": 1e30, "dtype": torch.float16}, "do not fit into float16"),
+    "bias": ({"bias": float("inf")}, "tensor .*lora_B.bias has NaN or Inf"),
 }
 
 
@@ -298,7 +301,11 @@ def test_numbers_that_are_none_are_named_and_nothing_is_written(name, tmp_path):
         more = {"other.weight": torch.ones(2, 2, dtype=dtype), f"{KEY}.bias": torch.ones(4)}
         save_file({**tensors, **more}, path / "model.safetensors")
         factors = {KEY: (torch.full((4, 2), b), torch.full((2, 4), a))}
-        config = dict(use_dora=magnitude is not None, lora_alpha=alpha, lora_bias=bias is not None)
+        config = {
+            "use_dora": magnitude is not None,
+            "lora_alpha": alpha,
+            "lora_bias": bias is not None,
+        }
         adapter = write_adapter(
             tmp_path / "adapter", factors, modules_to_save=["other"] if saved else None, **config
         )

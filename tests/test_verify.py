@@ -23,7 +23,8 @@ WEIGHTS, CONFIG, RECIPE, CARD = (
     "README.md",
 )
 METADATA = "metadata of the weights"
-ALL = {WEIGHTS, CONFIG, METADATA, CARD, "../a", "../b"}
+SOURCES = {"../a", "config of ../a", "../b", "config of ../b"}
+ALL = {WEIGHTS, CONFIG, METADATA, CARD, *SOURCES}
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"
@@ -88,7 +89,18 @@ DAMAGES: dict[str, tuple[Callable[[], object], dict[str, str]]] = {
     ),
     "no_config": (lambda: Path("out", CONFIG).unlink(), {CONFIG: "missing"}),
     "source": (lambda: shutil.copy(f"c/{WEIGHTS}", f"b/{WEIGHTS}"), {"../b": "differs"}),
-    "no_source": (lambda: shutil.rmtree("a"), {"../a": "missing"}),
+    "config_of_source": (
+        lambda: edit(f"b/{CONFIG}", '"lora_alpha": 2', '"lora_alpha": 2000'),
+        {"config of ../b": "differs"},
+    ),
+    "no_config_of_source": (
+        lambda: Path("b", CONFIG).unlink(),
+        {"config of ../b": "missing"},
+    ),
+    "no_source": (
+        lambda: shutil.rmtree("a"),
+        {"../a": "missing", "config of ../a": "missing"},
+    ),
     "method": (
         lambda: edit(f"out/{RECIPE}", "method: mean", "method: sum"),
         {METADATA: "differs", CARD: "differs"},
@@ -98,7 +110,9 @@ DAMAGES: dict[str, tuple[Callable[[], object], dict[str, str]]] = {
         {CARD: "differs"},
     ),
     "sha256_of_source": (
-        lambda: edit(f"out/{RECIPE}", r"(path: ../b(\n.*)*?sha256: )\w{64}", r"\g<1>" + 64 * "a"),
+        lambda: edit(
+            f"out/{RECIPE}", r"(path: ../b(\n.*)*?\n  sha256: )\w{64}", r"\g<1>" + 64 * "a"
+        ),
         {METADATA: "differs", CARD: "differs", "../b": "differs"},
     ),
     "sha256_of_output": (
@@ -130,7 +144,7 @@ def test_what_was_changed_is_named_and_nothing_else(folder, name):
     change()
     assert failed(gm.verify("out")) == expected
     assert failed(gm.verify("out", sources=False)) == {
-        k: v for k, v in expected.items() if not k.startswith("../")
+        k: v for k, v in expected.items() if k not in SOURCES
     }
 
 
@@ -162,7 +176,8 @@ def test_merges_of_merges_and_of_what_was_in_memory(folder):
     )
     found = gm.verify("live")
     assert found.holds
-    assert [check.state for check in found.checks if check.kind == "source"] == ["unknown", "holds"]
+    states = [check.state for check in found.checks if check.kind == "source"]
+    assert states == ["unknown", "holds", "holds"]
 
 
 def test_on_the_hub_and_back(hub: Hub, folder, monkeypatch):
@@ -181,7 +196,9 @@ def test_on_the_hub_and_back(hub: Hub, folder, monkeypatch):
         (back / name).write_bytes(hub.files("me/merged")[name])
     assert json.loads((back / CONFIG).read_text())["base_model_name_or_path"] == "llama"
     assert gm.verify(back, sources=False).holds
-    assert failed(gm.verify(back)) == {"a": "missing", "b": "missing"}
+    assert failed(gm.verify(back)) == dict.fromkeys(
+        ("a", "config of a", "b", "config of b"), "missing"
+    )
 
 
 def test_what_cannot_be_verified(folder):
@@ -206,7 +223,7 @@ def test_the_command(folder):
     shutil.rmtree("a")
     done = run(["verify", "out"], folder)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[0] == "verify: out does not hold: 2 of 6 checks failed"
+    assert done.stdout.splitlines()[0] == "verify: out does not hold: 3 of 8 checks failed"
     assert re.search(rf"^{WEIGHTS} +differs", done.stdout, re.MULTILINE)
     done = run(["verify", "out", "--json", "--no-sources", "--rerun"], folder)
     assert done.returncode == 1

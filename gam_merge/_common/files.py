@@ -115,15 +115,19 @@ class FileVersion:
     inode: int
     nbytes: int
     modified: int  # ns
+    changed: int  # ns; unlike the other time nobody can put it back
 
     @classmethod
-    def of(cls, path: Path) -> "FileVersion":
-        """Return the version that is there now. Raises GamMergeError if there is no such file."""
+    def of(cls, path: Path, *, hint: str = "") -> "FileVersion":
+        """Return the version that is there now.
+
+        Raises GamMergeError, with the hint, if there is no such file.
+        """
         try:
             stat = path.stat()
         except OSError as error:
-            raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def check_unchanged(path: Path, version: FileVersion) -> None:

@@ -84,13 +84,13 @@ class AddDelta:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         name = f"{self.adapter}: module {self.module.name}"
         b, a = self.module.factors(dtype)  # (S, m, r), (S, r, n)
-        _check_adapter(name, "lora_B", b)
-        _check_adapter(name, "lora_A", a)
+        _check_adapter(name, "factor B", b)
+        _check_adapter(name, "factor A", a)
         b = b * self.module.scale
         magnitude: Tensor | None = None
         if self.module.magnitude is not None:
             magnitude = read(self.module.magnitude).to(dtype).flatten()  # (m,)
-            _check_adapter(name, "lora_magnitude_vector", magnitude)
+            _check_adapter(name, "the magnitudes of DoRA", magnitude)
         total = torch.zeros(3, dtype=torch.float64)
         for matrix, left, right in zip(self._matrices(weight), b, a, strict=True):
             for sums in _add(matrix, left, right, magnitude, name):
