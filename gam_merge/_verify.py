@@ -31,7 +31,7 @@ from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
 Kind = Literal["output", "record", "source", "rerun"]
 State = Literal["holds", "differs", "missing", "unknown"]
 
-_FENCED = re.compile(r"^(`{3,})yaml\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(`{3,})yaml")  # a line of a card that opens its recipe
 _METADATA = "metadata of the weights"
 
 
@@ -210,13 +210,28 @@ def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
     """Check the recipe that the card repeats; paths apart, of which a card has the last part."""
     card = home / CARD_NAME
     try:
-        fenced = _FENCED.search(read_text(card))
-        if fenced is None:
+        text = _fenced(read_text(card))
+        if text is None:
             return Check("record", CARD_NAME, "unknown", "the card does not contain a recipe")
-        repeated = parse_recipes(fenced[2], card)
+        repeated = parse_recipes(text, card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))
     return _agreement(CARD_NAME, _numbered(recipes), _numbered(repeated))
+
+
+def _fenced(text: str) -> str | None:
+    """Return the first block of YAML in a Markdown text, if one is opened and closed."""
+    fence: str | None = None
+    block: list[str] = []
+    for line in text.split("\n"):
+        if fence is None:
+            opened = _FENCE.fullmatch(line)
+            fence = opened[1] if opened else None
+        elif line == fence:
+            return "".join(block)
+        else:
+            block.append(f"{line}\n")
+    return None
 
 
 def _numbered(recipes: Iterable[Recipe]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def merge_recipe(folder: Path, words: str) -> None:
     refused(words, lambda: gm.merge_recipe(folder / "recipe.yaml", out=folder / "out"))
 
 
+def merge_with_card(folder: Path) -> None:
+    limit(memory=MEMORY // 4, seconds=SECONDS, wall=WALL)
+    gm.merge([folder / "evil"], out=folder / "out")
+
+
 def adapter(folder: Path) -> Path:
     factors = random_factors(torch.Generator().manual_seed(0), 5, 4, 2, torch.float32)
     return write_adapter(folder, {"layers.0.q": factors})
@@ -123,6 +128,45 @@ def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> No
     (adapter(tmp_path / "evil") / WEIGHTS).unlink()
     make(tmp_path / "evil")
     assert in_child(merge, tmp_path, words, {}) == 0
+
+
+# --- cards -------------------------------------------------------------------------------------------------------
+
+
+def unfolding() -> str:
+    """Ten aliases to ten aliases and so on: what PyYAML allows takes minutes and gigabytes with it."""
+    lines = ["a0: &a0 {x: 1}"]
+    for i in range(1, 12):
+        lines.append(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}")
+    return "\n".join([*lines, "license: mit"])
+
+
+def flat_unfolding() -> str:
+    """One mapping of thousands of keys, merged into thousands of others."""
+    keys = ",".join(f"k{i}" for i in range(4000))
+    return f"b: &b {{{keys}}}\nx: [{','.join(['{<<: *b}'] * 4000)}]\nlicense: mit"
+
+
+CARDS = {
+    "unfolding": unfolding,
+    "flat_unfolding": flat_unfolding,
+    "nested": lambda: "[" * 60_000,
+    "nested_mappings": lambda: "{a: " * 15_000,
+    "nested_lines": lambda: "- " * 30_000,
+    "long": lambda: "a: b\n" * 6_000_000,
+    "base_60": lambda: "license: 1" + ":1" * 30_000,
+    "digits": lambda: "license: " + "9" * 60_000,
+    "keys": lambda: "\n".join(f"k{i}: [{{a: b}}, ? c]" for i in range(3000)),
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards(name: str, tmp_path: Path) -> None:
+    """A card that a stranger wrote costs little, and decides nothing but the licence."""
+    evil = adapter(tmp_path / "evil")
+    (evil / "README.md").write_text(f"---\n{CARDS[name]()}\n---\n")
+    assert in_child(merge_with_card, tmp_path) == 0
+    assert "license" not in (tmp_path / "out" / "README.md").read_text().split("---")[1]
 
 
 # --- configs -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,6 +214,28 @@ def test_a_device_is_no_source(folder):
     """A stranger's recipe may name anything; what never ends is not read."""
     edit(f"out/{RECIPE}", "path: ../b", "path: /dev/zero")
     assert failed(gm.verify("out"))["/dev/zero"] == "missing"
+
+
+@pytest.mark.parametrize(
+    "text", ["```yaml\n", "````yaml\n```\n", "```yaml\nmethod: mean\n", "`" * 7 + "\n"]
+)
+def test_a_card_of_open_fences_takes_linear_time(folder, text):
+    """A card may have 32 MB; with one search per opened fence, 100 kB took 5 s."""
+    Path("out", CARD).write_text(text * (4_000_000 // len(text)))
+    start = time.perf_counter()
+    checks = {check.name: check.state for check in gm.verify("out", sources=False).checks}
+    assert time.perf_counter() - start < 10
+    assert checks[CARD] == "unknown"
+
+
+def test_the_recipe_of_a_card_ends_with_its_own_fence(folder):
+    card = Path("out", CARD)
+    card.write_text(
+        card.read_text().replace("```yaml\n", "````yaml\n").replace("\n```\n", "\n````\n")
+    )
+    assert gm.verify("out").holds
+    card.write_text("```yaml\nmethod: sum\nsources: [{path: a}]\n```\n" + card.read_text())
+    assert failed(gm.verify("out")) == {CARD: "differs"}
 
 
 def test_the_command(folder):

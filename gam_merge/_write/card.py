@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
 import huggingface_hub  # loads its parts on request
-import yaml
 
+from gam_merge._common import yaml
 from gam_merge._common.errors import printable
 from gam_merge._common.files import read_text
 from gam_merge._common.version import VERSION
@@ -29,7 +29,7 @@ REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
 
 _HUB = "https://huggingface.co"
-_FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
+_MOST_FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _ARXIV_LINK = r"[arXiv \1](https://arxiv.org/abs/\1)"
 _LIBRARIES = {"kohya": "diffusers"}  # format -> the Hub's library, where their names differ
@@ -107,9 +107,10 @@ def _license_of(source: RecordedSource) -> str | None:
         return _license(source.made_by)
     if source.file is None:
         return None
-    try:  # not metadata_load of huggingface_hub: its import takes a third of a second per merge
-        beginning = read_text(source.file.with_name(CARD_NAME))[:_FRONT_MATTER]
-        text = yaml.safe_load(beginning.split("---", 2)[1])["license"]
+    try:  # not metadata_load of huggingface_hub, which reads aliases that unfold to any size
+        beginning = read_text(source.file.with_name(CARD_NAME))[:_MOST_FRONT_MATTER]
+        (metadata,) = yaml.parse(beginning.split("---", 2)[1], CARD_NAME)
+        text = metadata.data["license"]
     except Exception:  # a stranger's card may contain anything, and need not exist
         return None
     known = isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other"
