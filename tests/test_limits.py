@@ -1,5 +1,6 @@
 """Files that claim, nest or repeat more than any adapter does are refused, in little time and memory."""
 
+import io
 import json
 import os
 import zipfile
@@ -116,9 +117,82 @@ def no_archive(folder: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(content[:40] + content[-60:])
 
 
+def opcodes(content: bytes) -> Callable[[Path], None]:
+    """An archive of torch.save with another pickle in it."""
+
+    def make(folder: Path) -> None:
+        saved = io.BytesIO()
+        torch.save({"x": torch.ones(1)}, saved)
+        with (
+            zipfile.ZipFile(saved) as source,
+            zipfile.ZipFile(folder / "adapter_model.bin", "w", zipfile.ZIP_STORED) as file,
+        ):
+            for entry in source.infolist():
+                is_pickle = entry.filename.endswith("data.pkl")
+                file.writestr(entry.filename, content if is_pickle else source.read(entry))
+
+    return make
+
+
+def repeated(pieces: bytes, count: int, first: bytes = b"") -> Callable[[Path], None]:
+    return opcodes(b"\x80\x02]" + first + count * pieces + b".")
+
+
+def shared(folder: Path) -> None:
+    """A thousand tensors that are all of one storage."""
+    x = torch.ones(1_000_000)
+    torch.save({f"x{i}": x.view(1000, 1000) for i in range(1000)}, folder / "adapter_model.bin")
+
+
+def entries(folder: Path) -> None:
+    """An archive of nothing but empty files, each of which takes a hundred times as much in memory."""
+    with zipfile.ZipFile(folder / "adapter_model.bin", "w", zipfile.ZIP_STORED) as file:
+        for i in range(150_000):
+            file.writestr(f"{i}", b"")
+
+
+_STORAGE = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x01"
+BOMBS = {
+    "bytearray": repeated(b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x40\x00\x85Ra", 4),
+    "bytearray_of_protocol_5": opcodes(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"."),
+    "text": opcodes(b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b"."),
+    "long": opcodes(b"\x80\x02\x8b\xff\xff\xff\x7f."),
+    "memo": opcodes(b"\x80\x02]r\xff\xff\xff\x7f."),
+    "lists": repeated(b"]", 20_000_000),
+    "copies": repeated(
+        b"ccollections\nOrderedDict\nh\x01R0", 20_000, b"(" + 20_000 * b"N" + b"tq\x01"
+    ),
+    # a tuple of two equal tuples of two equal tuples ...: 2^60 of them to hash
+    "hash": opcodes(b"\x80\x02}N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns."),
+    "repr": opcodes(b"\x80\x02N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b")R."),
+    "storages": repeated(
+        b"h\x01Q0", 300_000, b"(" + _STORAGE + 100_000 * b"N" + b"tq\x01"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_pickles_that_grow(name: str, tmp_path: Path) -> None:
+    """What torch, or Python, would build of a small file takes any memory or time."""
+    (adapter(tmp_path / "evil") / WEIGHTS).unlink()
+    BOMBS[name](tmp_path / "evil")
+    size = (tmp_path / "evil" / "adapter_model.bin").stat().st_size
+    assert in_child(load_within, tmp_path, max(1 << 26, 4 * size) + (1 << 26)) == 0
+
+
+def load_within(folder: Path, memory: int) -> None:
+    limit(memory=memory, seconds=SECONDS, wall=WALL)
+    with pytest.raises(
+        gm.GamMergeError, match=r"is not a (pickle|dict) of tensors|many times the file"
+    ):
+        gm.load(folder / "evil")
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (shared, "its tensors share numbers"),
+        (entries, "its archive would take"),
         (compressed, "is compressed"),
         (expanded, "larger than its storage"),
         (no_archive, "is not a pickle of tensors"),
@@ -167,6 +241,27 @@ def test_cards(name: str, tmp_path: Path) -> None:
     (evil / "README.md").write_text(f"---\n{CARDS[name]()}\n---\n")
     assert in_child(merge_with_card, tmp_path) == 0
     assert "license" not in (tmp_path / "out" / "README.md").read_text().split("---")[1]
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def draw(folder: Path) -> None:
+    gm.inspect(adapter(folder / "warm")).save_html(folder / "warm.html")
+    limit(memory=MEMORY, seconds=6 * SECONDS, wall=10 * WALL)
+    inspection = gm.inspect(folder / "evil")
+    inspection.save_html(folder / "out.html")
+    inspection.save_plot(folder / "out.png")
+
+
+def test_a_grid_of_thousands_by_thousands_is_drawn_as_fits_a_screen(tmp_path: Path) -> None:
+    """A module in each of 4,000 layers, each of a type of its own: 16 million cells, of which 4,000 hold a number."""
+    pair = torch.ones(1, 1), torch.ones(1, 1)
+    write_adapter(tmp_path / "evil", {f"layers.{i}.q{i}": pair for i in range(4000)})
+    assert in_child(draw, tmp_path) == 0
+    page = (tmp_path / "out.html").read_text()
+    assert len(page) < 10_000_000
+    assert "the mean of 16 neighbours each" in page
 
 
 # --- configs -----------------------------------------------------------------------------------------------------

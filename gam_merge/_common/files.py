@@ -165,9 +165,14 @@ def _sha256(path: Path, version: FileVersion) -> str:
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Write a file, whole or not at all; an existing one is replaced. Raises GamMergeError."""
+    """Write a file, whole or not at all. Raises GamMergeError.
+
+    An existing file is replaced, but nothing else: neither a link nor a device.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        if os.path.lexists(path) and not S_ISREG(path.lstat().st_mode):
+            raise GamMergeError(f"{path}: is not a regular file; choose another output")
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)
