@@ -19,10 +19,10 @@ from gam_merge._read.container import TensorSpec, TensorWriter
 from gam_merge._read.formats import format_named
 from gam_merge._read.peft import Peft
 from gam_merge._translate.translate import together
-from gam_merge._write.adapter import as_json
+from gam_merge._write.adapter import FUSE_REPORT_NAME, as_json
 from gam_merge._write.output import OutputWriter, check_output
 
-REPORT_NAME, _CONFIG_NAME = "fuse_report.json", "config.json"
+_CONFIG_NAME = "config.json"
 _ENOUGH = 0.9  # share of the deltas below which rounding is worth a note
 
 
@@ -113,15 +113,15 @@ def fuse(
     check_output(Path(out), force=force, sources=sources)
     placement = place(checkpoint, loaded)
     texts = dict(_changed_texts(checkpoint, placement))
-    written = {REPORT_NAME, *texts}
+    written = {FUSE_REPORT_NAME, *texts}
     companions = [file for file in checkpoint.companions() if file.name not in written]
-    names = [*(file.name for file in companions), *texts, REPORT_NAME]
+    names = [*(file.name for file in companions), *texts, FUSE_REPORT_NAME]
     with OutputWriter(Path(out), companions=names, force=force) as directory:
         fused = tuple(_write_shards(checkpoint, placement, directory, progress))
         report = _report(checkpoint, loaded, placement, fused)
         for file in companions:
             directory.copy(file)
-        directory.commit({REPORT_NAME: as_json(report.to_dict()), **texts})
+        directory.commit({FUSE_REPORT_NAME: as_json(report.to_dict()), **texts})
     return report
 
 
