@@ -256,8 +256,9 @@ def draw(folder: Path) -> None:
 
 def test_a_grid_of_thousands_by_thousands_is_drawn_as_fits_a_screen(tmp_path: Path) -> None:
     """A module in each of 4,000 layers, each of a type of its own: 16 million cells, of which 4,000 hold a number."""
-    pair = torch.ones(1, 1), torch.ones(1, 1)
-    write_adapter(tmp_path / "evil", {f"layers.{i}.q{i}": pair for i in range(4000)})
+    generator = torch.Generator().manual_seed(0)
+    factors = {f"layers.{i}.q{i}": random_factors(generator, 1, 1, 1) for i in range(4000)}
+    write_adapter(tmp_path / "evil", factors)
     assert in_child(draw, tmp_path) == 0
     page = (tmp_path / "out.html").read_text()
     assert len(page) < 10_000_000
