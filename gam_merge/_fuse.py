@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import hypot
 from os import PathLike
 from pathlib import Path
@@ -14,14 +14,16 @@ from gam_merge._load import Source, load
 from gam_merge._models.checkpoint import Checkpoint, open_checkpoint
 from gam_merge._models.edit import Edit, FusedModule
 from gam_merge._models.placement import Placement, place
+from gam_merge._read.adapter import Adapter
 from gam_merge._read.container import TensorSpec, TensorWriter
 from gam_merge._read.formats import format_named
 from gam_merge._read.peft import Peft
 from gam_merge._translate.translate import together
-from gam_merge._write.adapter import as_json
+from gam_merge._write.adapter import FUSE_REPORT_NAME, as_json
 from gam_merge._write.output import OutputWriter, check_output
 
-REPORT_NAME, _CONFIG_NAME = "fuse_report.json", "config.json"
+_CONFIG_NAME = "config.json"
+_ENOUGH = 0.9  # share of the deltas below which rounding is worth a note
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class FuseReport:
     """The modules that were fused, and what the user should know.
 
     Example:
-        >>> module = gm.FusedModule("q_proj", (4, 4), delta_norm=1.0, weight_norm=2.0)
-        >>> gm.FuseReport("base", "adapter", (module,)).relative_norm
-        0.5
+        >>> module = gm.FusedModule("q_proj", (4, 4), delta_norm=1.0, weight_norm=2.0, kept=0.8)
+        >>> report = gm.FuseReport("base", "adapter", (module,))
+        >>> report.relative_norm, report.survival
+        (0.5, 0.8)
     """
 
     base: str
@@ -46,9 +49,17 @@ class FuseReport:
         weight = hypot(*(module.weight_norm for module in self.modules))
         return delta / weight if weight else 0.0
 
+    @property
+    def survival(self) -> float:
+        """The share <R, D> / |D|^2 of the deltas D that is in the change R of rounded weights."""
+        energy = sum(module.delta_norm**2 for module in self.modules)
+        return sum(module.kept for module in self.modules) / energy if energy else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON: the total first, then every module."""
-        return {"relative_norm": self.relative_norm, **asdict(self)}
+        modules = [{**asdict(module), "survival": module.survival} for module in self.modules]
+        total = {"relative_norm": self.relative_norm, "survival": self.survival}
+        return {**total, **asdict(self), "modules": modules}
 
 
 def fuse(
@@ -62,7 +73,8 @@ def fuse(
     """Write a model with an adapter applied to it, in the files, dtypes and shards of the base.
 
     Config, tokenizer and similar files are copied. Tied weights stay tied unless the adapter
-    changes only one of them.
+    changes only one of them. A small delta may round away in the dtype of the base; a note says so
+    if less than 90 % of it survives.
 
     Args:
         base: a directory that ``save_pretrained`` wrote in safetensors.
@@ -72,11 +84,13 @@ def fuse(
         progress: called with (tensors done, tensors in all).
 
     Returns:
-        FuseReport: norms of the deltas and of the weights they were added to, and notes.
+        FuseReport: norms of the deltas and of the weights they were added to, the share of the
+            deltas that survives the rounding to the dtypes of the base, and notes.
 
     Raises:
-        GamMergeError: for a base that is quantised or does not fit the adapter, or an ``out`` that
-            exists, among others; and then nothing is written.
+        GamMergeError: for a base that is quantised or does not fit the adapter, NaN or Inf in a
+            tensor that is changed, or an ``out`` that exists, among others; and then nothing is
+            written.
 
     Example:
         >>> import os, torch
@@ -99,16 +113,29 @@ def fuse(
     check_output(Path(out), force=force, sources=sources)
     placement = place(checkpoint, loaded)
     texts = dict(_changed_texts(checkpoint, placement))
-    written = {REPORT_NAME, *texts}
+    written = {FUSE_REPORT_NAME, *texts}
     companions = [file for file in checkpoint.companions() if file.name not in written]
-    names = [*(file.name for file in companions), *texts, REPORT_NAME]
+    names = [*(file.name for file in companions), *texts, FUSE_REPORT_NAME]
     with OutputWriter(Path(out), companions=names, force=force) as directory:
         fused = tuple(_write_shards(checkpoint, placement, directory, progress))
-        report = FuseReport(str(checkpoint.path), loaded.source, fused, tuple(placement.notes))
+        report = _report(checkpoint, loaded, placement, fused)
         for file in companions:
             directory.copy(file)
-        directory.commit({REPORT_NAME: as_json(report.to_dict()), **texts})
+        directory.commit({FUSE_REPORT_NAME: as_json(report.to_dict()), **texts})
     return report
+
+
+def _report(
+    checkpoint: Checkpoint, adapter: Adapter, placement: Placement, fused: tuple[FusedModule, ...]
+) -> FuseReport:
+    report = FuseReport(str(checkpoint.path), adapter.source, fused, tuple(placement.notes))
+    if report.survival >= _ENOUGH:
+        return report
+    note = (
+        f"{100 * report.survival:.1f} % of the delta survives the rounding to the dtype of the "
+        "base; fuse into a float32 copy of it to keep more"
+    )
+    return replace(report, notes=(*report.notes, note))
 
 
 def _write_shards(

@@ -76,7 +76,13 @@ def load(
     adapter = form.parse(contents, problems)
     notes = (*notes, *adapter.notes)
     return replace(
-        adapter, file=weights.absolute(), version=version, revision=revision, notes=notes
+        adapter,
+        file=weights.absolute(),
+        version=version,
+        config_file=contents.config_file and contents.config_file.absolute(),
+        config_version=contents.config_version,
+        revision=revision,
+        notes=notes,
     )
 
 
@@ -107,8 +113,11 @@ def _with_config(contents: Contents, path: Path, form: Format) -> Contents:
     """Return the files of an adapter with the config that a format finds next to the weights."""
     assert contents.file is not None
     file = _config_file(form, path, contents.file)
-    config = None if file is None else read_json(file, hint=_CONFIG_HINT)
-    return replace(contents, config=config, config_file=file)
+    if file is None:
+        return replace(contents, config=None, config_file=None, config_version=None)
+    version = FileVersion.of(file, hint=_CONFIG_HINT)
+    config = read_json(file, hint=_CONFIG_HINT)
+    return replace(contents, config=config, config_file=file, config_version=version)
 
 
 _PICKLES = (".bin", ".pt", ".ckpt")
@@ -138,6 +147,18 @@ def _config_file(form: Format, path: Path, weights: Path) -> Path | None:
         if os.path.isfile(file):  # not is_file(): the name may be too long to be one
             return file
     return None
+
+
+def config_file(path: Path) -> Path | None:
+    """Return the file of the config that the path of an adapter means, if it has one.
+
+    Raises GamMergeError.
+    """
+    weights = weights_file(path)
+    tensors, metadata, _ = _read_tensors(weights, [])
+    contents = Contents(str(path), str(weights), tensors, metadata, file=weights)
+    _, contents = recognized(partial(_with_config, contents, path), weights.name)
+    return contents.config_file
 
 
 def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:

@@ -218,7 +218,7 @@ def _in_memory(planned: MergePlan, run_into: Callable[[Sink], MergeReport]) -> M
         merged = memory.modules[name]
         modules[name] = replace(module, a=merged.a, b=merged.b, magnitude=merged.magnitude)
     origin = made_by if made_by.repeatable else None
-    adapter = replace(promised, modules=modules, extras=memory.extras, made_by=origin)
+    adapter = replace(promised, modules=modules, extras=memory.extras, made_by=origin, notes=())
     return MergeResult(adapter, report, made_by)
 
 
@@ -270,6 +270,8 @@ def _run(
     for adapter in lineup.adapters:
         if adapter.file and adapter.version:
             check_unchanged(adapter.file, adapter.version)
+        if adapter.config_file and adapter.config_version:
+            check_unchanged(adapter.config_file, adapter.config_version)
     report = MergeReport(
         method=job.method.name,
         sources=tuple(adapter.source for adapter in lineup.adapters),

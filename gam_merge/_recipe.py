@@ -142,11 +142,14 @@ def _sources(recipe: Recipe, place: Place, made: dict[str, Adapter]) -> list[Ada
         except GamMergeError as error:
             raise place.error(("sources", i, "path"), error) from None
         adapters.append(adapter)
-        if source.sha256 is None:
-            continue
-        if adapter.file is None or sha256(adapter.file) != source.sha256:
-            text = f"{adapter.file or source.path} has changed since its sha256 was recorded"
-            raise place.error(("sources", i, "sha256"), text)
+        pinned = (
+            ("sha256", source.sha256, adapter.file),
+            ("config_sha256", source.config_sha256, adapter.config_file),
+        )
+        for key, recorded, file in pinned:
+            if recorded is not None and (file is None or sha256(file) != recorded):
+                text = f"{file or source.path} has changed since its sha256 was recorded"
+                raise place.error(("sources", i, key), text)
     return adapters
 
 

@@ -1,8 +1,8 @@
 """``verify``: whether a merge on disk is still what was written, and its sources what they were.
 
-Everything is checked against the recipe: it has the sha256 of the weights, of the config and of
-each source. The card repeats it, and the metadata of the weights repeat method and sources. Nothing
-is signed: who may write all of these files can make them agree.
+Everything is checked against the recipe: it has the sha256 of weights and config, of the output and
+of each source. The card repeats it, and the metadata of the weights repeat method and sources.
+Nothing is signed: who may write all of these files can make them agree.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import read_text, sha256
-from gam_merge._load import locate, weights_file
+from gam_merge._load import config_file, locate, weights_file
 from gam_merge._read.place import Place, place_of
 from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
@@ -31,7 +31,7 @@ from gam_merge._write.provenance import METHOD_KEY, ORIGINS_KEY, origins
 Kind = Literal["output", "record", "source", "rerun"]
 State = Literal["holds", "differs", "missing", "unknown"]
 
-_FENCED = re.compile(r"^(`{3,})yaml\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(`{3,})yaml")  # a line of a card that opens its recipe
 _METADATA = "metadata of the weights"
 
 
@@ -104,7 +104,7 @@ def verify(
 
     Args:
         path: a directory or a file that a merge wrote.
-        sources: also read the weights of the sources; those on the Hub are fetched at their commit
+        sources: also read the files of the sources; those on the Hub are fetched at their commit
             unless they are in the cache.
         rerun: do the merge again, in a temporary directory: it must give the same bytes. They
             depend on nothing but the sources, the versions of gam-merge and torch, and the kind of
@@ -121,7 +121,7 @@ def verify(
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
         >>> _ = gm.merge(sources, out="merged")
         >>> [check.state for check in gm.verify("merged", rerun=True).checks]
-        ['holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds']
+        ['holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds', 'holds']
     """
     place = place_of(Path(path))
     file = place.home / RECIPE_NAME
@@ -148,19 +148,32 @@ def _outputs(place: Place, recipe: Recipe) -> Iterator[Check]:
 def _sources(file: Path, recipes: Sequence[Recipe]) -> Iterator[Check]:
     """Check every file that the merges of a recipe began with, once."""
     names = {recipe.name for recipe in recipes}
-    unique: dict[tuple[str, str | None], RecipeSource] = {}
+    unique: dict[tuple[str | None, ...], RecipeSource] = {}
     for recipe in recipes:
         for source in recipe.sources:
-            unique[source.path, source.sha256] = source
+            unique[source.path, source.sha256, source.config_sha256] = source
     for source in unique.values():
-        if source.path not in names:
-            yield _digest("source", source.path, partial(_weights, file, source), source.sha256)
+        if source.path in names:
+            continue
+        yield _digest("source", source.path, partial(_weights, file, source), source.sha256)
+        if source.config_sha256 is not None:
+            name = f"config of {source.path}"
+            yield _digest("source", name, partial(_config, file, source), source.config_sha256)
 
 
 def _weights(file: Path, source: RecipeSource) -> Path:
     """Return the file of weights that a source of a recipe means."""
     path, _ = locate(located(source.path, file))
     return weights_file(path)
+
+
+def _config(file: Path, source: RecipeSource) -> Path:
+    """Return the file of the config that a source of a recipe means."""
+    path, _ = locate(located(source.path, file))
+    config = config_file(path)
+    if config is None:
+        raise GamMergeError(f"{path}: has no config any more")
+    return config
 
 
 def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | None) -> Check:
@@ -197,13 +210,28 @@ def _card(home: Path, recipes: Sequence[Recipe]) -> Check:
     """Check the recipe that the card repeats; paths apart, of which a card has the last part."""
     card = home / CARD_NAME
     try:
-        fenced = _FENCED.search(read_text(card))
-        if fenced is None:
+        text = _fenced(read_text(card))
+        if text is None:
             return Check("record", CARD_NAME, "unknown", "the card does not contain a recipe")
-        repeated = parse_recipes(fenced[2], card)
+        repeated = parse_recipes(text, card)
     except GamMergeError as error:
         return Check("record", CARD_NAME, "missing", str(error))
     return _agreement(CARD_NAME, _numbered(recipes), _numbered(repeated))
+
+
+def _fenced(text: str) -> str | None:
+    """Return the first block of YAML in a Markdown text, if one is opened and closed."""
+    fence: str | None = None
+    block: list[str] = []
+    for line in text.split("\n"):
+        if fence is None:
+            opened = _FENCE.fullmatch(line)
+            fence = opened[1] if opened else None
+        elif line == fence:
+            return "".join(block)
+        else:
+            block.append(f"{line}\n")
+    return None
 
 
 def _numbered(recipes: Iterable[Recipe]) -> dict[str, Any]:

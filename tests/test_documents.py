@@ -1,5 +1,6 @@
 """Figures and HTML reports, looked at by a real browser; hostile names; failures in one line."""
 
+import os
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from browser import Browser, chromium
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gam_merge as gm
 from gam_merge import _diagnose
+from gam_merge._common.names import grid, shortened
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">$x^2$&amp;"
 
@@ -125,6 +129,52 @@ def test_the_figures_show_the_figures(found):
     comparison = found["comparison"]
     drawn = figures.draw_sheet(comparison._sheet()).axes[0].collections[0].get_array()
     np.testing.assert_array_equal(drawn, comparison.grid("times_chance_u").values)
+
+
+def test_a_grid_that_is_too_large_is_pooled():
+    """Neighbours are averaged, cells without a module apart."""
+    names = [f"layers.{i}.t{j}" for i in range(5) for j in range(3) if i != j]
+    exact = grid(names, lambda members: float(members[0]))
+    assert exact.values.shape == exact.sizes == (3, 5)
+    assert exact.pooled == (1, 1)
+    pooled = grid(names, lambda members: float(members[0]), most=(2, 3))
+    assert (pooled.sizes, pooled.pooled) == ((3, 5), (2, 2))
+    assert pooled.layers == ("layers.0", "layers.2", "layers.4")
+    assert pooled.types == ("t0", "t2")
+    for row, column in np.ndindex(2, 3):
+        block = exact.values[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert pooled.values[row, column] == pytest.approx(np.nanmean(block))
+
+
+@given(st.lists(st.text("ab.", min_size=1, max_size=8), max_size=8, unique=True))
+def test_short_labels_are_tails_that_no_other_label_shares(labels):
+    short = shortened(labels)
+    assert list(short) == labels
+    for label, tail in short.items():
+        words, size = label.split("."), len(tail.split("."))
+        assert words[-size:] == tail.split(".")
+        rivals = [other.split(".") for other in labels if other != label]
+        shared = [k for k in range(1, len(words)) if any(w[-k:] == words[-k:] for w in rivals)]
+        assert size == next((k for k in range(1, len(words)) if k not in shared), len(words))
+
+
+@pytest.mark.parametrize("save", ["save_html", "save_plot"])
+def test_only_a_regular_file_is_replaced(found, save, tmp_path):
+    out, target = tmp_path / "out.png", tmp_path / "mine"
+    target.write_text("mine")
+    for make in (lambda: out.symlink_to(target), lambda: out.symlink_to("nowhere"),
+                 lambda: os.mkfifo(out), out.mkdir):  # fmt: skip
+        make()
+        before = out.lstat().st_ino
+        with pytest.raises(gm.GamMergeError, match="is not a regular file"):
+            getattr(found["inspection"], save)(out)
+        assert out.lstat().st_ino == before
+        out.rmdir() if out.is_dir() and not out.is_symlink() else out.unlink()
+    assert target.read_text() == "mine"
+    out.write_text("old")
+    getattr(found["inspection"], save)(out)
+    assert out.read_bytes()[:4] in (b"\x89PNG", b"<!DO")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out.png"]
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,118 @@ def test_force_replaces_what_we_wrote(llama, tmp_path):
         gm.fuse(base, adapter, tmp_path / "out", force=True)
 
 
+KEY = "model.layers.0.self_attn.q_proj"
+
+
+def plain_base(path: Path, weight: torch.Tensor) -> Path:
+    """A model of one linear layer."""
+    path.mkdir()
+    save_file({f"{KEY}.weight": weight, "other": torch.ones(2)}, path / "model.safetensors")
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    return path
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "size", "least", "most"),
+    [
+        (torch.bfloat16, 1e-5, 0.2, 0.4),
+        (torch.bfloat16, 1e-3, 0.97, 1.01),
+        (torch.float32, 1e-5, 0.999, 1.001),
+        (torch.float32, 2e-10, 0.2, 0.8),
+    ],
+)
+def test_what_rounding_leaves_of_a_delta(dtype, size, least, most, dora, tmp_path):
+    """<R, D> / |D|^2, D by float64 and R from the files; weights of rms 0.02 as in trained models."""
+    generator = torch.Generator().manual_seed(0)
+    weight = (0.02 * torch.randn(256, 256, generator=generator)).to(dtype)
+    base = plain_base(tmp_path / "base", weight)
+    b, a = random_factors(generator, 256, 256, 4, torch.float32)
+    b = b * size / float((b @ a).square().mean().sqrt())
+    adapter = write_adapter(tmp_path / "adapter", {KEY: (b, a)}, use_dora=dora)
+    before, delta = weight.double(), b.double() @ a.double()
+    if dora:
+        magnitude = before.norm(dim=1).float()
+        path = adapter / "adapter_model.safetensors"
+        key = f"base_model.model.{KEY}.lora_magnitude_vector"
+        save_file({**load_file(path), key: magnitude}, path)
+        moved = before + delta
+        delta = moved * (magnitude.double() / moved.norm(dim=1)).unsqueeze(1) - before
+    report = gm.fuse(base, adapter, tmp_path / "out")
+    change = stored(tmp_path / "out")[f"{KEY}.weight"].double() - before
+    expected = float((change * delta).sum() / delta.square().sum())
+    # D itself is computed in float32: of a DoRA to one unit of its norms
+    tolerance = 0.02 if dora and size < 1e-8 else 1e-4
+    assert report.survival == pytest.approx(expected, abs=tolerance)
+    assert report.survival == report.modules[0].survival
+    assert least < report.survival < most
+    warned = [note for note in report.notes if "survives the rounding" in note]
+    assert len(warned) == (report.survival < 0.9)
+    data = json.loads((tmp_path / "out" / "fuse_report.json").read_text())
+    assert data["survival"] == data["modules"][0]["survival"] == report.survival
+
+
+BROKEN = {
+    "lora_A": ({"a": float("nan")}, "module .*q_proj has NaN or Inf in factor A"),
+    "lora_B": ({"b": float("inf")}, "module .*q_proj has NaN or Inf in factor B"),
+    "overflow": ({"alpha": 1e6, "dtype": torch.float16}, "do not fit into float16"),
+    "row_of_zero": (
+        {"base": 0.0, "b": 0.0, "magnitude": 1.0},
+        "a row of the weight plus its delta",
+    ),
+    "magnitude": ({"magnitude": float("nan")}, "NaN or Inf in the magnitudes"),
+    "base": ({"base": float("nan")}, "the weight of the base model has NaN or Inf"),
+    "saved": ({"saved": float("nan")}, "tensor other.weight has NaN or Inf"),
+    "saved_overflow": ({"saved": 1e30, "dtype": torch.float16}, "do not fit into float16"),
+    "bias": ({"bias": float("inf")}, "tensor .*lora_B.bias has NaN or Inf"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_numbers_that_are_none_are_named_and_nothing_is_written(name, tmp_path):
+    def build(
+        a=1.0,
+        b=1.0,
+        alpha=2.0,
+        base=1.0,
+        dtype=torch.float32,
+        magnitude=None,
+        saved=None,
+        bias=None,
+    ):
+        path = plain_base(tmp_path / "base", torch.full((4, 4), base, dtype=dtype))
+        tensors = load_file(path / "model.safetensors")
+        more = {"other.weight": torch.ones(2, 2, dtype=dtype), f"{KEY}.bias": torch.ones(4)}
+        save_file({**tensors, **more}, path / "model.safetensors")
+        factors = {KEY: (torch.full((4, 2), b), torch.full((2, 4), a))}
+        config = {
+            "use_dora": magnitude is not None,
+            "lora_alpha": alpha,
+            "lora_bias": bias is not None,
+        }
+        adapter = write_adapter(
+            tmp_path / "adapter", factors, modules_to_save=["other"] if saved else None, **config
+        )
+        weights = load_file(adapter / "adapter_model.safetensors")
+        stem = f"base_model.model.{KEY}"
+        if magnitude is not None:
+            weights[f"{stem}.lora_magnitude_vector"] = torch.full((4,), magnitude)
+        if saved is not None:
+            weights["base_model.model.other.weight"] = torch.full((2, 2), saved)
+        if bias is not None:
+            weights[f"{stem}.lora_B.bias"] = torch.full((4,), bias)
+        save_file(weights, adapter / "adapter_model.safetensors")
+        return path, adapter
+
+    options, message = BROKEN[name]
+    base, adapter = build(**options)
+    with pytest.raises(gm.GamMergeError, match=f"^{adapter}: .*{message}"):
+        gm.fuse(base, adapter, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+    done = run(["fuse", "base", "adapter", "-o", "out", "--json"], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
 def test_fusing_twice_is_fusing_the_sum(llama, tmp_path):
     """A model that we wrote is a base as good as any."""
     base = save_base(llama, tmp_path / "base")

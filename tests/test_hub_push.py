@@ -1,6 +1,7 @@
 """To the Hub and back, over real HTTP: one commit of our files, no path and no token in it, and every failure."""
 
 import json
+import os
 import re
 import traceback
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 import yaml
 from helpers import random_factors, write_adapter
 from hub_server import PUSH_STEPS, STRANGER, TOKEN, Fault, Hub
+from safetensors.torch import save_file
 
 import gam_merge as gm
 
@@ -130,6 +132,142 @@ def test_a_local_base_model_keeps_its_name_alone(hub: Hub, tmp_path: Path, monke
             b"models" in content for name, content in files.items() if name != "README.md"
         )
         assert b"base_model:" not in files["README.md"]
+
+
+def leaks(hub: Hub, folder: Path) -> list[str]:
+    """The files on the Hub that name the folder of the inputs."""
+    words = (str(folder).encode(), b"secret")
+    return [
+        name
+        for name, content in hub.files("me/merged").items()
+        if any(word in content for word in words)
+    ]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A model and a fine-tuned copy of it in a folder that is nobody's business."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 8, generator=generator)
+    paths = []
+    for name in ("base", "tuned"):
+        path = tmp_path / "secret" / name
+        path.mkdir(parents=True)
+        save_file({"layers.0.q.weight": weight}, path / "model.safetensors")
+        own = {"_name_or_path": str(path), "text_config": {"_name_or_path": str(path)}}
+        (path / "config.json").write_text(json.dumps({"model_type": "llama", **own}))
+        (path / "tokenizer_config.json").write_text(json.dumps({"name_or_path": str(path)}))
+        (path / "tokenizer.model").write_bytes(b"\xff\x00")
+        weight = weight + torch.outer(torch.ones(8), torch.arange(8.0))
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def test_an_extracted_adapter_has_no_path(hub: Hub, models, tmp_path: Path):
+    gm.extract(*models, rank=1, out=tmp_path / "out")
+    assert "secret" in (tmp_path / "out" / "extract_report.json").read_text()
+    gm.push(tmp_path / "out", "me/merged")
+    files = hub.files("me/merged")
+    assert {"adapter_model.safetensors", "adapter_config.json", "extract_report.json"} < set(files)
+    report = json.loads(files["extract_report.json"])
+    assert (report["base"], report["tuned"]) == ("base", "tuned")
+    assert leaks(hub, tmp_path) == []
+
+
+def test_a_fused_model_has_no_path(hub: Hub, models, tmp_path: Path):
+    factors = {"layers.0.q": random_factors(torch.Generator().manual_seed(0), 8, 8, 2)}
+    adapter = write_adapter(tmp_path / "secret" / "adapter", factors)
+    gm.fuse(models[0], adapter, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    gm.push(tmp_path / "out", "me/merged")
+    files = hub.files("me/merged")
+    assert set(files) == {
+        ".gitattributes", "model.safetensors", "config.json", "tokenizer_config.json",
+        "tokenizer.model", "fuse_report.json",
+    }  # fmt: skip
+    assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert files["tokenizer.model"] == b"\xff\x00"
+    report = json.loads(files["fuse_report.json"])
+    assert (report["base"], report["adapter"]) == ("base", "adapter")
+    config = json.loads(files["config.json"])
+    assert config == {
+        "model_type": "llama", "_name_or_path": "base", "text_config": {"_name_or_path": "base"},
+    }  # fmt: skip
+    assert leaks(hub, tmp_path) == []
+
+
+def test_the_best_of_a_search_has_no_path(hub: Hub, merged: Path, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"sources: [{{path: {tmp_path}/secret/code}}, {{path: secret/maths}}]"
+    )
+    best = gm.search(tmp_path / "recipe.yaml", lambda _: 1.0, tmp_path / "search", trials=2)
+    with pytest.raises(gm.GamMergeError, match="is not a merge that gam-merge wrote"):
+        gm.push(tmp_path / "search", "me/merged")
+    gm.push(gm.merge_recipe(best.recipe, out=tmp_path / "best").path, "me/merged")
+    assert leaks(hub, tmp_path) == []
+
+
+def test_a_base_model_in_the_recipe_has_no_path(hub: Hub, merged: Path, tmp_path: Path):
+    recipe = merged / "gam_merge_recipe.yaml"
+    recipe.write_text(recipe.read_text() + "base_model: ../secret/base\n")
+    report = merged / "merge_report.json"
+    notes = json.loads(report.read_text())
+    notes["notes"] = [f"read {tmp_path}/secret/base/model.safetensors: ok", "and ../secret/b, c/d"]
+    report.write_text(json.dumps(notes))
+    gm.push(merged, "me/merged")
+    files = hub.files("me/merged")
+    assert yaml.safe_load(files["gam_merge_recipe.yaml"])["base_model"] == "base"
+    assert json.loads(files["merge_report.json"])["notes"] == [
+        "read model.safetensors: ok",
+        "and b, c/d",
+    ]
+    assert leaks(hub, tmp_path) == []
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"merge.png"}))
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe"])
+def test_only_regular_files_go_there(hub: Hub, merged: Path, tmp_path: Path, name, kind):
+    """A link may lead to the token itself."""
+    file, content = merged / name, (merged / name).read_bytes()
+    file.unlink()
+    (tmp_path / "token").write_bytes(content)
+    match kind:
+        case "link":
+            file.symlink_to(tmp_path / "token")
+        case "link to nothing":
+            file.symlink_to("nothing")
+        case "folder":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+    with pytest.raises(gm.GamMergeError, match=r"is not a (regular file|merge)") as error:
+        gm.push(merged, "me/merged")
+    assert "\n" not in str(error.value)
+    assert not hub.requests
+
+
+EDITS = {
+    "merge_report.json": [
+        "", "[]", "{}", "null", "{", '{"sources": 1, "notes": []}', '{"sources": [1, 2]}',
+        '{"sources": ["a", "b"], "notes": [1]}', '{"sources": ["a", "b"], "notes": [], "modules": 1}',
+        '{"sources": ["a", "b"], "notes": [], "modules": [{}]}', "[" * 100_000,
+        '{"sources": ["a", "b"], "notes": [], "modules": [{"name": "q", "norms": ["x"], "inners": []}]}',
+    ],
+    "adapter_config.json": ["", "[]", "null", "{", "[" * 100_000],
+    "gam_merge_recipe.yaml": ["", "[]", "a: b", "sources: 1", "sources: [{}]", "{", "&a [*a]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "i"), [(name, i) for name in EDITS for i in range(len(EDITS[name]))]
+)
+def test_files_that_were_edited_are_an_error_in_one_line(hub: Hub, merged: Path, name, i):
+    (merged / name).write_text(EDITS[name][i])
+    with pytest.raises(gm.GamMergeError, match=re.escape(name)) as error:
+        gm.push(merged, "me/merged")
+    assert "\n" not in str(error.value)
+    assert not hub.requests
 
 
 def test_only_our_files_go_there(hub: Hub, merged: Path):

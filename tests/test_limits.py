@@ -1,5 +1,6 @@
 """Files that claim, nest or repeat more than any adapter does are refused, in little time and memory."""
 
+import io
 import json
 import os
 import zipfile
@@ -32,6 +33,11 @@ def merge(folder: Path, words: str, settings: dict[str, Any]) -> None:
 
 def merge_recipe(folder: Path, words: str) -> None:
     refused(words, lambda: gm.merge_recipe(folder / "recipe.yaml", out=folder / "out"))
+
+
+def merge_with_card(folder: Path) -> None:
+    limit(memory=MEMORY // 4, seconds=SECONDS, wall=WALL)
+    gm.merge([folder / "evil"], out=folder / "out")
 
 
 def adapter(folder: Path) -> Path:
@@ -111,9 +117,82 @@ def no_archive(folder: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(content[:40] + content[-60:])
 
 
+def opcodes(content: bytes) -> Callable[[Path], None]:
+    """An archive of torch.save with another pickle in it."""
+
+    def make(folder: Path) -> None:
+        saved = io.BytesIO()
+        torch.save({"x": torch.ones(1)}, saved)
+        with (
+            zipfile.ZipFile(saved) as source,
+            zipfile.ZipFile(folder / "adapter_model.bin", "w", zipfile.ZIP_STORED) as file,
+        ):
+            for entry in source.infolist():
+                is_pickle = entry.filename.endswith("data.pkl")
+                file.writestr(entry.filename, content if is_pickle else source.read(entry))
+
+    return make
+
+
+def repeated(pieces: bytes, count: int, first: bytes = b"") -> Callable[[Path], None]:
+    return opcodes(b"\x80\x02]" + first + count * pieces + b".")
+
+
+def shared(folder: Path) -> None:
+    """A thousand tensors that are all of one storage."""
+    x = torch.ones(1_000_000)
+    torch.save({f"x{i}": x.view(1000, 1000) for i in range(1000)}, folder / "adapter_model.bin")
+
+
+def entries(folder: Path) -> None:
+    """An archive of nothing but empty files, each of which takes a hundred times as much in memory."""
+    with zipfile.ZipFile(folder / "adapter_model.bin", "w", zipfile.ZIP_STORED) as file:
+        for i in range(150_000):
+            file.writestr(f"{i}", b"")
+
+
+_STORAGE = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x01"
+BOMBS = {
+    "bytearray": repeated(b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x40\x00\x85Ra", 4),
+    "bytearray_of_protocol_5": opcodes(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"."),
+    "text": opcodes(b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b"."),
+    "long": opcodes(b"\x80\x02\x8b\xff\xff\xff\x7f."),
+    "memo": opcodes(b"\x80\x02]r\xff\xff\xff\x7f."),
+    "lists": repeated(b"]", 20_000_000),
+    "copies": repeated(
+        b"ccollections\nOrderedDict\nh\x01R0", 20_000, b"(" + 20_000 * b"N" + b"tq\x01"
+    ),
+    # a tuple of two equal tuples of two equal tuples ...: 2^60 of them to hash
+    "hash": opcodes(b"\x80\x02}N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns."),
+    "repr": opcodes(b"\x80\x02N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b")R."),
+    "storages": repeated(
+        b"h\x01Q0", 300_000, b"(" + _STORAGE + 100_000 * b"N" + b"tq\x01"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_pickles_that_grow(name: str, tmp_path: Path) -> None:
+    """What torch, or Python, would build of a small file takes any memory or time."""
+    (adapter(tmp_path / "evil") / WEIGHTS).unlink()
+    BOMBS[name](tmp_path / "evil")
+    size = (tmp_path / "evil" / "adapter_model.bin").stat().st_size
+    assert in_child(load_within, tmp_path, max(1 << 26, 4 * size) + (1 << 26)) == 0
+
+
+def load_within(folder: Path, memory: int) -> None:
+    limit(memory=memory, seconds=SECONDS, wall=WALL)
+    with pytest.raises(
+        gm.GamMergeError, match=r"is not a (pickle|dict) of tensors|many times the file"
+    ):
+        gm.load(folder / "evil")
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (shared, "its tensors share numbers"),
+        (entries, "its archive would take"),
         (compressed, "is compressed"),
         (expanded, "larger than its storage"),
         (no_archive, "is not a pickle of tensors"),
@@ -123,6 +202,67 @@ def test_pickles(make: Callable[[Path], None], words: str, tmp_path: Path) -> No
     (adapter(tmp_path / "evil") / WEIGHTS).unlink()
     make(tmp_path / "evil")
     assert in_child(merge, tmp_path, words, {}) == 0
+
+
+# --- cards -------------------------------------------------------------------------------------------------------
+
+
+def unfolding() -> str:
+    """Ten aliases to ten aliases and so on: what PyYAML allows takes minutes and gigabytes with it."""
+    lines = ["a0: &a0 {x: 1}"]
+    for i in range(1, 12):
+        lines.append(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}")
+    return "\n".join([*lines, "license: mit"])
+
+
+def flat_unfolding() -> str:
+    """One mapping of thousands of keys, merged into thousands of others."""
+    keys = ",".join(f"k{i}" for i in range(4000))
+    return f"b: &b {{{keys}}}\nx: [{','.join(['{<<: *b}'] * 4000)}]\nlicense: mit"
+
+
+CARDS = {
+    "unfolding": unfolding,
+    "flat_unfolding": flat_unfolding,
+    "nested": lambda: "[" * 60_000,
+    "nested_mappings": lambda: "{a: " * 15_000,
+    "nested_lines": lambda: "- " * 30_000,
+    "long": lambda: "a: b\n" * 6_000_000,
+    "base_60": lambda: "license: 1" + ":1" * 30_000,
+    "digits": lambda: "license: " + "9" * 60_000,
+    "keys": lambda: "\n".join(f"k{i}: [{{a: b}}, ? c]" for i in range(3000)),
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards(name: str, tmp_path: Path) -> None:
+    """A card that a stranger wrote costs little, and decides nothing but the licence."""
+    evil = adapter(tmp_path / "evil")
+    (evil / "README.md").write_text(f"---\n{CARDS[name]()}\n---\n")
+    assert in_child(merge_with_card, tmp_path) == 0
+    assert "license" not in (tmp_path / "out" / "README.md").read_text().split("---")[1]
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def draw(folder: Path) -> None:
+    gm.inspect(adapter(folder / "warm")).save_html(folder / "warm.html")
+    limit(memory=MEMORY, seconds=6 * SECONDS, wall=10 * WALL)
+    inspection = gm.inspect(folder / "evil")
+    inspection.save_html(folder / "out.html")
+    inspection.save_plot(folder / "out.png")
+
+
+def test_a_grid_of_thousands_by_thousands_is_drawn_as_fits_a_screen(tmp_path: Path) -> None:
+    """A module in each of 4,000 layers, each of a type of its own: 16 million cells, of which 4,000 hold a number."""
+    generator = torch.Generator().manual_seed(0)
+    factors = {f"layers.{i}.q{i}": random_factors(generator, 1, 1, 1) for i in range(4000)}
+    write_adapter(tmp_path / "evil", factors)
+    assert in_child(draw, tmp_path) == 0
+    page = (tmp_path / "out.html").read_text()
+    assert len(page) < 10_000_000
+    assert "the mean of 16 neighbours each" in page
 
 
 # --- configs -----------------------------------------------------------------------------------------------------

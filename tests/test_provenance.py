@@ -43,6 +43,11 @@ def recipes(directory: str | Path) -> list[Any]:
     return list(yaml.safe_load_all((Path(directory) / RECIPE).read_text()))
 
 
+def origin(directory: str) -> dict[str, str]:
+    """What the metadata say of a source that is a directory."""
+    return {"sha256": digest(directory), "config_sha256": digest(directory, CONFIG)}
+
+
 def test_recipe_and_card_know_what_was_written(folder):
     gm.merge(["a", "b"], out="out")
     digests = {name: digest("out", name) for name in (WEIGHTS, CONFIG)}
@@ -54,7 +59,7 @@ def test_recipe_and_card_know_what_was_written(folder):
 def test_the_weights_know_their_sources(folder):
     first = gm.merge(["a", "b"], weights=[1, 3])
     gm.merge([first.adapter, "b"], method="mean", out="out")
-    of = [{"sha256": digest("a")}, {"sha256": digest("b")}, {"sha256": digest("b")}]
+    of = [origin("a"), origin("b"), origin("b")]
     assert metadata("out")["gam_merge.method"] == "mean"
     assert json.loads(metadata("out")["gam_merge.sources"]) == of
     assert "sha256" not in recipes("out")[0]["output"]  # the first merge was never written
@@ -62,7 +67,7 @@ def test_the_weights_know_their_sources(folder):
 
 def test_what_is_in_memory_has_no_digest(folder):
     gm.merge([gm.Adapter("live", gm.load("a").modules, "base"), "b"], out="out")
-    assert json.loads(metadata("out")["gam_merge.sources"]) == [{"sha256": digest("b")}]
+    assert json.loads(metadata("out")["gam_merge.sources"]) == [origin("b")]
 
 
 def _rewrite(file: Path) -> None:
@@ -70,6 +75,12 @@ def _rewrite(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
+
+
+def _rewrite_and_put_the_time_back(file: Path) -> None:
+    times = file.stat()
+    _rewrite(file)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _replace(file: Path) -> None:
@@ -80,14 +91,15 @@ def _replace(file: Path) -> None:
     os.replace(other, file)
 
 
-@pytest.mark.parametrize("change", [_rewrite, _replace])
+@pytest.mark.parametrize("change", [_rewrite, _rewrite_and_put_the_time_back, _replace])
 @pytest.mark.parametrize("out", ["out", None], ids=["disk", "memory"])
-def test_a_source_that_changes_during_the_merge_is_an_error(folder, change, out):
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_source_that_changes_during_the_merge_is_an_error(folder, change, out, name):
     def late(done: int, total: int) -> None:
         if done == total:
-            change(folder / "b" / WEIGHTS)
+            change(folder / "b" / name)
 
-    with pytest.raises(gm.GamMergeError, match=rf"/b/{WEIGHTS}: changed since it was opened"):
+    with pytest.raises(gm.GamMergeError, match=f"/b/{name}: changed since it was opened"):
         gm.merge(["a", "b"], out=out, progress=late)
     assert sorted(os.listdir()) == ["a", "b"]
 

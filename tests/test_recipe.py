@@ -58,6 +58,12 @@ def test_the_written_recipe_gives_the_same_bytes(folder, settings):
     assert Path("thrice", RECIPE).read_bytes() == Path("again", RECIPE).read_bytes()
 
 
+def _digests(directory: str) -> dict[str, str]:
+    """What a recipe says of a source that is a directory."""
+    config = digest(directory, "adapter_config.json")
+    return {"sha256": digest(directory), "config_sha256": config}
+
+
 def test_what_is_written(folder):
     gm.merge(["a", "b"], weights=[0.25, 1], out="out")
     text = Path("out", RECIPE).read_text()
@@ -68,8 +74,8 @@ def test_what_is_written(folder):
         "method": "gam",
         "params": written["params"],
         "sources": [
-            {"path": "../a", "weight": 0.25, "sha256": digest("a")},
-            {"path": "../b", "weight": 1, "sha256": digest("b")},
+            {"path": "../a", "weight": 0.25, **_digests("a")},
+            {"path": "../b", "weight": 1, **_digests("b")},
         ],
         "anchor": 0,
         "missing": "zero",
@@ -184,6 +190,19 @@ def test_changed_sources_are_an_error(folder):
     ) as caught:
         gm.merge_recipe(f"out/{RECIPE}", out="again")
     assert ".." not in str(caught.value)
+    assert not Path("again").exists()
+
+
+def test_changed_configs_are_an_error(folder):
+    """With the same weights and another alpha it is another adapter."""
+    gm.merge(["a", "b"], out="out")
+    config = Path("b", "adapter_config.json")
+    config.write_text(config.read_text().replace('"lora_alpha": 2', '"lora_alpha": 2000'))
+    with pytest.raises(
+        gm.GamMergeError,
+        match=r"line \d+: sources.1.config_sha256: /.*/b/adapter_config.json has changed",
+    ):
+        gm.merge_recipe(f"out/{RECIPE}", out="again")
     assert not Path("again").exists()
 
 

@@ -1,6 +1,7 @@
 """Searches: the best settings are found, and an interruption costs nothing but the trial that it hit."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -123,6 +124,65 @@ def test_another_search_in_the_same_place_is_an_error(folder: Path):
     Path("search/trials.jsonl").write_text("nonsense\n")
     with pytest.raises(gm.GamMergeError, match="is not the journal of a search"):
         gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=1)
+
+
+TRIAL = {"number": 0, "overrides": ["weights.0=1.0"], "score": 0.5, "error": None}
+BAD_LINES = {
+    "a list": "[]",
+    "a number": "1",
+    "deep": "[" * 100_000 + "]" * 100_000,
+    "digits": '{"number": ' + "9" * 5000 + "}",
+    "half a line": '{"number": 0, "over',
+    "nothing": "",
+    "other fields": '{"scores": 1}',
+    **{
+        f"{name} = {value!r}": json.dumps({**TRIAL, name: value})
+        for name, value in (
+            ("number", 1), ("number", "0"), ("number", -1), ("number", None),
+            ("overrides", "weights"), ("overrides", [1]), ("overrides", None),
+            ("score", "0.5"), ("score", None), ("score", [0.5]), ("score", float("nan")),
+            ("score", float("inf")), ("error", 1), ("more", 1),
+        )
+    },
+    **{
+        f"without {name}": json.dumps({k: v for k, v in TRIAL.items() if k != name})
+        for name in TRIAL
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_journal_that_was_edited_is_named_with_its_line(folder: Path, name: str, at: int):
+    gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=2)
+    journal = Path("search/trials.jsonl")
+    lines = journal.read_text().splitlines()
+    lines[at] = BAD_LINES[name]
+    journal.write_text("\n".join(lines) + "\n")
+    if at == 0 and BAD_LINES[name].startswith('{"') and name != "half a line":
+        message = "a search with another"
+    else:
+        message = rf"trials\.jsonl: line {at + 1} is not the journal of a search"
+    if name == "digits":
+        message = f"line {at + 1} is not"
+    with pytest.raises(gm.GamMergeError, match=message) as error:
+        gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=2)
+    assert len(str(error.value)) < 4000
+    assert journal.read_text().splitlines() == lines
+
+
+def test_a_journal_that_is_none(folder: Path):
+    Path("search").mkdir()
+    journal = Path("search/trials.jsonl")
+    for make, message in (
+        (lambda: journal.mkdir(), "Is a directory"),
+        (lambda: os.mkfifo(journal), "is not a regular file"),
+        (lambda: journal.write_bytes(b"\xff\n"), "is not UTF-8"),
+    ):
+        make()
+        with pytest.raises(gm.GamMergeError, match=message):
+            gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=2)
+        journal.rmdir() if journal.is_dir() else journal.unlink()
 
 
 def test_failed_trials_are_told_and_avoided(folder: Path):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from helpers import random_factors, relative, write_adapter
 from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
+from gam_merge._common.tensors import read
 
 WEIGHTS, PICKLE, CONFIG = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
 
@@ -60,6 +62,52 @@ def test_pickle(saved: Path, tmp_path: Path) -> None:
     result = gm.merge([saved, saved], out=tmp_path / "out")
     assert relative(deltas(result.adapter), expected) < 1e-6
     assert any("pickle" in note for note in result.report.notes)
+
+
+def _factors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    b, a = (torch.randn(shape, generator=generator) for shape in ((6, 2), (2, 8)))
+    stem = "base_model.model.layers.0.q.lora_"
+    return {f"{stem}A.weight": a, f"{stem}B.weight": b}
+
+
+def _parameters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: torch.nn.Parameter(value) for key, value in tensors.items()}
+
+
+def _state_dict(tensors: dict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+    """As Module.state_dict returns it, with an attribute."""
+    state = OrderedDict(tensors)
+    state._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
+    return state
+
+
+def _views(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transposed, in the middle of a larger storage, every other column: what is not in order, or not alone."""
+    first, second = tensors
+    a, b = (torch.zeros(shape, dtype=tensors[first].dtype) for shape in ((8, 5), (10, 2)))
+    a[:, 1:5:2] = tensors[first].mT
+    b[3:9] = tensors[second]
+    return {first: a[:, 1:5:2].mT, second: b[3:9]}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", [dict, _parameters, _state_dict, _views])
+def test_pickles_are_read_as_torch_reads_them(form, dtype, legacy, saved: Path) -> None:
+    (saved / WEIGHTS).unlink()
+    expected = {key: value.to(dtype) for key, value in _factors().items()}
+    torch.save(form(expected), saved / PICKLE, _use_new_zipfile_serialization=not legacy)
+    (saved / CONFIG).write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "b", "r": 2, "lora_alpha": 2})
+    )
+    (module,) = gm.load(saved).modules.values()
+    for key, tensor in zip(expected, (module.a, module.b), strict=True):
+        assert torch.equal(read(tensor), expected[key])
+        assert tensor.dtype == dtype
+        part = torch.empty(5, dtype=dtype)
+        tensor.read_into(part, 3)
+        assert torch.equal(part, expected[key].flatten()[3:8])
 
 
 class Payload:

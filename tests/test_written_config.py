@@ -25,6 +25,9 @@ def source(
     return from_state_dict({**factors, **(more or {})}, {"r": 2, "lora_alpha": 2, **config})
 
 
+MAPPING = {"base_model_class": "X", "parent_library": "attackers_choice"}
+
+
 def written(adapters: list[tuple[list[str], dict[str, Any]]], **settings: Any) -> dict[str, Any]:
     """The config of the merge of adapters of these modules and configs."""
     return dict(gm.merge([source(*adapter) for adapter in adapters], **settings).adapter.config)
@@ -89,6 +92,11 @@ def test_a_module_that_takes_no_part_is_not_named(at: str, left: str) -> None:
         ({"task_type": "CAUSAL_LM"}, {"task_type": "SEQ_CLS"}, "task_type", None),
         ({"task_type": "CAUSAL_LM"}, {}, "task_type", "CAUSAL_LM"),
         ({"revision": "abc"}, {"revision": "abc"}, "revision", "abc"),
+        ({"revision": "abc"}, {"revision": "abd"}, "revision", None),
+        ({"revision": "refs/pr/666"}, {"revision": None}, "revision", None),
+        ({"revision": "refs/pr/666"}, {}, "revision", None),
+        ({"auto_mapping": MAPPING}, {"auto_mapping": MAPPING}, "auto_mapping", None),
+        ({"auto_mapping": MAPPING}, {}, "auto_mapping", None),
         ({"use_rslora": True}, {}, "use_rslora", False),
         ({"lora_dropout": 0.1}, {}, "lora_dropout", 0.0),
         ({"init_lora_weights": False}, {}, "init_lora_weights", True),
@@ -104,6 +112,19 @@ def test_fields(first: dict[str, Any], second: dict[str, Any], name: str, expect
     """What describes the model is kept where the adapters agree; what the file has no tensor of is not promised."""
     for adapters in ([first, second], [second, first], [first, first, second]):
         assert written([(Q, config) for config in adapters])[name] == expected
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/666", "abc"])
+def test_one_adapter_does_not_choose_the_revision_of_the_base(revision: str) -> None:
+    """Anyone can open refs/pr/N on the Hub, and PEFT loads the base at the revision of the config."""
+    adapters = [source(Q, {}), source(Q, {"revision": revision}), source(Q, {})]
+    result = gm.merge(adapters)
+    assert result.adapter.config["revision"] is None
+    (note,) = (note for note in result.report.notes if "revision" in note)
+    assert f"{adapters[1].source}: {revision}" in note
+    agreed = gm.merge([adapters[1], adapters[1]])
+    assert agreed.adapter.config["revision"] == revision
+    assert not any("revision" in note for note in agreed.report.notes)
 
 
 @pytest.mark.parametrize("tied", [[True, True], [True, False], [False, True]])

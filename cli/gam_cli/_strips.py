@@ -18,7 +18,7 @@ from gam_merge import Grid
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII = ".:-=+*#@"
 _COLORS = tuple(f"color({code})" for code in (24, 31, 37, 71, 143, 178, 208, 196))
-_MOST_CELLS = 48  # as many as fit next to a name in 80 columns
+FITTING = 48, 48  # strips on a screen, and bars next to a name in 80 columns
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,21 @@ class Strip:
 
 
 def strips(title: str, grid: Grid) -> Iterator[Table | str]:
-    """The grid as a table of strips, after an empty line; nothing for a grid of one layer."""
+    """The grid as a table of strips, after an empty line; nothing for a grid of one layer.
+
+    grid: of at most ``FITTING`` rows and columns.
+    """
     if len(grid.layers) < 2 or not np.isfinite(grid.values).any():
         return
     largest = float(np.nanmax(grid.values))
-    values, layers_per_bar = _pooled(grid.values)
-    if largest > 0:
-        values = values / largest
-    rows = table(title, f"{len(grid.layers)} layers, bars from 0 to {number(largest)}")
+    values = grid.values / largest if largest > 0 else grid.values
+    rows = table(title, f"{grid.sizes[1]} layers, bars from 0 to {number(largest)}")
     rows.columns[1].justify = "left"
     for name, cells in zip(grid.short_types, values, strict=True):
         rows.add_row(Name(name), Strip(tuple(cells)))
     yield ""
     yield rows
-    if layers_per_bar > 1:
-        yield f"each bar is the mean of {layers_per_bar} layers"
-
-
-def _pooled(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Means of as many neighbouring layers as it takes to fit on a line, and that number.
-
-    (types, layers) -> (types, bars); NaN where none of the layers has a value.
-    """
-    layers_per_bar = -(-values.shape[1] // _MOST_CELLS)
-    padding = -values.shape[1] % layers_per_bar
-    padded = np.pad(values, ((0, 0), (0, padding)), constant_values=np.nan)
-    blocks = padded.reshape(len(values), -1, layers_per_bar)
-    known = np.isfinite(blocks)
-    sums = np.where(known, blocks, 0.0).sum(-1)
-    counts = known.sum(-1)
-    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return means, layers_per_bar
+    if grid.pooled[1] > 1:
+        yield f"each bar is the mean of {grid.pooled[1]} layers"
+    if grid.pooled[0] > 1:
+        yield f"each strip is the mean of {grid.pooled[0]} types, named after the first"

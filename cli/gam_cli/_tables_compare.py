@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gam_cli._options import GroupBy
 from gam_cli._present import Name, count, json_line, number, numbered, span, table, warning
-from gam_cli._strips import strips
+from gam_cli._strips import FITTING, strips
 from gam_merge import Comparison, Measures
 
 _OVERLAPS = ("overlap U", "x chance", "overlap V", "x chance", "cosine")
@@ -29,8 +29,8 @@ def of_comparison(comparison: Comparison, by: GroupBy) -> Iterator[RenderableTyp
     yield from _pairs(comparison)
     yield ""
     yield _parts(comparison, by)
-    yield from strips("overlap U x chance", comparison.grid("times_chance_u"))
-    yield from strips("overlap V x chance", comparison.grid("times_chance_v"))
+    yield from strips("overlap U x chance", comparison.grid("times_chance_u", most=FITTING))
+    yield from strips("overlap V x chance", comparison.grid("times_chance_v", most=FITTING))
     for text, names in comparison.notes.items():
         yield warning(f"gam: {text} ({len(names)} of {total}, first {names[0]})")
 

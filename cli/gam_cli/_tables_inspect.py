@@ -18,7 +18,7 @@ from gam_cli._present import (
     table,
     warning,
 )
-from gam_cli._strips import strips
+from gam_cli._strips import FITTING, strips
 from gam_cli._tables import other_tensors
 from gam_merge import Inspection, Part
 
@@ -43,8 +43,8 @@ def of_inspection(inspection: Inspection, by: GroupBy) -> Iterator[RenderableTyp
     if inspection.modules:
         yield ""
         yield _parts(inspection, by)
-        yield from strips("norm", inspection.grid("norm"))
-        yield from strips("effective rank", inspection.grid("effective_rank"))
+        yield from strips("norm", inspection.grid("norm", most=FITTING))
+        yield from strips("effective rank", inspection.grid("effective_rank", most=FITTING))
 
 
 def _defects(inspection: Inspection) -> Iterator[RenderableType]:

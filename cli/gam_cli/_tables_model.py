@@ -22,17 +22,23 @@ def of_fuse(
         yield _fused(report)
         yield ""
     yield f"the delta's norm is {percent(report.relative_norm)} of that of the weights it changes"
+    yield f"{percent(report.survival)} of the delta survives the rounding to the dtype of the base"
     yield from map(warning, report.notes)
     yield wrote(Path(out), seconds)
 
 
 def _fused(report: FuseReport) -> Table:
     """A row per module."""
-    rows = table("module", "out x in", "delta", "of weight")
+    rows = table("module", "out x in", "delta", "of weight", "survives")
     for module in report.modules:
         share = module.delta_norm / module.weight_norm if module.weight_norm else 0.0
-        shape = "{} x {}".format(*module.shape)
-        rows.add_row(Name(module.name), shape, number(module.delta_norm), percent(share))
+        rows.add_row(
+            Name(module.name),
+            "{} x {}".format(*module.shape),
+            number(module.delta_norm),
+            percent(share),
+            percent(module.survival),
+        )
     return rows
 
 

@@ -115,15 +115,19 @@ class FileVersion:
     inode: int
     nbytes: int
     modified: int  # ns
+    changed: int  # ns; unlike the other time nobody can put it back
 
     @classmethod
-    def of(cls, path: Path) -> "FileVersion":
-        """Return the version that is there now. Raises GamMergeError if there is no such file."""
+    def of(cls, path: Path, *, hint: str = "") -> "FileVersion":
+        """Return the version that is there now.
+
+        Raises GamMergeError, with the hint, if there is no such file.
+        """
         try:
             stat = path.stat()
         except OSError as error:
-            raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def check_unchanged(path: Path, version: FileVersion) -> None:
@@ -161,9 +165,14 @@ def _sha256(path: Path, version: FileVersion) -> str:
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Write a file, whole or not at all; an existing one is replaced. Raises GamMergeError."""
+    """Write a file, whole or not at all. Raises GamMergeError.
+
+    An existing file is replaced, but nothing else: neither a link nor a device.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        if os.path.lexists(path) and not S_ISREG(path.lstat().st_mode):
+            raise GamMergeError(f"{path}: is not a regular file; choose another output")
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)

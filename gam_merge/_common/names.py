@@ -7,7 +7,8 @@ as kohya's files have them, the parts stand between underscores.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -75,6 +76,13 @@ def _label(name: str, by: By) -> str:
 class Grid:
     """One number per layer and type of module: what a heat map shows.
 
+    Attributes:
+        layers: a label per column; of neighbours that share one, that of the first.
+        types: a label per row, likewise.
+        values: (types, layers), NaN where there is no such module.
+        sizes: how many types and layers there are.
+        pooled: how many types share a row, and layers a column; a value is their mean.
+
     Example:
         >>> grid = gm.inspect("examples/adapters/addition").grid("norm")
         >>> grid.layers[:2], grid.types[-1], grid.values.shape
@@ -83,7 +91,9 @@ class Grid:
 
     layers: tuple[str, ...]
     types: tuple[str, ...]
-    values: NDArray[np.float64]  # (types, layers), NaN where there is no such module
+    values: NDArray[np.float64]
+    sizes: tuple[int, int]
+    pooled: tuple[int, int] = (1, 1)
 
     @property
     def short_types(self) -> tuple[str, ...]:
@@ -91,16 +101,41 @@ class Grid:
         return tuple(shortened(self.types).values())
 
 
-def grid(names: Sequence[str], value: Callable[[list[int]], float]) -> Grid:
-    """Evaluate ``value`` for the modules of each layer and type, given their positions."""
+def grid(
+    names: Sequence[str],
+    value: Callable[[list[int]], float],
+    most: tuple[int, int] | None = None,
+) -> Grid:
+    """Evaluate ``value`` for the modules of each layer and type, given their positions.
+
+    most: rows and columns of the grid; neighbours are averaged if there are more.
+    """
     layers, types = group(names, "layer"), group(names, "type")
-    values = np.full((len(types), len(layers)), np.nan)
-    for row, of_type in enumerate(types.values()):
-        for column, of_layer in enumerate(layers.values()):
-            members = sorted(set(of_type).intersection(of_layer))
-            if members:
-                values[row, column] = value(members)
-    return Grid(tuple(layers), tuple(types), values)
+    sizes = len(types), len(layers)
+    high, wide = 1, 1
+    if most is not None:
+        high, wide = max(1, -(-sizes[0] // most[0])), max(1, -(-sizes[1] // most[1]))
+    shape = -(-sizes[0] // high), -(-sizes[1] // wide)
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    for (row, column), members in _cells(types, layers).items():
+        number = value(members)
+        if not np.isnan(number):
+            sums[row // high, column // wide] += number
+            counts[row // high, column // wide] += 1
+    values = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    return Grid(tuple(layers)[::wide], tuple(types)[::high], values, sizes, (high, wide))
+
+
+def _cells(
+    types: Mapping[str, list[int]], layers: Mapping[str, list[int]]
+) -> dict[tuple[int, int], list[int]]:
+    """Return the members of each row and column that have some."""
+    rows = {j: row for row, members in enumerate(types.values()) for j in members}
+    columns = {j: column for column, members in enumerate(layers.values()) for j in members}
+    cells: dict[tuple[int, int], list[int]] = {}
+    for j in sorted(rows):
+        cells.setdefault((rows[j], columns[j]), []).append(j)
+    return cells
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -117,17 +152,18 @@ def shortened(labels: Iterable[str], separator: str = ".") -> dict[str, str]:
 
     ``q_proj`` for ``self_attn.q_proj``.
     """
-    parts = {label: label.split(separator) for label in labels}
-    return {label: separator.join(_unique_tail(label, parts)) for label in parts}
-
-
-def _unique_tail(label: str, parts: dict[str, list[str]]) -> list[str]:
-    rivals = [words for other, words in parts.items() if other != label]
-    for size in range(1, len(parts[label])):
-        tail = parts[label][-size:]
-        if all(words[-size:] != tail for words in rivals):
-            return tail
-    return parts[label]
+    short = {label: label for label in labels}
+    pending, size = {label: label.split(separator) for label in short}, 1
+    while pending:
+        tails = {label: separator.join(words[-size:]) for label, words in pending.items()}
+        counts = Counter(tails.values())
+        for label, tail in tails.items():
+            if counts[tail] == 1:
+                short[label] = tail
+            if counts[tail] == 1 or len(pending[label]) == size:
+                del pending[label]
+        size += 1
+    return short
 
 
 def clipped(label: str, head: str = "") -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from gam_merge._common.names import clipped, shortened
 from gam_merge._diagnose.measures import Array, Measures
 from gam_merge._diagnose.pairwise import Pair
-from gam_merge._diagnose.panels import CosineMatrix, Curves, Heatmap, Panel, Sheet, angles, spectra
+from gam_merge._diagnose.panels import CosineMatrix, Curves, Panel, Sheet, angles, spectra
 from gam_merge._diagnose.result import Result
 from gam_merge._diagnose.verdict import Recommendation, recommend, verdict
 
@@ -130,8 +130,8 @@ class Comparison(Result[Measures]):
 
     def _sheet(self) -> Sheet:
         panels: dict[str, Panel] = {
-            "u": Heatmap("overlap of column spaces / chance level", self.grid("times_chance_u")),
-            "v": Heatmap("overlap of row spaces / chance level", self.grid("times_chance_v")),
+            "u": self._heatmap("overlap of column spaces / chance level", "times_chance_u"),
+            "v": self._heatmap("overlap of row spaces / chance level", "times_chance_v"),
             "spectra": self._spectra(),
             "angles": self._angles(),
             "gram": self._cosines(),

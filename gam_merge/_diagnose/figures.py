@@ -12,6 +12,7 @@ from gam_merge._diagnose.drawing import COLORS, Draw, compose, finish, line
 from gam_merge._diagnose.panels import CosineMatrix, Curves, Heatmap, Panel, Sheet
 
 _TICKS = 12  # layers that are named below a heat map
+_ROWS = 24  # types that are named next to it
 _NUMBERED = 10  # adapters up to which the cells of a matrix show their numbers
 
 
@@ -43,11 +44,18 @@ def _heatmap(panel: Heatmap, axes: Axes) -> None:
     types, layers = list(shortened(grid.types).values()), list(shortened(grid.layers).values())
     step = -(-len(layers) // _TICKS)
     axes.set_xticks(np.arange(0, len(layers), step) + 0.5, map(clipped, layers[::step]))
-    axes.set_yticks(np.arange(len(types)) + 0.5, map(clipped, types))
+    step = -(-len(types) // _ROWS)
+    axes.set_yticks(np.arange(0, len(types), step) + 0.5, map(clipped, types[::step]))
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.set_title(panel.title, loc="left")
-    axes.set_xlabel("layer")
+    axes.set_xlabel(_axis("layer", grid.pooled[1]))
+    if grid.pooled[0] > 1:
+        axes.set_ylabel(_axis("type", grid.pooled[0]))
+
+
+def _axis(noun: str, pooled: int) -> str:
+    return noun if pooled == 1 else f"{noun} (the mean of {pooled} neighbours each)"
 
 
 def _curves(panel: Curves, axes: Axes) -> None:

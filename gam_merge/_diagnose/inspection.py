@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gam_merge._common.names import shortened
-from gam_merge._diagnose.panels import Curve, Curves, Heatmap, Panel, Sheet, spectra
+from gam_merge._diagnose.panels import MOST_CURVES, Curve, Curves, Panel, Sheet, spectra
 from gam_merge._diagnose.result import Result
 
 _TOP = (1, 2, 4, 8, 16, 32, 64, 128)  # ranks whose share of the energy is reported
@@ -181,20 +181,26 @@ class Inspection(Result[Part]):
         }
 
     def _sheet(self) -> Sheet:
-        types = self.by("type")
-        names = shortened(types)
+        all_types = self.by("type")
+        names, types = shortened(all_types), _largest(all_types)
         of_types = {}
         curves = []
         for label, part in types.items():
             of_types[names[label]] = [module.spectrum for module in part.modules]
             curves.append(_energy_curve(names[label], part))
         panels: dict[str, Panel] = {
-            "norm": Heatmap("norm of the delta", self.grid("norm")),
-            "rank": Heatmap("effective rank", self.grid("effective_rank")),
+            "norm": self._heatmap("norm of the delta", "norm"),
+            "rank": self._heatmap("effective rank", "effective_rank"),
             "spectra": spectra(of_types),
             "energy": Curves("energy kept after truncation", "rank", "share of energy", curves),
         }
         return Sheet(panels, [["norm"] * 2, ["rank"] * 2, ["spectra", "energy"]])
+
+
+def _largest(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Return the parts of the largest norms, as many as curves can be told apart, in order."""
+    kept = set(sorted(parts, key=lambda label: -parts[label].norm)[:MOST_CURVES])
+    return {label: part for label, part in parts.items() if label in kept}
 
 
 def _energy_curve(label: str, part: Part) -> Curve:

@@ -8,6 +8,9 @@ import numpy as np
 from gam_merge._common.names import Grid
 from gam_merge._diagnose.measures import Array
 
+SCREEN = 64, 256  # rows and columns of a heat map that a screen shows
+MOST_CURVES = 16  # more cannot be told apart, nor named in a legend
+
 
 @dataclass(frozen=True)
 class Heatmap:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import write_file
 from gam_merge._common.names import By, Grid, grid, group
-from gam_merge._diagnose.panels import Sheet
+from gam_merge._diagnose.panels import SCREEN, Heatmap, Sheet
 
 _KINDS = ("png", "svg", "pdf")
 
@@ -51,9 +51,18 @@ class Result(ABC, Generic[PartT]):
         groups = group(self._names(), part)
         return {label: self._part(members) for label, members in groups.items()}
 
-    def grid(self, figure: str) -> Grid:
-        """Return a figure that is a number, such as "norm", by layer and type of module."""
-        return grid(self._names(), lambda members: float(getattr(self._part(members), figure)))
+    def grid(self, figure: str, *, most: tuple[int, int] | None = None) -> Grid:
+        """Return a figure that is a number, such as "norm", by layer and type of module.
+
+        most: rows (types) and columns (layers); neighbours are averaged if there are more.
+        """
+        return grid(
+            self._names(), lambda members: float(getattr(self._part(members), figure)), most
+        )
+
+    def _heatmap(self, title: str, figure: str) -> Heatmap:
+        """Describe a heat map of a figure that fits a screen."""
+        return Heatmap(title, self.grid(figure, most=SCREEN))
 
     def _names(self) -> list[str]:
         return [module.name for module in self.modules]

@@ -149,7 +149,7 @@ class Lineup:
         for adapter in self.adapters:
             notes += [f"{adapter.source}: {note}" for note in adapter.notes]
         notes += extra_notes(self.extras, len(self.adapters))
-        return tuple(notes)
+        return (*notes, *self.promised().notes)
 
     @property
     def written_extras(self) -> tuple[LineupExtra, ...]:

@@ -146,9 +146,9 @@ def _place_module(base: _Base, module: LoraModule) -> tuple[str, AddDelta]:
             shape = (shape[0], prod(shape[1:]))
         fitting = [transposed for expected, transposed in _shapes(module) if expected == shape]
         if len(fitting) == 1:
-            return key, AddDelta(module, fitting[0])
+            return key, AddDelta(base.adapter.source, module, fitting[0])
         if fitting:
-            return key, AddDelta(module, _is_transposed(base, module))
+            return key, AddDelta(base.adapter.source, module, _is_transposed(base, module))
     raise base.misfit(f"module {module.name}", module.shape, tensor)
 
 
@@ -200,12 +200,12 @@ def _place_extra(base: _Base, extra: Extra) -> tuple[str, Edit]:
         case "lora_bias":
             name = extra.name.replace(".lora_B.bias", ".bias").replace(".base_layer", "")
             key, _ = _fitting(base, name, extra)
-            return key, AddExtra(extra)
+            return key, AddExtra(base.adapter.source, extra)
         case "trainable_tokens":
             return _place_tokens(base, extra)
         case _:
             key, _ = _fitting(base, extra.name, extra)
-            return key, Replace(extra)
+            return key, Replace(base.adapter.source, extra)
 
 
 def _place_tokens(base: _Base, extra: Extra) -> tuple[str, Edit]:
@@ -215,7 +215,7 @@ def _place_tokens(base: _Base, extra: Extra) -> tuple[str, Edit]:
     key, tensor = _fitting(base, f"{module}.weight", extra, rows)
     if max(rows, default=0) >= tensor.shape[0]:
         raise base.misfit(f"tensor {module}.weight", extra.tensor.shape, tensor)
-    return key, Replace(extra, rows)
+    return key, Replace(base.adapter.source, extra, rows)
 
 
 def _fitting(

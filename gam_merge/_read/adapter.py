@@ -131,6 +131,8 @@ class Adapter:
         given: ``base_model`` and ``alpha``, as far as the user had to give them.
         file: the file of its weights, unless they are in memory.
         version: the version of that file, to notice a change.
+        config_file: the file of its config, if there was one.
+        config_version: the version of that file.
         revision: the commit on the Hub that it was fetched from.
         made_by: the merge that it came out of, if that was in this process and from files.
         format: the name of the format that it was read in.
@@ -159,6 +161,8 @@ class Adapter:
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: Path | None = None
     version: FileVersion | None = None
+    config_file: Path | None = None
+    config_version: FileVersion | None = None
     revision: str | None = None
     made_by: Record | None = None
     format: str = "peft"

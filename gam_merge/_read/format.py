@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.files import FileVersion
 from gam_merge._common.tensors import LazyTensor
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.container import TensorSpec, TensorWriter
@@ -34,6 +35,7 @@ class Contents:
         alpha: as the user gave it, for files that do not say it.
         file: the file of weights, unless the tensors are in memory.
         config_file: the file of the config, if there is one.
+        config_version: the version of that file which was read.
         bare: the user named the file of weights and not its directory, so that others may lie
             next to it.
     """
@@ -47,6 +49,7 @@ class Contents:
     alpha: float | None = None
     file: Path | None = None
     config_file: Path | None = None
+    config_version: FileVersion | None = None
     bare: bool = False
 
 

@@ -29,7 +29,7 @@ from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.diffusers import METADATA_KEY
 from gam_merge._read.format import Contents, Format
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
-from gam_merge._read.peft_output import merged_config
+from gam_merge._read.peft_output import disagreements, merged_config
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME, PICKLE_NAME = "adapter_model.safetensors", "adapter_model.bin"
@@ -83,7 +83,8 @@ class Peft(Format):
         return replace(adapter, given=given)
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
-        return _described(adapter, merged_config(adapter, sources))
+        notes = (*adapter.notes, *disagreements(sources))
+        return replace(_described(adapter, merged_config(adapter, sources)), notes=notes)
 
     def module_tensors(self, module: LoraModule) -> dict[str, LazyTensor]:
         stem = f"{PREFIX}{module.name}."

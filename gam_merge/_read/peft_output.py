@@ -24,8 +24,9 @@ def merged_config(adapter: Adapter, sources: Sequence[Adapter]) -> dict[str, Any
     config = dict.fromkeys(("modules_to_save", "trainable_token_indices", "target_parameters"))
     config["base_model_name_or_path"] = _shared([source.base_model for source in described])
     config["task_type"] = _shared([source.task for source in described])
-    for name in ("revision", "auto_mapping"):
-        config[name] = _agreed(configs, name)
+    revisions = [config.get("revision") for config in configs]
+    config["revision"] = revisions[0] if revisions and _agree(revisions) else None
+    config["auto_mapping"] = None  # names a library, which PEFT imports: never by strangers' word
     if "modules_to_save" in kinds:
         config["modules_to_save"] = _saved_modules(configs)
     if "trainable_tokens" in kinds:
@@ -54,6 +55,18 @@ def merged_config(adapter: Adapter, sources: Sequence[Adapter]) -> dict[str, Any
     }
 
 
+def disagreements(sources: Sequence[Adapter]) -> tuple[str, ...]:
+    """Return notes on what the merge does not take from its sources, as they do not agree on it."""
+    revisions = [source.config.get("revision") for source in sources]
+    if _agree(revisions):
+        return ()
+    said = [f"{source.source}: {source.config.get('revision')}" for source in sources]
+    return (
+        "the adapters name different revisions of the base model, of which none is kept "
+        f"({'; '.join(said)})",
+    )
+
+
 def _other_ranks(adapter: Adapter) -> dict[str, int]:
     """Return the ranks that are not the adapter's, by patterns that match a module alone."""
     rank = adapter.rank
@@ -67,6 +80,11 @@ def _other_ranks(adapter: Adapter) -> dict[str, int]:
 
 def _parameters(module: LoraModule) -> tuple[str, ...]:
     return module.layout.parameters if isinstance(module.layout, ExpertsLayout) else ()
+
+
+def _agree(values: Sequence[Any]) -> bool:
+    """Tell whether all values are the same; null is a value."""
+    return all(value == values[0] for value in values)
 
 
 def _agreed(configs: _Configs, name: str) -> Any:

@@ -22,6 +22,8 @@ class RecordedSource:
     given: Mapping[str, Any]  # base_model and alpha, as far as the user had to give them
     file: Path | None
     version: FileVersion | None
+    config_file: Path | None
+    config_version: FileVersion | None
     revision: str | None
     made_by: "Record | None"
 

@@ -79,6 +79,9 @@ class RecipeSource(_Strict):
     sha256: _Sha256 | None = Field(
         default=None, description="SHA-256 of the weights; a different one is an error."
     )
+    config_sha256: _Sha256 | None = Field(
+        default=None, description="SHA-256 of the config; a different one is an error."
+    )
 
 
 class RecipeOutput(_Strict):

@@ -18,7 +18,7 @@ from gam_merge._read.place import is_file_name
 from gam_merge._write.output import OutputWriter
 
 REPORT_NAME, RECIPE_NAME, CARD_NAME = "merge_report.json", "gam_merge_recipe.yaml", "README.md"
-EXTRACT_REPORT_NAME = "extract_report.json"
+EXTRACT_REPORT_NAME, FUSE_REPORT_NAME = "extract_report.json", "fuse_report.json"
 TEXT_NAMES = (RECIPE_NAME, REPORT_NAME, EXTRACT_REPORT_NAME, CARD_NAME)
 
 

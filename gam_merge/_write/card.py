@@ -8,11 +8,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from urllib.parse import quote
 
 import huggingface_hub  # loads its parts on request
-import yaml
 
+from gam_merge._common import yaml
 from gam_merge._common.errors import printable
 from gam_merge._common.files import read_text
 from gam_merge._common.version import VERSION
@@ -29,10 +30,12 @@ REPO_PLACEHOLDER = "REPOSITORY_OR_DIRECTORY"  # in the card until it is pushed
 FIGURE_PLACEHOLDER = "<!-- figure -->"
 
 _HUB = "https://huggingface.co"
-_FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
+_MOST_FRONT_MATTER = 1 << 16  # the front matter of a card must end within so many characters
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _ARXIV_LINK = r"[arXiv \1](https://arxiv.org/abs/\1)"
 _LIBRARIES = {"kohya": "diffusers"}  # format -> the Hub's library, where their names differ
+# A word that is a path for certain: /a/b, ~/a, ./a, ../a, C:\a.
+_PATH = re.compile(r"(?<![\w/\\.~:-])(?:[A-Za-z]:[/\\]|~?/|\.{1,2}[/\\])[^\s:;,()'\"`]+")
 _TASKS = {  # PEFT's task_type -> the Hub's pipeline_tag, the class of transformers
     "CAUSAL_LM": ("text-generation", "AutoModelForCausalLM"),
     "SEQ_2_SEQ_LM": (None, "AutoModelForSeq2SeqLM"),
@@ -107,9 +110,10 @@ def _license_of(source: RecordedSource) -> str | None:
         return _license(source.made_by)
     if source.file is None:
         return None
-    try:  # not metadata_load of huggingface_hub: its import takes a third of a second per merge
-        beginning = read_text(source.file.with_name(CARD_NAME))[:_FRONT_MATTER]
-        text = yaml.safe_load(beginning.split("---", 2)[1])["license"]
+    try:  # not metadata_load of huggingface_hub, which reads aliases that unfold to any size
+        beginning = read_text(source.file.with_name(CARD_NAME))[:_MOST_FRONT_MATTER]
+        (metadata,) = yaml.parse(beginning.split("---", 2)[1], CARD_NAME)
+        text = metadata.data["license"]
     except Exception:  # a stranger's card may contain anything, and need not exist
         return None
     known = isinstance(text, str) and re.fullmatch(r"[a-z0-9.-]+", text) and text != "other"
@@ -175,7 +179,7 @@ def _outcome(report: MergeReport, record: Record) -> str:
         f"- Rank {report.rank} keeps "
         f"{100 * report.energy_kept:.2f} % of the energy (squared norm) of the merged update.",
         f"- {len(report.modules)} modules, written in {report.dtype}.",
-        *(f"- {code(replace_names(note, renamed))}" for note in report.notes),
+        *(f"- {code(public_note(note, renamed))}" for note in report.notes),
     ]
     for text, names in report.warnings.items():
         lines.append(
@@ -264,11 +268,11 @@ def code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def replace_names(note: str, names: Mapping[str, str]) -> str:
-    """Replace the names of the sources in a note of a report."""
+def public_note(note: str, names: Mapping[str, str]) -> str:
+    """Return a note of a report with other names of the sources, and the last part of paths."""
     for old in sorted(names, key=len, reverse=True):
         note = note.replace(old, names[old])
-    return note
+    return _PATH.sub(lambda path: PurePath(path[0].replace("\\", "/")).name, note)
 
 
 def _fence(text: str, least: int) -> str:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from types import TracebackType
 
 from gam_merge._common.errors import GamMergeError
@@ -187,10 +188,43 @@ def _is_replaceable(directory: Path, metadata: Mapping[str, str]) -> bool:
     paths = list(directory.iterdir())
     known = set(metadata.get(_COMPANIONS, "").split("/"))
     for path in paths:
-        own = stamped(path) if path.suffix in file_suffixes() and path.is_file() else None
+        own = stamped(path) if _may_hold_tensors(path) else None
         if own:
             known |= {path.name, *own.get(_COMPANIONS, "").split("/")}
     return all(path.name in known and path.is_file() for path in paths)
+
+
+def written_files(out: Path) -> dict[str, Path]:
+    """Return the files of an output that gam-merge wrote, as far as they remain, by name.
+
+    Files of tensors first. Raises GamMergeError for one that is not a regular file any more: a link
+    may lead to anything on this machine.
+    """
+    home, tensors = companions_of(out), [out]
+    if out.is_dir():
+        home, tensors = out, [path for path in sorted(out.iterdir()) if _may_hold_tensors(path)]
+    files: dict[str, Path] = {}
+    companions: set[str] = set()
+    for path in tensors:
+        metadata = stamped(path)
+        if metadata is not None:
+            files[path.name] = path
+            companions |= set(metadata.get(_COMPANIONS, "").split("/"))
+    files |= {name: home / name for name in sorted(companions) if _is_name(name)}
+    present = {name: file for name, file in files.items() if os.path.lexists(file)}
+    for file in present.values():
+        if not S_ISREG(file.lstat().st_mode):
+            raise GamMergeError(f"{file}: is not a regular file, as gam-merge wrote it")
+    return present
+
+
+def _may_hold_tensors(path: Path) -> bool:
+    return path.suffix in file_suffixes() and path.is_file()
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether a companion is a file of its own directory."""
+    return name.isprintable() and name not in ("", ".", "..") and name == Path(name).name
 
 
 def stamped(file: Path) -> Mapping[str, str] | None:

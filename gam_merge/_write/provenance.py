@@ -52,13 +52,15 @@ def _unknown_digest(file: Path, version: FileVersion | None) -> str:
 def origins(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the files that the merges of a recipe began with, in order.
 
-    Each with its sha256, and the Hub id at its commit if it has one.
+    Each with its sha256, that of its config, and the Hub id at its commit if it has one.
     """
     files: list[dict[str, str]] = []
     for document in documents:
         for source in document["sources"]:
             if source.get("sha256"):
                 origin = {"sha256": source["sha256"]}
+                if source.get("config_sha256"):
+                    origin["config_sha256"] = source["config_sha256"]
                 if _is_pinned(source["path"]):
                     origin["source"] = source["path"]
                 files.append(origin)
@@ -93,8 +95,12 @@ def _add(
             path = _add(source.source, source.made_by, home, digest, documents)
         else:
             path = source.name(home)
-        sha = digest(source.file, source.version) if source.file else None
-        sources.append({"path": path, "weight": source.weight, **source.given, "sha256": sha})
+        entry = {"path": path, "weight": source.weight, **source.given}
+        if source.file:
+            entry["sha256"] = digest(source.file, source.version)
+        if source.config_file:
+            entry["config_sha256"] = digest(source.config_file, source.config_version)
+        sources.append(entry)
     document: dict[str, Any] = {
         "method": record.method,
         "params": dict(record.params),

@@ -54,6 +54,8 @@ def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
         given=adapter.given,
         file=adapter.file,
         version=adapter.version,
+        config_file=adapter.config_file,
+        config_version=adapter.config_version,
         revision=adapter.revision,
         made_by=adapter.made_by,
     )
