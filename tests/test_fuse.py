@@ -206,14 +206,10 @@ def test_force_replaces_what_we_wrote(llama, tmp_path):
     with pytest.raises(gm.GamMergeError, match="already exists"):
         gm.fuse(base, adapter, tmp_path / "out")
     gm.fuse(base, adapter, tmp_path / "out", force=True)
-    with pytest.raises(
-        gm.GamMergeError, match="neither empty nor an output that gam-merge wrote"
-    ):
+    with pytest.raises(gm.GamMergeError, match="neither empty nor an output that gam-merge wrote"):
         gm.fuse(base, adapter, other, force=True)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(
-        gm.GamMergeError, match="neither empty nor an output that gam-merge wrote"
-    ):
+    with pytest.raises(gm.GamMergeError, match="neither empty nor an output that gam-merge wrote"):
         gm.fuse(base, adapter, tmp_path / "out", force=True)
 
 
