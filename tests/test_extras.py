@@ -228,8 +228,11 @@ def test_copies_of_the_base_are_left_out_and_named(name: str, tmp_path: Path) ->
 def test_refused_by_name(
     first: dict[str, Tensor], second: dict[str, Tensor], named: str, tmp_path: Path
 ) -> None:
-    config = {"modules_to_save": ["score", "q"], "bias": "none"}
-    a, b = write(tmp_path / "a", first, **config), write(tmp_path / "b", second, **config)
+    paths: list[Path] = []
+    for x, extras in (("a", first), ("b", second)):
+        saved = [name for name in ("score", "q") if any(f"{name}." in key for key in extras)]
+        paths.append(write(tmp_path / x, extras, modules_to_save=saved, bias="none"))
+    a, b = paths
     with pytest.raises(gm.GamMergeError, match=named):
         gm.merge([a, b], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -45,6 +45,8 @@ def merge_extra(extra: LineupExtra, shares: Sequence[float], sources: Sequence[s
                 source = sources[extra.adapters[k]]
                 raise GamMergeError(f"{source}: tensor {extra.name} has NaN or Inf; leave it out")
             total = total + share * member.scale * piece.double()
+        if not extra.dtype.is_floating_point:
+            total = total.round()
         out.view(-1)[pieces[0][0]] = total.to(extra.dtype)
     if not out.isfinite().all():
         dtype = dtype_name(extra.dtype)
