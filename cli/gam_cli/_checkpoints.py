@@ -10,7 +10,7 @@ def checkpoints(
     ema: options.Ema = None,
     method: options.Method = "mean",
     params: options.Params = None,
-    missing: options.Missing = "zero",
+    missing: options.Missing = None,
     base: options.Base = None,
     rank: options.Rank = None,
     energy: options.Energy = None,

@@ -23,7 +23,7 @@ def merge(
     params: options.Params = None,
     weights: options.Weights = None,
     anchor: options.Anchor = "0",
-    missing: options.Missing = "zero",
+    missing: options.Missing = None,
     base: options.Base = None,
     alpha: options.Alpha = None,
     allow_base_mismatch: options.AllowBaseMismatch = False,

@@ -14,6 +14,7 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import PromisedTensor
 from gam_merge._lineup.extras import LineupExtra, extra_notes, line_up_extras
+from gam_merge._lineup.names import shared_notes
 from gam_merge._lineup.settings import Settings
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.base_name import is_quantised, same_model, same_spelling
@@ -138,6 +139,7 @@ class Lineup:
         for adapter in self.adapters:
             notes += [f"{adapter.source}: {note}" for note in adapter.notes]
             notes += self._base_notes(adapter)
+        notes += shared_notes(self.adapters)
         notes += extra_notes(self.extras, len(self.adapters))
         return tuple(notes)
 

@@ -262,7 +262,7 @@ class _Parser:
     def _check_dtype(self, key: str, tensor: LazyTensor, *, counter: bool = False) -> None:
         """Raise GamMergeError unless a tensor holds floats, or a batch norm's count of batches."""
         dtype = tensor.dtype
-        if dtype.is_floating_point and dtype.itemsize > 1 or counter and dtype in _INTEGERS:
+        if (dtype.is_floating_point and dtype.itemsize > 1) or (counter and dtype in _INTEGERS):
             return
         raise self._error(
             f"tensor {key} is stored as {dtype_name(dtype)}; convert it to F32, F16 or BF16"

@@ -33,8 +33,8 @@ IGNORED = {
     "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "qalora_group_size", "runtime_config",
 }  # fmt: skip
-# Fields of other libraries that train LoRA, about training: the learning rates of LoRA+ and the kind
-# of adapter and model (ms-swift), merging while the model is evaluated (PEFT before 0.4), versions.
+# Fields of other libraries about training: the learning rates of LoRA+ and the kinds of adapter and
+# model (ms-swift), merging while the model is evaluated (PEFT before 0.4), versions.
 FOREIGN = {
     "lorap_lr_ratio", "lorap_emb_lr", "lora_dtype", "swift_type", "model_type", "model_key_mapping",
     "merge_weights", "transformers_version", "torch_dtype",
