@@ -66,7 +66,7 @@ def merge(
         settings = {"overrides": set_ or ()}
     settings |= {"out": out, "force": force, "device": device}
 
-    with present.running("merging", "modules", quiet=quiet) as run:
+    with present.running("merging", "modules", quiet=quiet, verbose=verbose) as run:
         if dry_run:
             planned = plan(subject, **settings)
             estimate = planned.estimate()

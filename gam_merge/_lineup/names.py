@@ -66,8 +66,8 @@ def shared_notes(adapters: Sequence[Adapter]) -> Iterator[str]:
     shared, total = shared_modules(adapters), len(_all_modules(adapters))
     if 2 * shared < total:
         yield (
-            f"the adapters share {shared} of {total} modules: elsewhere those that have a module "
-            "are merged with zero for the rest, unless --missing skip leaves the rest out"
+            f"only {shared} of {total} modules are in all adapters; --missing says whether those "
+            "that lack one count as zero there"
         )
 
 

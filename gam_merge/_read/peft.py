@@ -33,6 +33,7 @@ from gam_merge._read.diffusers import METADATA_KEY
 from gam_merge._read.format import Contents, Format
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
 from gam_merge._read.peft_output import merged_config
+from gam_merge._read.whole_model import check_keys
 from gam_merge._read.wrappers import PREFIX, unwrapped
 
 CONFIG_NAME = "adapter_config.json"
@@ -77,6 +78,8 @@ class Peft(Format):
         return any(_LORA.fullmatch(unwrapped(key)[0]) for key in contents.tensors)
 
     def parse(self, contents: Contents, problems: list[str] | None = None) -> Adapter:
+        if (contents.config or {}).get("peft_type") in (None, "LORA"):
+            check_keys(contents.where, contents.tensors.keys())
         config, given = _completed(contents)
         peft_config.check_base(str(contents.config_file or contents.where), config)
         adapter = _Parser(contents.where, config, problems).parse(contents)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.signature import mistaken
 from gam_merge._common.tensors import MemoryTensor, dtype_name
 
 NOTE = (
@@ -63,12 +64,18 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise GamMergeError(
-            f"{path}: is not a pickle of tensors alone ({type(error).__name__}); "
-            "save it as safetensors on a machine that trusts it"
-        ) from error
+        raise GamMergeError(f"{path}: {mistaken(path) or _unreadable(error)}") from error
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, EOFError) or "truncated" in str(error):
+        return "is a pickle that was cut off; download it again"
+    return (
+        f"is not a pickle of tensors alone ({type(error).__name__}); save it as safetensors on a "
+        "machine that trusts it"
+    )
 
 
 def _check_tensor(path: Path, key: str, value: Any) -> None:
