@@ -152,7 +152,7 @@ def _renamed(adapter: Adapter, names: Mapping[str, str], reference: str) -> Adap
         new = str(new_names[name])
         extras[new] = replace(extra, name=new)
     old = next(name for name in adapter.modules if name != new_names[name])
-    note = f"its modules are named as in {reference}, {new_names[old]} for {old}"
+    note = f"its modules have different names in {reference}: {old} is taken for {new_names[old]}"
     return replace(adapter, modules=modules, extras=extras, notes=(*adapter.notes, note))
 
 

@@ -1,6 +1,7 @@
 """adapter_model.bin, as old versions of PEFT wrote it: a pickle, read without running its code."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ def _load(path: Path) -> Any:
 
 
 def _unreadable(error: Exception) -> str:
-    if isinstance(error, EOFError) or "truncated" in str(error):
+    if isinstance(error, EOFError) or re.search("truncated|unexpected EOF", str(error)):
         return "is a pickle that was cut off; download it again"
     return (
         f"is not a pickle of tensors alone ({type(error).__name__}); save it as safetensors on a "
