@@ -55,9 +55,8 @@ def running(
     """
     if quiet:
         _silence_downloads()
-    if not verbose:
-        for name in _RETRIES:
-            logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _RETRIES:
+        logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.ERROR)
     shown = sys.stderr.isatty() and not quiet
     columns = (
         TextColumn(label),
