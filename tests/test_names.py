@@ -244,3 +244,14 @@ def test_json_has_the_count(apart: Path) -> None:
     data = json.loads(done.stdout)
     assert data["shared"] == 1
     assert "only 1 of 3" in data["merge_notes"][0]
+
+
+def test_a_count_that_is_no_news_is_not_shown(apart: Path) -> None:
+    assert "in common" not in CliRunner().invoke(app, ["a", "a", "-o", "out"]).stdout
+
+
+def test_the_report_in_html_says_it(apart: Path) -> None:
+    gm.compare(["a", "c"]).save_html("report.html")
+    text = Path("report.html").read_text()
+    assert "Only 1 of 3 modules are in all adapters" in text
+    assert "in common</td><td></td><td></td><td>1</td>" in text

@@ -103,7 +103,7 @@ def _planned_adapters(planned: MergePlan) -> Table:
         dtype = str(adapter.dtype).removeprefix("torch.")
         sizes = (str(len(ranks)), span(ranks), dtype)
         rows.add_row(numbered(i, adapter.source), number(weight), *sizes)
-    if len(planned.adapters) > 1:
+    if planned.shared < len(planned.modules):
         rows.add_section()
         rows.add_row("in common", "", str(planned.shared), "", "")
     return rows
@@ -123,7 +123,7 @@ def _adapters(report: MergeReport) -> Table:
             percent(report.survival[i]),
         )
     rows.add_section()
-    if len(report.sources) > 1:
+    if report.shared < len(report.modules):
         rows.add_row("in common", "", str(report.shared), "", "", "")
     modules, rank, norm = str(len(report.modules)), str(report.rank), number(report.merged_norm)
     rows.add_row("merged", "", modules, rank, norm, "")

@@ -57,7 +57,8 @@ def _adapters(comparison: Comparison) -> Table:
         weight, norm = number(comparison.weights[i]), number(total.norms[i])
         rows.add_row(numbered(i, source), weight, str(len(ranks)), span(ranks), norm)
     rows.add_section()
-    rows.add_row("in common", "", str(comparison.shared), "", "")
+    if comparison.shared < len(comparison.modules):
+        rows.add_row("in common", "", str(comparison.shared), "", "")
     rows.add_row("mean", "", "", "", number(float(total.mean_norm)))
     rows.add_row("gam", "", "", "", number(float(total.gam_norm)))
     return rows

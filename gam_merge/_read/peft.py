@@ -32,9 +32,9 @@ from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.diffusers import METADATA_KEY
 from gam_merge._read.format import Contents, Format
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
+from gam_merge._read.peft_names import PREFIX, unwrapped
 from gam_merge._read.peft_output import merged_config
 from gam_merge._read.whole_model import check_keys
-from gam_merge._read.wrappers import PREFIX, unwrapped
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME, PICKLE_NAME = "adapter_model.safetensors", "adapter_model.bin"

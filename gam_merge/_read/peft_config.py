@@ -14,7 +14,7 @@ import regex
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.types import is_number
-from gam_merge._read.wrappers import without_wrappers
+from gam_merge._read.peft_names import without_wrappers
 
 MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: each may be matched with each
 _MAX_NAMES = 1000  # in a list of a config that every name is compared with

@@ -1,4 +1,4 @@
-"""Wrappers of training that get into the names of modules; no model that is loaded has them.
+"""The names of modules in PEFT's files: its prefix, and wrappers of training, which models lack.
 
 torch.compile puts ``_orig_mod`` into a name, FSDP ``_fsdp_wrapped_module``, checkpointing of
 activations ``_checkpoint_wrapped_module``, DDP and DeepSpeed ``module`` in front; a model that PEFT
