@@ -543,11 +543,12 @@ MODEL = {"model.embed_tokens.weight": torch.ones(4, 4), "model.norm.weight": tor
 
 
 def test_a_whole_model_is_not_an_adapter(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "adapter_model.safetensors"):
+    for name in ("model.safetensors", WEIGHTS):
         folder = tmp_path / name
         folder.mkdir()
         save_file(MODEL, folder / name)
-        (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
+        if name == WEIGHTS:
+            (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
         with pytest.raises(gm.GamMergeError, match=r"whole model .*not an adapter; .*extract"):
             gm.load(folder)
     with pytest.raises(gm.GamMergeError, match=r"whole model \(model\.norm\.weight\)"):
