@@ -8,12 +8,11 @@ _ZIP, _GZIP, _PICKLES = b"PK\x03\x04", b"\x1f\x8b", (b"\x80\x02", b"\x80\x03", b
 
 
 def mistaken(path: Path) -> str | None:
-    """Return what a file is that could not be read, and the remedy; None if that is not known."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(1024)
-    except OSError:
-        return None
+    """Return what lies in place of a file that could not be read, and the remedy, if it is known.
+
+    Errors of downloads, which any file may have.
+    """
+    start = _start(path)
     if start.startswith(_LFS):
         return (
             "is a Git LFS pointer, a text in place of the file; run 'git lfs pull' in its "
@@ -26,8 +25,16 @@ def mistaken(path: Path) -> str | None:
         )
     if start.startswith(_GZIP):
         return "is compressed with gzip; unpack it"
+    return None
+
+
+def mistaken_weights(path: Path) -> str | None:
+    """Return what lies in place of weights that could not be read, and the remedy, if known."""
+    reason, start = mistaken(path), _start(path)
+    if reason is not None:
+        return reason
     if start.lstrip().startswith(b"{"):
-        return _of_json(path)
+        return _json(path)
     if start[8:9] == b"{" and path.suffix != ".safetensors":
         return "is a safetensors file by another name; rename it to end in .safetensors"
     if start.startswith(_ZIP) and not zipfile.is_zipfile(path):
@@ -37,7 +44,17 @@ def mistaken(path: Path) -> str | None:
     return None
 
 
-def _of_json(path: Path) -> str | None:
+def _start(path: Path) -> bytes:
+    """Return the first bytes of a file, none if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""
+
+
+def _json(path: Path) -> str:
+    """Return which JSON file lies in place of weights."""
     if path.name.endswith(".index.json"):
         return (
             "is the index of a model in several files, not an adapter; gam-merge extract makes an "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.signature import mistaken
+from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import MemoryTensor, dtype_name
 
 NOTE = (
@@ -65,7 +65,7 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise GamMergeError(f"{path}: {mistaken(path) or _unreadable(error)}") from error
+        raise GamMergeError(f"{path}: {mistaken_weights(path) or _unreadable(error)}") from error
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
 
