@@ -408,6 +408,7 @@ ORIGINAL = "Qwen/Qwen2.5-7B-Instruct"
         ("unsloth/Qwen2.5-7B-Instruct-bnb-4bit", True),
         ("unsloth/qwen2.5-7b-instruct-unsloth-bnb-4bit", True),
         ("Qwen/Qwen2.5-7B-Instruct-AWQ", True),
+        ("AAA/Qwen2.5-7B-Instruct-4bit", True),  # first by alphabet
         ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", True),
         ("Qwen/Qwen2.5-7B-Instruct-FP8-dynamic", True),
     ],
