@@ -9,7 +9,7 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``k
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,8 +23,10 @@ from gam_merge._deltas.bucket import Bucket
 from gam_merge._diagnose.comparison import Comparison, ModuleComparison
 from gam_merge._diagnose.measures import Measures
 from gam_merge._diagnose.pairwise import Angles, Pair, pairwise, signs
+from gam_merge._lineup.options import MergeOptions
 from gam_merge._load import Source, load_all
-from gam_merge._plan import plan
+from gam_merge._plan import MergePlan, plan
+from gam_merge._read.adapter import Adapter
 from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
 
@@ -47,6 +49,7 @@ def compare(
     """Measure adapters against each other before a merge.
 
     Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
+    Only factors are compared: adapters with unlike heads are, too.
 
     Args:
         sources: directories, files, Hub ids or adapters in memory, at least two; see ``load``.
@@ -64,7 +67,8 @@ def compare(
         Comparison: all figures, by layer, type and module; a verdict and a recommendation.
 
     Raises:
-        GamMergeError: where ``merge`` would, and for fewer than two adapters with a weight.
+        GamMergeError: where ``merge`` would because of the factors, and for fewer than two
+            adapters with a weight.
 
     Example:
         >>> comparison = gm.compare(["examples/adapters/addition", "examples/adapters/sorting"])
@@ -76,16 +80,16 @@ def compare(
         4.5
     """
     adapters = load_all(sources, base_model, alpha)
-    planned = plan(
-        adapters,
-        method="gam",
-        weights=weights,
-        anchor=anchor,
-        device=device,
-        base_model=base_model,
-        format=adapters[0].format,
-        allow_base_mismatch=allow_base_mismatch,
-    )
+    options: MergeOptions = {
+        "method": "gam",
+        "weights": weights,
+        "anchor": anchor,
+        "device": device,
+        "base_model": base_model,
+        "format": adapters[0].format,
+        "allow_base_mismatch": allow_base_mismatch,
+    }
+    planned = plan([replace(adapter, extras={}) for adapter in adapters], **options)
     lined_up, job = planned.lineup, planned.job
     if len(lined_up.adapters) < 2:
         raise GamMergeError(
@@ -114,7 +118,20 @@ def compare(
         base_model=lined_up.base_model,
         modules=tuple(modules[j] for j in order),
         measures=_joined(parts)[order],
+        merge_notes=_merge_notes(adapters, planned, options),
     )
+
+
+def _merge_notes(
+    adapters: Sequence[Adapter], planned: MergePlan, options: MergeOptions
+) -> tuple[str, ...]:
+    """Return the notes of a merge, which also has extras; only factors are compared."""
+    if not any(adapter.extras for adapter in adapters):
+        return planned.lineup.notes
+    try:
+        return plan(adapters, **options).lineup.notes
+    except GamMergeError as error:
+        return (*planned.lineup.notes, f"a merge would be refused: {error}")
 
 
 class _Visit(NamedTuple):

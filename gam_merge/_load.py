@@ -17,6 +17,7 @@ from gam_merge._read.format import Contents, Format
 from gam_merge._read.formats import config_names, recognized, weights_names
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.safetensors import floats, read_header
+from gam_merge._read.whole_model import check_directory
 
 Source = str | PathLike[str] | Adapter
 
@@ -187,6 +188,7 @@ def weights_file(path: Path) -> Path:
         for name in names:
             if is_there(path / name) and (path / name).is_file():
                 return path / name
+        check_directory(path)
         return _only_file(path, names)
     if not path.is_file():
         raise GamMergeError(f"{path}: no such file or directory")

@@ -14,6 +14,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import dtype_name, parse_dtype, pick_device
 from gam_merge._common.types import Setting
 from gam_merge._lineup.lineup import Lineup, LineupBucket, line_up
+from gam_merge._lineup.names import bring_together, check_shared, shared_modules
 from gam_merge._lineup.options import (
     MergeOptions,
     Request,
@@ -93,6 +94,11 @@ class MergePlan:
         return self.lineup.adapters
 
     @property
+    def shared(self) -> int:
+        """How many modules all adapters have."""
+        return shared_modules(self.adapters)
+
+    @property
     def buckets(self) -> tuple[LineupBucket, ...]:
         """The modules by shape, layout, adapters and ranks."""
         return self.lineup.buckets
@@ -149,6 +155,7 @@ class MergePlan:
             "weights": list(self.weights),
             "anchor": self.job.anchor,
             "missing": self.job.missing,
+            "shared": self.shared,
             "base_model": self.base_model,
             "device": str(self.job.device),
             "rank": self.rank,
@@ -212,7 +219,8 @@ def plan(
     anchor = anchor_position(request.anchor, list(map(_source_name, sources)), weights)
     kept = [i for i, weight in enumerate(weights) if weight != 0]
     method.check_count(len(kept))
-    kept_adapters = [adapters[i] for i in kept]
+    kept_adapters = bring_together([adapters[i] for i in kept])
+    check_shared(kept_adapters, request.missing)
     kept_weights = [weights[i] for i in kept]
     settings = _settings(method, kept_adapters, kept_weights, request.params or {})
     lineup = line_up(
@@ -227,7 +235,7 @@ def plan(
         settings=settings,
         method=method,
         anchor=kept.index(anchor),
-        missing=request.missing,
+        missing=request.missing or "zero",
         dtype=lineup.dtype,
         device=pick_device(request.device),
         flatten_dora=request.flatten_dora,

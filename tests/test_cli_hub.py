@@ -162,3 +162,23 @@ def test_missing(folder: Path, tmp_path: Path, monkeypatch):
         yaml.safe_load((tmp_path / "out" / "gam_merge_recipe.yaml").read_text())["missing"]
         == "skip"
     )
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_one_line(hub: Hub, tmp_path: Path):
+    environment = {**online(hub, tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    for command in (["no/such", "b", "-o", "out"], ["compare", "no/such", "b"]):
+        done = run(command, tmp_path, **environment)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: no/such: no such directory here; taken as a Hub id, and")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_retries_are_shown_on_demand(folder: Path, hub: Hub, verbose: bool, tmp_path: Path):
+    """huggingface_hub tries again what fails, and says so in lines of its own."""
+    hub.add("me/a", {path.name: path.read_bytes() for path in (folder / "a").iterdir()})
+    hub.faults.append(Fault("HEAD", 503, times=2))
+    command = ["me/a", "-o", "out", *(["-v"] if verbose else [])]
+    done = run(command, tmp_path, **online(hub, tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert ("Retrying" in done.stderr) is verbose

@@ -198,10 +198,8 @@ def test_plots(found, tmp_path, kind, suffix, magic):
 def test_odd_adapters_have_pages_too(tmp_path):
     """No overlap to speak of, one module, nothing but zeros, no module at all."""
     generator = torch.Generator().manual_seed(1)
-    apart = [
-        helpers.adapter({name: helpers.random_factors(generator, 8, 6, 2)}, source=name)
-        for name in ("w", "v")
-    ]
+    b, a = helpers.random_factors(generator, 8, 6, 2)
+    apart = helpers.stack([(b, a), (0 * b, a)])
     zero = helpers.stack([(torch.zeros(8, 2), torch.ones(2, 6))] * 2)
     none = gm.Adapter("none", {}, None, {})
     for i, odd in enumerate(

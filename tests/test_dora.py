@@ -244,7 +244,11 @@ def test_what_no_dora_has(name: str, target: str, said: str, tmp_path: Path) -> 
         {"target_modules": [target], "use_dora": True},
     )
     with pytest.raises(gm.GamMergeError, match=said):
-        gm.plan([other, save(tmp_path / "d", kind, 1, **trained)], base_model=base(kind))
+        gm.plan(
+            [other, save(tmp_path / "d", kind, 1, **trained)],
+            base_model=base(kind),
+            missing="zero",
+        )
 
 
 @pytest.mark.parametrize(

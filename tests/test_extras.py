@@ -110,7 +110,7 @@ def test_weights_that_differ_by_module(
 def test_every_module_has_a_bias_if_one_has(tmp_path: Path) -> None:
     a = write(tmp_path / "a", {"layers.0.q.lora_B.bias": torch.ones(4)}, lora_bias=True)
     b = write_adapter(tmp_path / "b", {"layers.0.v": FACTORS["layers.0.q"]})
-    gm.merge([a, b], method="mean", out=tmp_path / "out")
+    gm.merge([a, b], method="mean", missing="zero", out=tmp_path / "out")
     assert torch.equal(read(tmp_path / "out")["layers.0.v.lora_B.bias"], torch.zeros(4))
 
 
@@ -132,11 +132,11 @@ def test_what_else_has_a_lora_bias(form: str) -> None:
     }
     biased = from_state_dict(linear, {"r": 2, "lora_alpha": 2, "lora_bias": True})
     if form == "grouped":
-        merged = gm.merge([other, biased]).adapter
+        merged = gm.merge([other, biased], missing="zero").adapter
         assert read_tensor(merged.extras["w.lora_B.bias"].tensor).shape == (8,)
     else:
         with pytest.raises(gm.GamMergeError, match="lora_bias needs linear layers, but w is"):
-            gm.plan([other, biased])
+            gm.plan([other, biased], missing="zero")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_bias_moves_under_the_base_layer_where_its_module_is_adapted(tmp_path:
     b = write_adapter(tmp_path / "b", {"layers.0.v": FACTORS["layers.0.q"]}, bias="all")
     file = b / "adapter_model.safetensors"
     save_file({**load_file(file), PREFIX + "layers.0.q.bias": torch.full((4,), 3.0)}, file)
-    gm.merge([a, b], out=tmp_path / "out")
+    gm.merge([a, b], missing="zero", out=tmp_path / "out")
     tensors = read(tmp_path / "out")
     assert torch.equal(tensors["layers.0.q.base_layer.bias"], torch.full((4,), 2.0))
     assert torch.equal(tensors["norm.bias"], torch.ones(6))
@@ -228,8 +228,11 @@ def test_copies_of_the_base_are_left_out_and_named(name: str, tmp_path: Path) ->
 def test_refused_by_name(
     first: dict[str, Tensor], second: dict[str, Tensor], named: str, tmp_path: Path
 ) -> None:
-    config = {"modules_to_save": ["score", "q"], "bias": "none"}
-    a, b = write(tmp_path / "a", first, **config), write(tmp_path / "b", second, **config)
+    paths: list[Path] = []
+    for x, extras in (("a", first), ("b", second)):
+        saved = [name for name in ("score", "q") if any(f"{name}." in key for key in extras)]
+        paths.append(write(tmp_path / x, extras, modules_to_save=saved, bias="none"))
+    a, b = paths
     with pytest.raises(gm.GamMergeError, match=named):
         gm.merge([a, b], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

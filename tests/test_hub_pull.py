@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import re
+import time
 import traceback
 from pathlib import Path
 
@@ -306,3 +307,27 @@ def test_hostile_config_from_the_hub(hub: Hub, files):
     )
     with pytest.raises(gm.GamMergeError, match="VeLoRA"):
         gm.load("org/name")
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(hub: Hub, files, monkeypatch):
+    """What huggingface_hub finds out in half a minute; an adapter in the cache needs no Hub."""
+    hub.add("org/name", files)
+    cached = gm.load("org/name")
+    dead = "http://127.0.0.1:1"
+    monkeypatch.setattr(constants, "ENDPOINT", dead)
+    template = dead + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    start = time.perf_counter()
+    with pytest.raises(gm.GamMergeError, match="no such directory here; taken as a Hub id, and"):
+        gm.load("org/other")
+    assert gm.load("org/name").revision == cached.revision
+    assert time.perf_counter() - start < 5
+
+
+def test_behind_a_proxy_the_hub_is_asked(hub: Hub, files, monkeypatch):
+    """A name that only the proxy can resolve is no reason to give up."""
+    hub.add("org/name", files)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert gm.load("org/name").rank == 2

@@ -83,6 +83,6 @@ def test_unlike_a_mean_a_sum_of_disjoint_modules_is_whole() -> None:
     pairs = {name: random_factors(generator, 8, 7, 2) for name in "xy"}
     apart = [adapter({name: pair}, source=name) for name, pair in pairs.items()]
     for method, share in (("sum", 1.0), ("mean", 0.5)):
-        modules = gm.merge(apart, method=method).adapter.modules
+        modules = gm.merge(apart, method=method, missing="zero").adapter.modules
         for name, (b, a) in pairs.items():
             assert relative(modules[name].delta(), share * b @ a) < 1e-9

@@ -103,7 +103,7 @@ def test_a_module_that_takes_no_part_is_not_named(at: str, left: str) -> None:
         ({"inference_mode": False}, {}, "inference_mode", True),
         ({"bias": "all"}, {}, "bias", "none"),
         ({"lora_bias": True}, {}, "lora_bias", False),
-        ({"modules_to_save": ["score"]}, {}, "modules_to_save", None),
+        ({"task_type": "SEQ_CLS"}, {}, "modules_to_save", None),
         ({"trainable_token_indices": [1]}, {}, "trainable_token_indices", None),
         ({"ensure_weight_tying": True}, {}, "ensure_weight_tying", False),
     ],

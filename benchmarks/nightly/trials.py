@@ -10,6 +10,7 @@ from benchmarks.nightly.interrupts import interrupts
 from benchmarks.nightly.kills import kills
 from benchmarks.nightly.pushes import pushes
 from benchmarks.nightly.races import races
+from benchmarks.nightly.reports import reports
 from benchmarks.nightly.soak import soak
 from benchmarks.nightly.sources import changes
 from benchmarks.nightly.trial import Trial
@@ -28,6 +29,7 @@ TRIALS = (
     Trial("pushes", "a push whose network fails at one of its steps", 28, pushes),
     Trial("soak", "merges in one process: memory within 5 %, descriptors flat", 1000, soak),
     Trial("wheels", "builds of the wheel, in other places at other times: equal bytes", 5, wheels),
+    Trial("reports", "public bug reports", 172, reports),
     Trial("headers", "a safetensors header of anything", 9_000, partial(fuzz, "header")),
     Trial("configs", "an adapter_config.json that says anything", 8_000, partial(fuzz, "config")),
     Trial("recipes", "a recipe that asks for anything", 1_300, partial(fuzz, "recipe")),

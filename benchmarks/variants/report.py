@@ -57,8 +57,8 @@ their sources and not run:
 | | vLLM | llama.cpp |
 | --- | --- | --- |
 | DoRA, biases, `modules_to_save`, trained tokens, convolutions | no | no |
-| a rank per module (`--per-module-rank`) | yes, except for experts | no |
-| experts | gate_up_proj and down_proj, both | no |
+| a rank per module (`--per-module-rank`) | yes | no |
+| experts (`target_parameters`) | no | no |
 | embedding, `lm_head` | some models | yes, `lm_head` if not tied |
 | Conv1D of GPT-2 | if the model serves LoRA | no |
 | rank | up to 512 (`--max-lora-rank` 1, 8, 16, 32, 64, 128, 256, 320, 512) | any |

@@ -10,7 +10,7 @@ def checkpoints(
     ema: options.Ema = None,
     method: options.Method = "mean",
     params: options.Params = None,
-    missing: options.Missing = "zero",
+    missing: options.Missing = None,
     base: options.Base = None,
     rank: options.Rank = None,
     energy: options.Energy = None,
@@ -29,7 +29,7 @@ def checkpoints(
     from gam_cli import _present as present
     from gam_cli import _tables as tables
 
-    with present.running("merging", "modules", quiet=quiet) as running:
+    with present.running("merging", "modules", quiet=quiet, verbose=verbose) as running:
         result = gm.average_checkpoints(
             run,
             last=last,

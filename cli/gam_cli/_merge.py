@@ -23,7 +23,7 @@ def merge(
     params: options.Params = None,
     weights: options.Weights = None,
     anchor: options.Anchor = "0",
-    missing: options.Missing = "zero",
+    missing: options.Missing = None,
     base: options.Base = None,
     alpha: options.Alpha = None,
     allow_base_mismatch: options.AllowBaseMismatch = False,
@@ -66,7 +66,7 @@ def merge(
         settings = {"overrides": set_ or ()}
     settings |= {"out": out, "force": force, "device": device}
 
-    with present.running("merging", "modules", quiet=quiet) as run:
+    with present.running("merging", "modules", quiet=quiet, verbose=verbose) as run:
         if dry_run:
             planned = plan(subject, **settings)
             estimate = planned.estimate()

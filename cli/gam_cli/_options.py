@@ -122,12 +122,13 @@ Anchor = Annotated[
     ),
 ]
 Missing = Annotated[
-    Literal["zero", "skip"],
+    Literal["zero", "skip"] | None,
     _option(
         _MERGE,
         "--missing",
         metavar="NAME",
-        help="How to treat a module that an adapter lacks: zero or skip.",
+        help="How to treat a module that an adapter lacks: zero (default) or skip; one of them "
+        "must be given where adapters share no module.",
     ),
 ]
 Last = Annotated[

@@ -5,6 +5,7 @@ as ``Name``, never interpolated into markup.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from rich.text import Text
 
 # rules below the headers and between sections
 _BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
+_RETRIES = ("huggingface_hub.utils._http", "huggingface_hub.file_download")  # loggers that say so
 _SHORTEST_NAME = 16  # cells that a name keeps in a crowded table
 
 
@@ -41,14 +43,20 @@ class Run:
 
 
 @contextmanager
-def running(label: str = "", unit: str = "", *, quiet: bool) -> Iterator[Run]:
+def running(
+    label: str = "", unit: str = "", *, quiet: bool, verbose: bool = False
+) -> Iterator[Run]:
     """The frame of every verb: takes the time and shows a progress bar; downloads obey ``quiet``.
+
+    Only ``verbose`` shows each attempt of a download that is tried again.
 
     The bar is on stderr from the first call of ``progress`` to the end, then gone; there is none
     unless stderr is a terminal. Until the first call the terminal is left to downloads.
     """
     if quiet:
         _silence_downloads()
+    for name in _RETRIES:
+        logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.ERROR)
     shown = sys.stderr.isatty() and not quiet
     columns = (
         TextColumn(label),
@@ -74,11 +82,11 @@ def running(label: str = "", unit: str = "", *, quiet: bool) -> Iterator[Run]:
 
 def _silence_downloads() -> None:
     """Turn off the progress bars and hints of huggingface_hub."""
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import set_verbosity_error
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    logging.set_verbosity_error()
+    set_verbosity_error()
 
 
 def show(result: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: bool) -> None:

@@ -103,6 +103,9 @@ def _planned_adapters(planned: MergePlan) -> Table:
         dtype = str(adapter.dtype).removeprefix("torch.")
         sizes = (str(len(ranks)), span(ranks), dtype)
         rows.add_row(numbered(i, adapter.source), number(weight), *sizes)
+    if planned.shared < len(planned.modules):
+        rows.add_section()
+        rows.add_row("in common", "", str(planned.shared), "", "")
     return rows
 
 
@@ -120,6 +123,8 @@ def _adapters(report: MergeReport) -> Table:
             percent(report.survival[i]),
         )
     rows.add_section()
+    if report.shared < len(report.modules):
+        rows.add_row("in common", "", str(report.shared), "", "", "")
     modules, rank, norm = str(len(report.modules)), str(report.rank), number(report.merged_norm)
     rows.add_row("merged", "", modules, rank, norm, "")
     return rows

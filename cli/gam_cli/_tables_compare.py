@@ -31,6 +31,7 @@ def of_comparison(comparison: Comparison, by: GroupBy) -> Iterator[RenderableTyp
     yield _parts(comparison, by)
     yield from strips("overlap U x chance", comparison.grid("times_chance_u", most=FITTING))
     yield from strips("overlap V x chance", comparison.grid("times_chance_v", most=FITTING))
+    yield from map(warning, comparison.merge_notes)
     for text, names in comparison.notes.items():
         yield warning(f"gam: {text} ({len(names)} of {total}, first {names[0]})")
 
@@ -56,6 +57,8 @@ def _adapters(comparison: Comparison) -> Table:
         weight, norm = number(comparison.weights[i]), number(total.norms[i])
         rows.add_row(numbered(i, source), weight, str(len(ranks)), span(ranks), norm)
     rows.add_section()
+    if comparison.shared < len(comparison.modules):
+        rows.add_row("in common", "", str(comparison.shared), "", "")
     rows.add_row("mean", "", "", "", number(float(total.mean_norm)))
     rows.add_row("gam", "", "", "", number(float(total.gam_norm)))
     return rows

@@ -11,6 +11,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.signature import mistaken
 
 _MAX_BYTES = 1 << 25  # of a text; the indices of the largest models take half of it
 # JSON becomes Python dicts and strings, up to 130 bytes per mark: below 1 GB with this limit.
@@ -81,7 +82,8 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}{hint}") from error
     except (ValueError, RecursionError) as error:
-        raise GamMergeError(f"{path}: is not JSON: {error}") from error
+        reason = mistaken(path) or f"is not JSON: {error}"
+        raise GamMergeError(f"{path}: {reason}") from error
     if not isinstance(content, dict):
         raise GamMergeError(f"{path}: is not a JSON object")
     return content

@@ -80,6 +80,7 @@ class Comparison(Result[Measures]):
     base_model: str | None
     modules: tuple[ModuleComparison, ...]
     measures: Measures
+    merge_notes: tuple[str, ...] = ()  # what a merge would say beforehand, or why it would not run
 
     _template: ClassVar[str] = "comparison.html"
 
@@ -117,6 +118,8 @@ class Comparison(Result[Measures]):
             "weights": list(self.weights),
             "anchor": self.anchor,
             "base_model": self.base_model,
+            "shared": self.shared,
+            "merge_notes": list(self.merge_notes),
             "verdict": self.verdict,
             "recommendation": self.recommendation.to_dict(),
             **_plain_all(self.total.scalars()),
@@ -171,6 +174,11 @@ class Comparison(Result[Measures]):
         held = [self._held(i) for i in positions]
         pairs = [(pair, self.total.pair(*pair)) for pair in combinations(positions, 2)]
         return {"result": self, "held": held, "pairs": pairs}
+
+    @property
+    def shared(self) -> int:
+        """How many modules all adapters change."""
+        return sum(all(module.ranks) for module in self.modules)
 
     def _held(self, i: int) -> int:
         """Count the modules that adapter ``i`` changes."""

@@ -81,7 +81,9 @@ def _line_up_extra(
     # The same parameter may have been trained as a bias in one and with its module in another.
     kinds = {member.kind for member in members}
     kind: ExtraKind = "modules_to_save" if "modules_to_save" in kinds else first.kind
-    return LineupExtra(name, kind, first.tensor.shape, dtype or narrowest, holders, members)
+    if dtype is None or not narrowest.is_floating_point:  # a counter stays one
+        dtype = narrowest
+    return LineupExtra(name, kind, first.tensor.shape, dtype, holders, members)
 
 
 def _check_tokens(adapters: Sequence[Adapter]) -> None:

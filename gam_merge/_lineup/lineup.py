@@ -3,7 +3,7 @@
 From headers alone: no tensor is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import prod
@@ -14,8 +14,10 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.tensors import PromisedTensor
 from gam_merge._lineup.extras import LineupExtra, extra_notes, line_up_extras
+from gam_merge._lineup.names import shared_notes
 from gam_merge._lineup.settings import Settings
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
+from gam_merge._read.base_name import is_quantised, same_model, same_spelling
 from gam_merge._read.format import Format
 from gam_merge._read.formats import format_of
 from gam_merge._read.layout import Layout
@@ -148,8 +150,15 @@ class Lineup:
         notes: list[str] = []
         for adapter in self.adapters:
             notes += [f"{adapter.source}: {note}" for note in adapter.notes]
+            notes += self._base_notes(adapter)
+        notes += shared_notes(self.adapters)
         notes += extra_notes(self.extras, len(self.adapters))
         return (*notes, *self.promised().notes)
+
+    def _base_notes(self, adapter: Adapter) -> Iterator[str]:
+        name, other = self.base_model, adapter.base_model
+        if name and other and same_model(name, other) and not same_spelling(name, other):
+            yield f"{adapter.source} was trained on {other}, taken as a quantised copy of {name}"
 
     @property
     def written_extras(self) -> tuple[LineupExtra, ...]:
@@ -255,15 +264,19 @@ def _bucket(
 
 
 def _base_model(adapters: Sequence[Adapter], allow_mismatch: bool) -> str | None:
-    known = [adapter for adapter in adapters if adapter.base_model is not None]
-    for adapter in known[1:]:
-        if adapter.base_model != known[0].base_model and not allow_mismatch:
+    """Return the model of the adapters, or of the first if they may differ."""
+    known = [(adapter.source, adapter.base_model) for adapter in adapters if adapter.base_model]
+    if not known:
+        return None
+    known.sort(key=lambda named: is_quantised(named[1]))  # the original first
+    first, name = known[0]
+    for source, other in known[1:]:
+        if not same_model(name, other) and not allow_mismatch:
             raise GamMergeError(
-                f"{known[0].source} was trained on {known[0].base_model} and {adapter.source} on "
-                f"{adapter.base_model}; if the two are the same model, pass --allow-base-mismatch "
-                "(allow_base_mismatch=True in Python)"
+                f"{first} was trained on {name} and {source} on {other}; if the two are the same "
+                "model, pass --allow-base-mismatch (allow_base_mismatch=True in Python)"
             )
-    return known[0].base_model if known else None
+    return name
 
 
 def _check_same(name: str, holders: Sequence[Adapter], members: Sequence[LoraModule]) -> None:

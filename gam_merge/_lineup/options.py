@@ -47,7 +47,7 @@ class MergeOptions(OutputOptions, total=False):
     weights: Sequence[Setting] | None
     params: Mapping[str, Setting] | None
     anchor: int | str
-    missing: Missing
+    missing: Missing | None
     allow_base_mismatch: bool
 
 
@@ -75,8 +75,9 @@ class Request:
         anchor: the source that ``gam`` aligns the others to, by position or as given in the
             sources.
         missing: ``"zero"`` counts a module that an adapter lacks as a zero delta; ``"skip"``
-            leaves that adapter out there. Tensors besides the factors are averaged over the
-            adapters that have them.
+            leaves that adapter out there. By default zero, but adapters that share no module are
+            then an error. Tensors besides the factors are averaged over the adapters that have
+            them.
         rank: the rank of every module; by default the method's own, the largest rank of the
             sources or, for methods that need it, their sum.
         energy: the share of each module's squared norm to keep, in (0, 1], instead of a rank: one
@@ -100,7 +101,7 @@ class Request:
     weights: Sequence[Setting] | None = None
     params: Mapping[str, Setting] | None = None
     anchor: int | str = 0
-    missing: Missing = "zero"
+    missing: Missing | None = None
     rank: int | None = None
     energy: float | None = None
     max_rank: int | None = None

@@ -32,9 +32,9 @@ def weights_of(weights: Sequence[Setting] | None, count: int) -> list[Setting]:
     return list(weights)
 
 
-def check_missing(missing: Missing) -> None:
+def check_missing(missing: Missing | None) -> None:
     """Raise GamMergeError for a value that is not one of the two."""
-    if missing not in get_args(Missing):
+    if missing is not None and missing not in get_args(Missing):
         raise GamMergeError(f"missing must be 'zero' or 'skip', got {missing!r}")
 
 

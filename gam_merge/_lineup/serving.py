@@ -2,8 +2,9 @@
 
 Written from their readers. vLLM: ``vllm/lora/peft_helper.py``, ``lora_model.py``,
 ``model_manager.py`` and ``vllm/config/lora.py``. One scale for all modules, lora_alpha / r, which
-folding makes 1; no tensors besides factors; a rank up to --max-lora-rank; of experts the pair
-gate_up_proj and down_proj, counted by the rank of the config. llama.cpp:
+folding makes 1; no tensors besides factors; a rank up to --max-lora-rank; no ``target_parameters``:
+vLLM stacks the factors that PEFT writes for experts in an orientation that fits some models alone,
+and breaks or drops them in others (its issues 41384, 52194, 52198). llama.cpp:
 ``convert_lora_to_gguf.py`` and ``src/llama-adapter.cpp``. One alpha over the rank of each tensor;
 weights that have a name of their own in GGUF, which neither experts nor modules that PEFT wraps in
 one another have; norms are skipped in silence; factors of Conv1D are transposed as if they were the
@@ -19,7 +20,6 @@ from gam_merge._lineup.options import Target
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout
 
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
-_PAIR_OF_EXPERTS = ("down_proj", "gate_up_proj")
 
 
 def rank_notes(lineup: Lineup) -> list[str]:
@@ -58,6 +58,8 @@ def check_target(lineup: Lineup, target: Target | None) -> tuple[str, ...]:
     for name, layout in lineup.layouts.items():
         if isinstance(layout, ConvLayout):
             raise _not_served(target, "LoRA on convolutions", name)
+        if isinstance(layout, ExpertsLayout) and layout.count > 1:
+            raise _not_served(target, "LoRA on experts", lineup.owners[name])
     return tuple(_CHECKS[target](lineup))
 
 
@@ -70,16 +72,6 @@ def _not_served(target: str, kind: str, name: str) -> GamMergeError:
 
 def _check_vllm(lineup: Lineup) -> Iterator[str]:
     rank = lineup.rank
-    for name, layout in lineup.layouts.items():
-        if not isinstance(layout, ExpertsLayout) or layout.count == 1:
-            continue
-        if layout.parameters != _PAIR_OF_EXPERTS:
-            kind = f"{' and '.join(layout.parameters)} of experts alone"
-            raise _not_served("vllm", kind, lineup.owners[name])
-        if lineup.ranks[name] != rank:
-            raise GamMergeError(
-                f"vllm serves experts ({name}) at one rank only; leave --per-module-rank out"
-            )
     if rank > SERVED_RANKS[-1]:
         raise GamMergeError(
             f"vllm serves ranks up to {SERVED_RANKS[-1]}, got {rank}; cut it with --rank (rank=)"
@@ -94,9 +86,7 @@ def _check_vllm(lineup: Lineup) -> Iterator[str]:
 
 
 def _check_llama_cpp(lineup: Lineup) -> Iterator[str]:
-    for name, layout in lineup.layouts.items():
-        if isinstance(layout, ExpertsLayout) and layout.count > 1:
-            raise _not_served("llama.cpp", "LoRA on experts", lineup.owners[name])
+    for name in lineup.layouts:
         if lineup.owners[name] != name:
             raise _not_served("llama.cpp", "LoRA on modules that PEFT wraps in one another", name)
         if lineup.ranks[name] != lineup.rank:

@@ -5,12 +5,14 @@ repeat what was sent to it. The import takes a third of a second, so it happens 
 wherever the module may not be needed.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import huggingface_hub
 from huggingface_hub import HfApi, constants
@@ -26,6 +28,7 @@ from gam_merge._read.formats import (
 )
 from gam_merge._read.hub_id import HubId
 
+_SECONDS = 5.0  # for a host to answer
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 # The meaning of a failed request; the first type that fits decides. HfHubHTTPError is looked up by
@@ -38,6 +41,11 @@ _MEANING: tuple[tuple[type[BaseException], str], ...] = (
         f"there is no such repository, or it is private: check the name, or {_LOG_IN}",
     ),
     (hub_errors.RevisionNotFoundError, "there is no such revision"),
+    (
+        hub_errors.LocalEntryNotFoundError,
+        "no such directory here; taken as a Hub id, and the Hub cannot be reached, nor does the "
+        "cache hold it",
+    ),
     (hub_errors.EntryNotFoundError, "there is no such file"),
     (
         hub_errors.OfflineModeIsEnabled,
@@ -147,11 +155,34 @@ def _known_absent(hub: HubId, name: str) -> bool:
 
 
 def download(hub: HubId, name: str) -> Path:
-    """Download a file; return its path in the local cache."""
+    """Download a file; return its path in the local cache.
+
+    Without a connection to the Hub the cache has to hold it.
+    """
     path = huggingface_hub.hf_hub_download(
-        hub.repo, name, revision=hub.revision, library_name="gam-merge"
+        hub.repo,
+        name,
+        revision=hub.revision,
+        library_name="gam-merge",
+        local_files_only=not (constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT)),
     )
     return Path(path)
+
+
+def _reachable(endpoint: str) -> bool:
+    """Tell whether a host answers. Behind a proxy it need not: then whoever asks finds out.
+
+    huggingface_hub would try a host without an address five times, for half a minute.
+    """
+    url = urlsplit(endpoint)
+    if url.hostname is None or url.scheme in getproxies() or "all" in getproxies():
+        return True
+    port = url.port or (80 if url.scheme == "http" else 443)
+    try:
+        socket.create_connection((url.hostname, port), _SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _no_adapter(hub: HubId) -> GamMergeError:

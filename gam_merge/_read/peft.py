@@ -13,7 +13,8 @@ token_adapter.trainable_tokens_delta  new embeddings of some tokens
 anything                              parameters of a module of modules_to_save, whole
 
 The prefix may be missing, and the name of the adapter may stand behind ``lora_A``, as in the state
-of a model. A key that is none of these is refused by name: no tensor is skipped in silence.
+of a model; wrappers of training are left out of the names. A key that is none of these is refused
+by name: no tensor is skipped in silence.
 """
 
 import re
@@ -22,18 +23,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+import torch
+
 from gam_merge._common.errors import GamMergeError, collecting
-from gam_merge._common.tensors import LazyTensor
+from gam_merge._common.tensors import LazyTensor, dtype_name
 from gam_merge._read import peft_config
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.diffusers import METADATA_KEY
 from gam_merge._read.format import Contents, Format
 from gam_merge._read.layout import ConvLayout, EmbeddingLayout, ExpertsLayout, Layout
+from gam_merge._read.peft_names import PREFIX, unwrapped
 from gam_merge._read.peft_output import disagreements, merged_config
+from gam_merge._read.whole_model import check_keys
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME, PICKLE_NAME = "adapter_model.safetensors", "adapter_model.bin"
-PREFIX = "base_model.model."
 
 _LORA = re.compile(
     r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)"
@@ -54,6 +58,7 @@ _BASE = re.compile(r".+\.(base_layer\.weight|original_module\..+)")
 _SAVED_TWICE = ".modules_to_save."
 # The parameters of stacked experts in the order in which PEFT wraps them, that of their models.
 _EXPERTS = ("gate_up_proj", "down_proj")
+_INTEGERS = (torch.int64, torch.int32)  # of counters
 # PEFT saves embeddings whole when the vocabulary has grown, or a tied one is trained.
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "shared", "word_embeddings")
 
@@ -71,10 +76,12 @@ class Peft(Format):
 
     def recognizes(self, contents: Contents) -> bool:
         if contents.config is None or METADATA_KEY in contents.metadata:
-            return any(key.startswith(PREFIX) for key in contents.tensors)
-        return any(_LORA.fullmatch(key.removeprefix(PREFIX)) for key in contents.tensors)
+            return any(PREFIX in key for key in contents.tensors)
+        return any(_LORA.fullmatch(unwrapped(key)[0]) for key in contents.tensors)
 
     def parse(self, contents: Contents, problems: list[str] | None = None) -> Adapter:
+        if (contents.config or {}).get("peft_type") in (None, "LORA"):
+            check_keys(contents.where, contents.tensors.keys())
         config, given = _completed(contents)
         peft_config.check_base(str(contents.config_file or contents.where), config)
         adapter = _Parser(contents.where, config, problems).parse(contents)
@@ -171,6 +178,7 @@ class _Parser:
     )  # module -> part -> tensor
     extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
     infixes: set[str] = field(default_factory=set[str])
+    wrappers: set[str] = field(default_factory=set[str])  # that the names of the file have
 
     def parse(self, contents: Contents) -> Adapter:
         for check in peft_config.CHECKS:
@@ -183,10 +191,18 @@ class _Parser:
         modules = self._modules()
         with collecting(self.problems):
             self._check_whole()
-        base_model = self.config.get("base_model_name_or_path")
+        with collecting(self.problems):
+            self._check_saved()
+        base_model = self.config.get("base_model_name_or_path") or None
         extras = dict(sorted(self.extras.items()))
-        adapter = Adapter(contents.source, modules, base_model, extras=extras)
+        adapter = Adapter(contents.source, modules, base_model, extras=extras, notes=self._notes())
         return _described(adapter, self.config)
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self.wrappers:
+            return ()
+        names = ", ".join(sorted(self.wrappers))
+        return (f"left out of the names of its modules, as training put it there: {names}",)
 
     def _check_whole(self) -> None:
         if not self.parts:
@@ -195,15 +211,47 @@ class _Parser:
             names = sorted(self.infixes)
             raise self._error(f"holds several adapters, {names}; save each in its own file")
 
+    def _check_saved(self) -> None:
+        """Raise GamMergeError if a module that was trained whole is not in the file.
+
+        The heads of a task are alternatives: a model has one of them. Of tied weights PEFT saves
+        one end.
+        """
+        if self.config.get("ensure_weight_tying"):
+            return
+        named = peft_config.strings(self.where, self.config, "modules_to_save")
+        heads = [name for name in named if name in peft_config.heads(self.config)]
+        absent = [name for name in named if name not in heads and not self._holds(name)]
+        if heads and not any(map(self._holds, heads)):
+            absent.append(" or ".join(heads))
+        if absent:
+            raise self._error(
+                f"modules_to_save names {absent[0]}, but the file does not hold it: what was "
+                "trained there is lost; save the adapter again, or take the name out of the config"
+            )
+
+    def _holds(self, module: str) -> bool:
+        """Tell whether a module of modules_to_save is there."""
+        kept = [extra.name for extra in self.extras.values() if extra.kind != "base_weight"]
+        return any(f"{module}." in name for name in kept)
+
     def _sort_in(self, key: str, tensor: LazyTensor) -> None:
         """Put a tensor where its key says."""
         if len(key) > peft_config.MAX_NAME:
             start = f"{key[:100]}..."
             raise self._error(f"the name of a tensor has {len(key)} characters: {start}")
-        bare = key.removeprefix(PREFIX)
+        if 0 in tensor.shape:
+            raise self._error(
+                f"tensor {key} is empty, {tensor.shape}: it was not gathered before it was saved "
+                "(under DeepSpeed ZeRO-3 set stage3_gather_16bit_weights_on_model_save); save the "
+                "adapter again"
+            )
+        bare, wrappers = unwrapped(key)
+        self.wrappers |= wrappers
         match = _LORA.fullmatch(bare)
         part = _PARTS.get((match["part"], match["suffix"])) if match else None
         if match and part:
+            self._check_dtype(key, tensor)
             parts = self.parts.setdefault(match["module"], {})
             if part in parts:
                 raise self._twice(key)
@@ -211,10 +259,20 @@ class _Parser:
             self.infixes.add(match["infix"] or "default")
             return
         extra = self._extra(key, bare, tensor)
+        self._check_dtype(key, tensor, counter=extra.kind == "modules_to_save")
         if extra.name not in self.extras:
             self.extras[extra.name] = extra
         elif _SAVED_TWICE not in bare:
             raise self._twice(key)
+
+    def _check_dtype(self, key: str, tensor: LazyTensor, *, counter: bool = False) -> None:
+        """Raise GamMergeError unless a tensor holds floats, or a batch norm's count of batches."""
+        dtype = tensor.dtype
+        if (dtype.is_floating_point and dtype.itemsize > 1) or (counter and dtype in _INTEGERS):
+            return
+        raise self._error(
+            f"tensor {key} is stored as {dtype_name(dtype)}; convert it to F32, F16 or BF16"
+        )
 
     def _extra(self, key: str, bare: str, tensor: LazyTensor) -> Extra:
         """Return what a tensor is that is not a factor. Raises GamMergeError if nothing fits."""
@@ -223,7 +281,7 @@ class _Parser:
         if _BASE.fullmatch(bare):
             return Extra(bare, "base_weight", tensor)
         bare = re.sub(r"\.modules_to_save\.[^.]+\.", ".", bare)
-        for name in peft_config.strings(self.where, self.config, "modules_to_save"):
+        for name in peft_config.saved_modules(self.where, self.config):
             if f"{name}." in bare:  # as PEFT does: the name of a module that ends like this
                 return Extra(bare, "modules_to_save", tensor)
         module, _, parameter = bare.rpartition(".")

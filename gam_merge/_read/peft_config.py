@@ -14,6 +14,7 @@ import regex
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.types import is_number
+from gam_merge._read.peft_names import without_wrappers
 
 MAX_NAME = 1000  # characters of a tensor's name or a pattern for it: each may be matched with each
 _MAX_NAMES = 1000  # in a list of a config that every name is compared with
@@ -31,6 +32,12 @@ IGNORED = {
     "peft_version", "inference_mode", "lora_dropout", "exclude_modules", "layers_to_transform",
     "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "qalora_group_size", "runtime_config",
+}  # fmt: skip
+# Fields of other libraries about training: the learning rates of LoRA+ and the kinds of adapter and
+# model (ms-swift), merging while the model is evaluated (PEFT before 0.4), versions.
+FOREIGN = {
+    "lorap_lr_ratio", "lorap_emb_lr", "lora_dtype", "swift_type", "model_type", "model_key_mapping",
+    "merge_weights", "transformers_version", "torch_dtype",
 }  # fmt: skip
 # Fields that change what the factors mean. Value: why such an adapter cannot be merged from its
 # factors alone.
@@ -58,6 +65,9 @@ _INIT_CHANGES_BASE = {
 }
 _INIT_LEAVES_BASE = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
 _BIASES = ("none", "all", "lora_only")
+# Modules that PEFT adds to modules_to_save, by task_type. Before 0.11 it did not write them down.
+_CLASSIFIERS = ("classifier", "score")
+_HEADS = {"SEQ_CLS": _CLASSIFIERS, "TOKEN_CLS": _CLASSIFIERS, "QUESTION_ANS": ("qa_outputs",)}
 
 # Fields that make an adapter more, or other, than a plain LoRA, and their plain values, if those
 # are not empty.
@@ -82,7 +92,7 @@ _VARIANTS: Mapping[str, Any] = {
 
 
 def check_type(where: str, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type") or "LORA"
+    kind = config.get("peft_type") or config.get("swift_type") or "LORA"
     if kind != "LORA":
         raise GamMergeError(
             f"{where}: is {kind}, and only LoRA can be merged; PEFT's convert_to_lora converts "
@@ -93,7 +103,7 @@ def check_type(where: str, config: Mapping[str, Any]) -> None:
 def check_fields(where: str, config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         empty = value is None or value is False or value in ({}, [], "")
-        if empty or name in HONOURED or name in IGNORED:
+        if empty or name in HONOURED | IGNORED | FOREIGN:
             continue
         if name in REFUSED:
             raise GamMergeError(f"{where}: {name} is set and cannot be merged: {REFUSED[name]}")
@@ -149,6 +159,16 @@ def strings(where: str, config: Mapping[str, Any], name: str) -> list[str]:
             f"{where}: {name} has {len(value)} names; at most {_MAX_NAMES} are read"
         )
     return list(value)
+
+
+def heads(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the modules that PEFT trains whole because of the task: the model has one of them."""
+    return _HEADS.get(task(config) or "", ())
+
+
+def saved_modules(where: str, config: Mapping[str, Any]) -> list[str]:
+    """Return the modules that PEFT trains whole, as the config or the task says."""
+    return [*strings(where, config, "modules_to_save"), *heads(config)]
 
 
 def alpha(config: Mapping[str, Any]) -> float | None:
@@ -259,7 +279,8 @@ class RanksAndScales:
         if key not in self._compiled:
             if len(key) > MAX_NAME:
                 raise regex.error(f"it has {len(key)} characters")
-            self._compiled[key] = regex.compile(rf"(.*\.)?({key})$", cache_pattern=False)
+            pattern = without_wrappers(key)
+            self._compiled[key] = regex.compile(rf"(.*\.)?({pattern})$", cache_pattern=False)
         return self._compiled[key]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gam_merge._read.adapter import Adapter, LoraModule
+from gam_merge._read.base_name import common_name
 from gam_merge._read.layout import ExpertsLayout
-from gam_merge._read.peft_config import pattern_keys
+from gam_merge._read.peft_config import heads, pattern_keys
 
 _Configs = Sequence[Mapping[str, Any]]
 _MAY_BE_TIED = {"modules_to_save", "embedding", "trainable_tokens"}
@@ -22,7 +23,7 @@ def merged_config(adapter: Adapter, sources: Sequence[Adapter]) -> dict[str, Any
     configs = [source.config for source in sources]
     kinds = {extra.kind for extra in adapter.extras.values()}
     config = dict.fromkeys(("modules_to_save", "trainable_token_indices", "target_parameters"))
-    config["base_model_name_or_path"] = _shared([source.base_model for source in described])
+    config["base_model_name_or_path"] = common_name([source.base_model for source in described])
     config["task_type"] = _shared([source.task for source in described])
     revisions = [config.get("revision") for config in configs]
     config["revision"] = revisions[0] if revisions and _agree(revisions) else None
@@ -105,7 +106,7 @@ def _bias(configs: _Configs) -> str:
 def _saved_modules(configs: _Configs) -> list[str]:
     names: set[str] = set()
     for config in configs:
-        names |= set(config.get("modules_to_save") or ())
+        names |= {*(config.get("modules_to_save") or ()), *heads(config)}
     return sorted(names)
 
 

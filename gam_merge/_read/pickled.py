@@ -10,6 +10,7 @@ each storage in ``NAME/data/KEY``; before torch 1.6 several pickles, and the sto
 
 import io
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import check_ends
+from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import FileTensor, dtype_name, read
 
 NOTE = (
@@ -49,6 +51,7 @@ _TIMES, _LEAST = 4, 1 << 26
 _MAX_SIDES = 64  # of a tensor, as in safetensors
 _LOCAL_HEADER = 30  # bytes before the name of an entry of an archive
 _LEGACY_PARTS = 3  # pickles before the one of the tensors: magic number, protocol, system
+_CUT = re.compile("exhausted|but only|expected .* bytes")  # what pickletools says of a short file
 _UNREADABLE = (
     AttributeError,
     EOFError,
@@ -126,7 +129,7 @@ def read_pickle(path: Path) -> dict[str, PickledTensor]:
         with open(path, "rb") as file:
             content, places = _read(path, file)
     except _UNREADABLE as error:
-        raise _not_tensors(path, str(error) or type(error).__name__) from error
+        raise _unreadable(path, error) from error
     except OSError as error:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -198,7 +201,10 @@ def _read_legacy(path: Path, file: BinaryIO) -> tuple[Any, _Places]:
     for key in keys:
         if not isinstance(key, str):
             raise TypeError("a storage without a name")
-        size = int.from_bytes(file.read(8), "little", signed=True)
+        length = file.read(8)
+        if len(length) < 8:
+            raise EOFError
+        size = int.from_bytes(length, "little", signed=True)
         nbytes = size * storages[key].dtype.itemsize
         if size != storages[key].size:
             raise ValueError(f"storage {key} has {size} numbers")
@@ -241,6 +247,22 @@ def _check_memory(path: Path, nbytes: int, subject: str) -> None:
             f"{path}: {subject} take {nbytes} bytes of memory, many times the file; "
             "save it as safetensors on a machine that trusts it"
         )
+
+
+def _unreadable(path: Path, error: Exception) -> GamMergeError:
+    """Return the error for a file that is cut off, or something else than a pickle of tensors."""
+    mistaken = mistaken_weights(path)
+    if mistaken:
+        return GamMergeError(f"{path}: {mistaken}")
+    if isinstance(error, EOFError) or _CUT.search(str(error)) or _is_cut_archive(path):
+        return GamMergeError(f"{path}: is a pickle that was cut off; download it again")
+    return _not_tensors(path, str(error) or type(error).__name__)
+
+
+def _is_cut_archive(path: Path) -> bool:
+    """Tell whether a file begins like a zip archive, and does not end like one."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file)
 
 
 def _not_tensors(path: Path, reason: str) -> GamMergeError:

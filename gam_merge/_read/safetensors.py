@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import MAX_MARKS, check_ends, marks
+from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import FileTensor
 from gam_merge._read.container import TensorSpec
 
@@ -155,9 +156,8 @@ def _not_float(path: Path, key: str, dtype: str) -> GamMergeError:
 
 
 def _invalid(path: Path, reason: str) -> GamMergeError:
-    return GamMergeError(
-        f"{path}: is not a complete safetensors file ({reason}); download it again"
-    )
+    broken = f"is not a complete safetensors file ({reason}); download it again"
+    return GamMergeError(f"{path}: {mistaken_weights(path) or broken}")
 
 
 def _too_long(path: Path, limit: str) -> GamMergeError:

@@ -128,9 +128,10 @@ class Recipe(_Strict):
     anchor: int | str = Field(
         default=0, description="Position of a source, from 0, or its path as written here."
     )
-    missing: Missing = Field(
-        default="zero",
-        description="Count a module that an adapter lacks as zero, or skip the adapter there.",
+    missing: Missing | None = Field(
+        default=None,
+        description="Count a module that an adapter lacks as zero, or skip the adapter there "
+        "(default: zero, but adapters that share no module are an error).",
     )
     allow_base_mismatch: bool = Field(
         default=False, description="Merge adapters whose base models differ in name."

@@ -45,6 +45,8 @@ def merge_extra(extra: LineupExtra, shares: Sequence[float], sources: Sequence[s
                 source = sources[extra.adapters[k]]
                 raise GamMergeError(f"{source}: tensor {extra.name} has NaN or Inf; leave it out")
             total = total + share * member.scale * piece.double()
+        if not extra.dtype.is_floating_point:
+            total = total.round()
         out.view(-1)[pieces[0][0]] = total.to(extra.dtype)
     if not out.isfinite().all():
         dtype = dtype_name(extra.dtype)
@@ -55,13 +57,31 @@ def merge_extra(extra: LineupExtra, shares: Sequence[float], sources: Sequence[s
 
 
 def check_equal(extra: LineupExtra, sources: Sequence[str]) -> None:
-    """Raise GamMergeError unless all members hold the same values."""
+    """Raise GamMergeError unless all members hold the same values, rounded to their dtypes."""
     first = extra.members[0]
     for i, member in zip(extra.adapters[1:], extra.members[1:], strict=True):
         for (_, x), (_, y) in zip(blocks(first.tensor), blocks(member.tensor), strict=True):
-            if not torch.equal(x, y):
+            if not _equal_but_rounded(x, y):
                 raise GamMergeError(
                     f"tensor {extra.name} of the base differs between "
                     f"{sources[extra.adapters[0]]} and {sources[i]}; adapters of different base "
                     "models cannot be merged"
                 )
+
+
+def _equal_but_rounded(x: Tensor, y: Tensor) -> bool:
+    """Tell whether two tensors are one tensor, each rounded to a dtype of its own."""
+    dtypes = _narrowest_dtype(x), _narrowest_dtype(y)
+    if dtypes[0] == dtypes[1]:
+        return torch.equal(x.double(), y.double())
+    relative = sum(torch.finfo(dtype).eps / 2 for dtype in dtypes)
+    absolute = sum(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps for dtype in dtypes)
+    return torch.allclose(x.double(), y.double(), rtol=relative, atol=absolute)
+
+
+def _narrowest_dtype(x: Tensor) -> torch.dtype:
+    """Return the narrowest dtype that holds all values of a tensor as they are."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        if torch.equal(x.double(), x.to(dtype).double()):
+            return dtype
+    return torch.float64

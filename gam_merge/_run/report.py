@@ -188,6 +188,11 @@ class MergeReport:
         return tuple(sorted(present, key=_least_survival)[:count])
 
     @property
+    def shared(self) -> int:
+        """How many modules all adapters change."""
+        return sum(all(module.ranks) for module in self.modules)
+
+    @property
     def energy_kept(self) -> float:
         """The share of the squared norm that the cut to the output rank kept."""
         return _energy_kept(self.modules)
@@ -209,8 +214,8 @@ class MergeReport:
 
 
 _TOTALS = (
-    "norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "energy_kept", "fallbacks",
-    "warnings",
+    "norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "shared", "energy_kept",
+    "fallbacks", "warnings",
 )  # fmt: skip
 
 

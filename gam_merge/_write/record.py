@@ -8,6 +8,7 @@ from gam_merge._common.types import Setting
 from gam_merge._lineup.lineup import Lineup
 from gam_merge._lineup.ranks import RankPolicy
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.base_name import common_name
 from gam_merge._read.hub_id import HubId
 from gam_merge._read.record import Record, RecordedSource
 from gam_merge._run.job import Job
@@ -18,14 +19,14 @@ def record(lineup: Lineup, job: Job, policy: RankPolicy, base: Path | HubId | No
 
     base: where the weights of the base model are read, for DoRA.
     """
-    base_models = {adapter.base_model for adapter in lineup.adapters} - {None}
+    base_models = [adapter.base_model for adapter in lineup.adapters]
     return Record(
         method=job.method.name,
         params=job.method.validate({}) | dict(job.settings.params),
         sources=tuple(map(_recorded, lineup.adapters, job.settings.weights)),
         anchor=job.anchor,
         missing=job.missing,
-        allow_base_mismatch=len(base_models) > 1,
+        allow_base_mismatch=any(base_models) and common_name(base_models) is None,
         base=base.absolute() if isinstance(base, Path) else base,
         output=_recorded_output(lineup, job, policy),
     )
