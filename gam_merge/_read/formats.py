@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from gam_merge._common.errors import GamMergeError
+from gam_merge._common.files import is_there
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.diffusers import Diffusers
 from gam_merge._read.format import Contents, Format
@@ -88,9 +89,13 @@ def check_kind(form: Format, out: str | PathLike[str]) -> None:
 
 
 def format_in(directory: Path) -> Format:
-    """Return the format of the adapter that we wrote into a directory; PEFT's if there is none."""
+    """Return the format of the adapter that we wrote into a directory; PEFT's if there is none.
+
+    Raises GamMergeError for a path that cannot be examined.
+    """
     for form in FORMATS:
-        if (directory / form.weights_names[0]).is_file():
+        file = directory / form.weights_names[0]
+        if is_there(file) and file.is_file():
             return form
     return _DEFAULT
 
