@@ -25,7 +25,9 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "mean": [{}],
     "sum": [{}],
     "ties": [{}, {"density": 0.6, "sign": "total"}, {"density": 1.0, "sign": "frequency"}],
+    "elect": [{}, {"sign": "frequency"}],
     "magnitude": [{}, {"density": 0.2}],
+    "magmax": [{}],
     "breadcrumbs": [{}, {"density": 0.5, "gamma": 0.1}, {"density": 0.95, "gamma": 0.05}],
     "dare": [{}, {"density": 0.4}],
     "dare_ties": [{}, {"density": 0.4, "sign": "frequency"}],
@@ -46,6 +48,8 @@ def expected(
 ) -> Tensor:
     if rule in ("mean", "sum"):
         return oracle.linear(xs, weights)
+    if rule == "elect":
+        return oracle.elect(xs, weights, params.get("sign", "weighted"))
     if rule in ("dare", "dare_ties", "della", "della_linear"):
         draws = [generator(seed, f"adapter-{i}#0", "w", part) for i in range(len(xs))]
         uniforms = [
@@ -78,11 +82,28 @@ def test_equals_the_equations_in_ctm(
     assert relative(merged(problem, f"{rule}@ctm", **params, **options), wanted) < 1e-9
 
 
+@pytest.mark.parametrize("name", ["three", "mixed ranks", "full"])
+@pytest.mark.parametrize("options", [{}, {"keep": 0.5, "least": 0.2}, {"keep": 1.0, "least": 0.0}])
+@pytest.mark.parametrize("space", ["drm_h", "drm_v"])
+@pytest.mark.parametrize("rule", ["elect", "mean", "magmax", "magnitude", "dare_ties"])
+def test_equals_the_equations_of_drm(
+    name: str, options: dict[str, float], space: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = PROBLEMS[name]
+    xs, back = oracle.in_drm(problem.deltas, **options, vertical=space == "drm_v")
+    wanted = back(expected(rule, xs, list(problem.weights), {}, space))
+    assert relative(merged(problem, f"{rule}@{space}", **options), wanted) < 1e-9
+    if rule == "elect":
+        assert relative(merged(problem, space, **options), wanted) < 1e-9
+    monkeypatch.setattr(_entries, "BLOCK", 70)
+    assert relative(merged(problem, f"{rule}@{space}", **options), wanted) < 1e-9
+
+
 @pytest.mark.parametrize(("rule", "params"), CASES)
 def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> None:
     problem = related(count=3, seed=13)
     weights = list(problem.weights)
-    sums = rule in ("sum", "magnitude", "breadcrumbs", "dare", "della_linear")
+    sums = rule in ("sum", "magnitude", "magmax", "breadcrumbs", "dare", "della_linear")
     scale = 2.0
     adapters = [
         adapter({"w": pair}, scale=scale, source=f"adapter-{i}")

@@ -106,6 +106,19 @@ def test_subspace_boost(problem: Problem, name: str, beta: float) -> None:
     assert relative(merged(problem, f"{name}+subspace_boost", **params), expected) < 1e-7
 
 
+@EVERY
+@RULES
+def test_isotropize(problem: Problem, name: str) -> None:
+    expected = oracle.flat(rule(name, problem.deltas, list(problem.weights)), 0.0)
+    found = merged(problem, f"{name}+isotropize", **PARAMS.get(name, {}))
+    assert relative(found, expected) < 1e-7
+
+
+@EVERY
+def test_the_sum_isotropized_is_iso_c(problem: Problem) -> None:
+    assert relative(merged(problem, "sum+isotropize"), merged(problem, "iso_c")) < 1e-12
+
+
 def test_before_and_after_together() -> None:
     problem, weights = PROBLEMS["three"], list(PROBLEMS["three"].weights)
     seen = oracle.pico(problem.deltas, problem.deltas)
@@ -125,7 +138,7 @@ def test_before_and_after_together() -> None:
         ("pico+core", "unknown method 'core'"),
         (
             "ties@nowhere",
-            "unknown space 'nowhere'; expected one of core, knots, ctm, factor, delta",
+            "unknown space 'nowhere'; expected one of core, knots, drm_h, drm_v, ctm, factor, delta",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def merge_part(
                 assert histogram is not None, "the survey of a rule with a global scope"
                 size = histogram.threshold(part, bucket, share, least)
             else:
-                size = _largest(part, share, least)
+                size = largest(part, max(int(share * part.size), least))
             thresholds[share, least] = size[..., None, None]
         return thresholds[share, least]
 
@@ -151,9 +151,8 @@ def _streams(seed: int, part: Part, bucket: Bucket) -> list[torch.Generator]:
     return streams
 
 
-def _largest(part: Part, share: float, least: int) -> Tensor:
-    """The int(share * size)-th largest size of each matrix's entries: (L, N), infinite for none."""
-    count = max(int(share * part.size), least)
+def largest(part: Part, count: int) -> Tensor:
+    """Return the count-th largest size of each matrix's entries: (L, N), infinite for none."""
     x = next(part.blocks())
     if count == 0:
         return x.new_full(x.shape[:2], torch.inf)

@@ -16,7 +16,12 @@ from gam_merge._methods._method import Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
 
 _BUILT_IN: dict[str, Card] = {card.name: card for card in (*RULES, *SPACES, *PLUGINS)}
-_ALIASES = {"ctm": "mean@ctm", "knots": "ties@knots"}
+_ALIASES = {
+    "ctm": "mean@ctm",
+    "knots": "ties@knots",
+    "drm_h": "elect@drm_h",
+    "drm_v": "elect@drm_v",
+}
 _DEFAULT_SPACE = "core"  # of rules on entries
 _GROUP = "gam_merge.methods"
 
@@ -56,7 +61,7 @@ def spaces() -> tuple[Space, ...]:
         GamMergeError: an installed package declares one that cannot be loaded.
     Example:
         >>> [space.name for space in gm.spaces()]
-        ['core', 'knots', 'ctm', 'factor', 'delta']
+        ['core', 'knots', 'drm_h', 'drm_v', 'ctm', 'factor', 'delta']
     """
     return tuple(card for card in _cards() if isinstance(card, Space))
 

@@ -6,10 +6,9 @@ Over the non-zero singular values: the paper's code fills the null space of a lo
 arbitrary directions.
 """
 
-import torch
 from torch import Tensor
 
-from gam_merge._deltas.core import Core, InCore, significant, weighted_sum
+from gam_merge._deltas.core import Core, InCore, isotropic, weighted_sum
 from gam_merge._methods._rule import rule
 
 
@@ -28,7 +27,4 @@ from gam_merge._methods._rule import rule
     },
 )
 def iso_c(core: Core, weights: Tensor) -> InCore:
-    p, s, qt = torch.linalg.svd(weighted_sum(weights, core.m), full_matrices=False)
-    real = significant(s, max(core.bucket.shape))  # (L, k)
-    mean = (s * real).sum(-1) / real.sum(-1).clamp(min=1)  # (L,)
-    return InCore(mean[:, None, None] * (p * real.unsqueeze(-2)) @ qt)
+    return InCore(isotropic(weighted_sum(weights, core.m), max(core.bucket.shape)))

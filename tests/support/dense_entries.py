@@ -60,6 +60,15 @@ def breadcrumbs(
     )
 
 
+def magmax(xs: Matrices, weights: Sequence[float]) -> Tensor:
+    out = torch.zeros_like(xs[0])
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            entries = [w * float(x[i, j]) for w, x in zip(weights, xs, strict=True)]
+            out[i, j] = max(entries, key=abs)
+    return out
+
+
 def dropped(xs: Matrices, uniforms: Matrices, density: float) -> list[Tensor]:
     return [torch.where(u < density, x / density, 0.0) for x, u in zip(xs, uniforms, strict=True)]
 
@@ -136,6 +145,23 @@ def in_knots(deltas: Matrices) -> tuple[list[Tensor], Back]:
     side = torch.cat(list(deltas), 1)
     p = orient(torch.linalg.svd(side, full_matrices=False)[0][:, : numerical_rank(side)])
     return list((p.T @ side).split(deltas[0].shape[1], 1)), lambda x: p @ x
+
+
+def in_drm(
+    deltas: Matrices, keep: float = 0.2, least: float = 0.01, *, vertical: bool = False
+) -> tuple[list[Tensor], Back]:
+    """The entries of V_i, or of U_i, that stay at equal lengths, times S_i."""
+    if vertical:
+        rows, back = in_drm([delta.T for delta in deltas], keep, least)
+        return rows, lambda x: back(x).T
+    u, s, _ = torch.linalg.svd(torch.cat(list(deltas), 1), full_matrices=False)
+    u = orient(u[:, s > least * s[0]])
+    rows = [u.T @ delta for delta in deltas]
+    units = [row / row.norm(dim=1, keepdim=True) for row in rows]
+    together = torch.cat(units, 0)
+    kept = trim(together, 0, min(round(keep * together.numel()) + 1, together.numel())) != 0
+    masks = kept.split(u.shape[1], 0)
+    return [row * mask for row, mask in zip(rows, masks, strict=True)], lambda x: u @ x
 
 
 def in_delta(deltas: Matrices) -> tuple[list[Tensor], Back]:
