@@ -154,14 +154,15 @@ def in_drm(
     if vertical:
         rows, back = in_drm([delta.T for delta in deltas], keep, least)
         return rows, lambda x: back(x).T
-    u, s, _ = torch.linalg.svd(torch.cat(list(deltas), 1), full_matrices=False)
-    u = orient(u[:, s > least * s[0]])
+    side = torch.cat(list(deltas), 1)
+    u, s, _ = torch.linalg.svd(side, full_matrices=False)
+    u = orient(u[:, : min(numerical_rank(side), int((s > least * s[0]).sum()))])
     rows = [u.T @ delta for delta in deltas]
     units = [row / row.norm(dim=1, keepdim=True) for row in rows]
-    together = torch.cat(units, 0)
-    kept = trim(together, 0, min(round(keep * together.numel()) + 1, together.numel())) != 0
-    masks = kept.split(u.shape[1], 0)
-    return [row * mask for row, mask in zip(rows, masks, strict=True)], lambda x: u @ x
+    sizes = sorted(torch.cat(units, 0).abs().flatten().tolist(), reverse=True)
+    smallest = sizes[min(round(keep * len(sizes)), len(sizes) - 1)] - 1e-9  # with its equals
+    kept = [row * (unit.abs() > smallest) for row, unit in zip(rows, units, strict=True)]
+    return kept, lambda x: u @ x
 
 
 def in_delta(deltas: Matrices) -> tuple[list[Tensor], Back]:
