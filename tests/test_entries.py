@@ -79,7 +79,27 @@ def test_equals_the_equations_in_ctm(
     problem = related(count=3, seed=12, ranks=(3, 2))
     xs, back = oracle.in_ctm(problem.deltas, options.get("k", 3), options.get("beta", 0.0))
     wanted = back(expected(rule, xs, list(problem.weights), params, "ctm"))
-    assert relative(merged(problem, f"{rule}@ctm", **params, **options), wanted) < 1e-9
+    found = merged(problem, f"{rule}@ctm", **params, **options, tolerance=1e-11)
+    assert relative(found, wanted) < 1e-9
+
+
+def test_ctm_converges_or_says_that_it_did_not() -> None:
+    """Also where it takes a hundred turns, and with modules that need many next to others that need few."""
+    slow, fast = related(seed=1, shape=(60, 60), ranks=(8,), shared=0.3), PROBLEMS["close"]
+    xs, back = oracle.in_ctm(slow.deltas, 8)
+    wanted = back(oracle.linear(xs, slow.weights))
+    assert relative(merged(slow, "mean@ctm"), wanted) < 1e-4
+    assert relative(merged(slow, "mean@ctm", tolerance=1e-10), wanted) < 1e-7
+    assert relative(merged(fast, "mean@ctm"), back_of(fast)) < 1e-6
+    for iterations, warned in ((10, True), (1000, False)):
+        result = gm.merge(slow.adapters, method="mean@ctm", params={"iterations": iterations})
+        assert ("the shared bases did not converge" in result.report.warnings) is warned
+
+
+def back_of(problem: Problem) -> Tensor:
+    """The mean in the shared bases of a problem."""
+    xs, back = oracle.in_ctm(problem.deltas, 3)
+    return back(oracle.linear(xs, problem.weights))
 
 
 @pytest.mark.parametrize("name", ["three", "mixed ranks", "full"])

@@ -177,12 +177,8 @@ def in_ctm(deltas: Matrices, k: int, beta: float = 0.0) -> tuple[list[Tensor], B
     ]
     u = torch.linalg.svd(torch.cat(targets, 1))[0][:, :k]
     v = torch.linalg.svd(torch.cat(targets, 0))[2][:k].T
-    for _ in range(1000):
-        before = sum(float((u.T @ d @ v).square().sum()) for d in targets)
+    for _ in range(1000):  # to the end
         u = torch.linalg.svd(torch.cat([d @ v for d in targets], 1))[0][:, :k]
         v = torch.linalg.svd(torch.cat([u.T @ d for d in targets], 0))[2][:k].T
-        after = sum(float((u.T @ d @ v).square().sum()) for d in targets)
-        if abs(after - before) <= 1e-8 * after:
-            break
     u, v = orient(u), orient(v)
     return [u.T @ delta @ v for delta in deltas], lambda x: u @ x @ v.T
