@@ -321,6 +321,50 @@ def test_global_scope_on_workers_changes_no_byte() -> None:
     assert again.counts["core", 0].tolist() == [0, 2, 4, 6, 8]
 
 
+def rank_and_trim(adapters: list[gm.Adapter], name: str, count: int) -> Tensor:
+    """The sum of what is left of a module where each adapter keeps that many entries over all modules."""
+    total = torch.zeros_like(delta(adapters[0], name))
+    for one in adapters:
+        sizes = torch.cat([module.delta().abs().flatten() for module in one.modules.values()])
+        least = sizes.sort(descending=True).values[count - 1]
+        total += delta(one, name) * (delta(one, name).abs() >= least)
+    return total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_global_scope_keeps_exactly_what_is_asked_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bins of a thousandth alone would keep dozens of entries more."""
+    generator = torch.Generator().manual_seed(31)
+    names = [f"layers.{i}" for i in range(6)]
+    adapters = [
+        adapter({n: random_factors(generator, 60, 50, 3, dtype) for n in names}, source=str(i))
+        for i in range(2)
+    ]
+    params = {"density": 0.2, "scope": "global", "columns": 50}
+    for block in (1 << 20, 1000):
+        monkeypatch.setattr(_entries, "BLOCK", block)
+        result = gm.merge(adapters, method="magnitude@delta", params=params, rank=50).adapter
+        for name in names:
+            wanted = rank_and_trim(adapters, name, 6 * 60 * 50 // 5)
+            assert relative(delta(result, name), wanted) < 1e-6
+
+
+def test_global_scope_with_densities_by_module() -> None:
+    """Each module asks for a threshold of its own, over the entries of all."""
+    adapters = many(count=2, modules=3)
+    params = {
+        "scope": "global",
+        "density": [{"filter": "layers.0", "value": 0.1}, {"filter": "*", "value": 0.5}],
+    }
+    result = gm.merge(adapters, method="magnitude@delta", params=params | {"columns": 9}, rank=9)
+    counts = {f"layers.{i}.q": int(d * 3 * 12 * 9) for i, d in enumerate((0.1, 0.5, 0.5))}
+    for name, count in counts.items():
+        wanted = rank_and_trim(adapters, name, count)
+        assert relative(delta(result.adapter, name), wanted) < 1e-5
+
+
 def test_global_scope_of_one_module_is_that_module() -> None:
     problem = PROBLEMS["three"]
     for method in ("ties@core", "ties@knots", "ties@delta"):

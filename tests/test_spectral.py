@@ -158,8 +158,8 @@ def test_wudi(problem: Problem, options: dict[str, float], uniform: bool) -> Non
 def test_wudi_without_ridge_agrees_with_every_adapter_where_it_acts() -> None:
     problem = related(seed=9, count=3, shape=(20, 18), ranks=(3,), shared=0.3)
     found = merged(problem, "wudi", ridge=0)
-    for delta in problem.deltas:
-        assert relative(found @ delta.T, delta @ delta.T) < 1e-9
+    for x in problem.deltas:
+        assert relative(found @ x.T, x @ x.T) < 1e-9
 
 
 @EVERY

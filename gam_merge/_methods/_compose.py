@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import Core, InCore, core_of
-from gam_merge._methods._entries import Histogram, merge_part
+from gam_merge._methods._entries import EntryRule, Histogram, View, merge_part, ranks_of
 from gam_merge._methods._gram import GramSummary, inner_products
 from gam_merge._methods._rule import Card, Coefficients, Plugin, Rule, Space
 from gam_merge._methods.linear import combination
@@ -25,7 +25,8 @@ from gam_merge._methods.linear import combination
 Params = Mapping[str, Any]  # of the whole method, all of them
 Step = Callable[[Bucket, Tensor, Any, Params], Merged]  # bucket, weights (L, N), summary, params
 CoreStep = Callable[[Core, Tensor, Any, Params], InCore]  # the same in core space
-Survey = Callable[[Bucket, Tensor], Any]  # bucket, weights (L, N) -> a summary
+# A pass: bucket, weights (L, N), the sum of what was found before -> a summary.
+Survey = Callable[[Bucket, Tensor, Any], Any]
 
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
@@ -212,24 +213,39 @@ def coefficients(
     return summary.on(bucket, run)
 
 
-# A first pass over all modules.
+# Passes over all modules before the first is merged.
 
 
-def survey(rule: Rule, space: Space | None, params: Params) -> Survey | None:
-    """Return what a method asks of every bucket before the first is merged, if anything."""
+def surveys(rule: Rule, space: Space | None, params: Params) -> tuple[Survey, ...]:
+    """Return what a method asks of every bucket before the first is merged, pass by pass."""
     if rule.survey is not None:
-        return partial(rule.survey, **params_of(rule, params))
+        return (_single_pass(partial(rule.survey, **params_of(rule, params))),)
     if params.get("scope") != "global":
-        return None
+        return ()
     if rule.kind == "coefficients":
-        return GramSummary.of
+        return (_single_pass(GramSummary.of),)
     assert space is not None, "of all other rules those on entries have a scope"
-    return partial(_sizes, space, params)
+    assert rule.entries is not None
+    return _sizes(partial(rule.entries, **params_of(rule, params)), space, params)
 
 
-def _sizes(space: Space, params: Params, bucket: Bucket, weights: Tensor) -> Histogram:
-    seen = seen_by(space, bucket)
-    return Histogram.of(space.function(seen, weights, **params_of(space, params)), bucket)
+def _single_pass(look: Callable[[Bucket, Tensor], Any]) -> Survey:
+    return lambda bucket, weights, before: look(bucket, weights)
+
+
+def _sizes(rule: EntryRule, space: Space, params: Params) -> tuple[Survey, Survey]:
+    """Return the two passes that find global thresholds."""
+
+    def view(bucket: Bucket, weights: Tensor) -> View:
+        return space.function(seen_by(space, bucket), weights, **params_of(space, params))
+
+    def coarse(bucket: Bucket, weights: Tensor, before: None) -> Histogram:
+        return Histogram.of(view(bucket, weights), bucket, ranks_of(rule))
+
+    def fine(bucket: Bucket, weights: Tensor, before: Histogram) -> Histogram:
+        return before.finer(view(bucket, weights), bucket)
+
+    return coarse, fine
 
 
 def seen_by(space: Space, bucket: Bucket) -> Core | Bucket:

@@ -1,4 +1,4 @@
-"""CT-Merging (arXiv 2607.20561): common directions, and what each task has besides, at mean strength.
+"""CT-Merging (arXiv 2607.20561): common directions, then those of each task, at mean strengths.
 
     U_c = leading eigenvectors of sum U_i U_i^T: the output directions that most adapters have
     P S Q^T = U_c^T mean(w_i delta_i),    rms(S) the strength of U_c P and Q
@@ -7,9 +7,9 @@
 
 where U_i, s_i, V_i are the leading singular triples of w_i delta_i. There is no official code, and
 the paper's text was not at hand: this is its Algorithm 1 as an independent implementation gives it
-(ComfyUI-LoRA-Optimizer), with the same three guards. Directions that are all common are left out of
-R_i and V_i, only the row space of the stacks is made orthonormal, and U_c has fewer directions where
-the last would be one of several with equal eigenvalues.
+(ComfyUI-LoRA-Optimizer), with the same three guards. Directions of an adapter that are common are
+left out of R_i and V_i, only the row space of the stacks is made orthonormal, and U_c ends before
+several equal eigenvalues of which it would hold some.
 """
 
 from typing import Annotated

@@ -1,7 +1,7 @@
 """LoRA-LEGO (arXiv 2409.16167): group the rank-one units of all adapters, keep one unit per group.
 
     units x = [a; b] of all adapters: row a of A with column b of B
-    k groups of them by k-means, each replaced by its mean, brought to the mean max norm of its units
+    k groups by k-means, each replaced by its mean, at the mean max norm of its units
 
 The two published implementations differ, and the official one was not found: Compress then Merge
 groups the units as they are and multiplies the result by (R / k)^(1/2), R the number of units;
@@ -117,7 +117,8 @@ def _first(gram: Tensor, random: Tensor) -> Tensor:
     k-means++: each is drawn with a probability that is its squared distance from those before it.
     """
     squares = gram.diagonal(dim1=-2, dim2=-1)  # (L, R)
-    nearest, chosen = torch.ones_like(squares), []
+    nearest = torch.ones_like(squares)
+    chosen: list[Tensor] = []
     for numbers in random:  # (L, R): nearest / exponential is largest with this probability
         unit = (nearest / -numbers.clamp(min=1e-300).log()).argmax(-1)  # (L,)
         to_unit = gram.gather(-1, unit[:, None, None].expand(-1, gram.shape[-1], 1)).squeeze(-1)

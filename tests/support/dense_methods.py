@@ -381,9 +381,7 @@ def lego(
     for w, (b, a) in zip(weights, pairs, strict=True):
         units += [(b[:, j], a[j]) for j in range(b.shape[1])]
         shares += [w] * b.shape[1]
-    points = [
-        torch.cat([b / b.norm(), a / a.norm()] if directions else [b, a]) for b, a in units
-    ]
+    points = [torch.cat([b / b.norm(), a / a.norm()] if directions else [b, a]) for b, a in units]
     runs = [k_means(points, draw, iterations) for draw in draws[:]]
     groups = min(runs, key=lambda run: run[1])[0]
     out = torch.zeros(len(units[0][0]), len(units[0][1]), dtype=torch.float64)
@@ -421,5 +419,7 @@ def k_means(points: Deltas, draw: Tensor, iterations: int) -> tuple[list[int], f
             centres[j] = sum(inside) / len(inside) if inside else centres[j]
         if labels == before:
             break
-    spread = sum(float((x - centres[j]).square().sum()) for x, j in zip(points, labels, strict=True))
+    spread = sum(
+        float((x - centres[j]).square().sum()) for x, j in zip(points, labels, strict=True)
+    )
     return labels, spread

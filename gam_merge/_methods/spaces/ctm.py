@@ -76,5 +76,5 @@ def _left(d: Tensor, k: int) -> Tensor:
 
 
 def _apart(x: Tensor, y: Tensor) -> Tensor:
-    """The sine of the angle between two subspaces, the root of the sum over k: (L, K, k) -> (L,)."""
+    """The sines of the angles between two subspaces, as one norm: (L, K, k) -> (L,)."""
     return (y - x @ (x.mT @ y)).norm(dim=(-2, -1))

@@ -39,4 +39,3 @@ def factor(bucket: Bucket, weights: Tensor) -> View:
         return Merged(eye, eye, b=b, a=a.mT)
 
     return View([Part.of("B", b, root), Part.of("A", a, signed_root)], lift)
-
