@@ -12,6 +12,7 @@ left out of R_i and V_i, only the row space of the stacks is made orthonormal, a
 several equal eigenvalues of which it would hold some.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -44,16 +45,16 @@ def ct_merging(
     weights: Tensor,
     *,
     common: Annotated[int, Range(0), "maximum number of common directions"] = 4,
-    own: Annotated[int, Range(1), "maximum number of directions per adapter"] = 16,
+    own: Annotated[int, Range(1), "number of singular triples that count of each adapter"] = 16,
 ) -> InCore:
     size = max(core.bucket.shape)
-    u = _common(core.lefts, min(common, core.m.shape[-2]))  # (L, K, c)
+    leading = [tuple(x[..., :own] for x in svd) for svd in core.svds]
+    u = _common([left for left, _, _ in leading], min(common, core.m.shape[-2]))  # (L, K, c)
     response = u.mT @ weighted_sum(weights, core.m) / core.m.shape[1]  # (L, c, J)
     p, s, qt = torch.linalg.svd(response, full_matrices=False)
     real = significant(s, size)  # (L, k)
     lefts, strengths, rights = [u @ p * real.unsqueeze(-2)], [_rms(s * real, real)], [qt.mT]
-    for i, (left, s, right) in enumerate(core.svds):
-        left, s, right = left[..., :own], s[..., :own], right[..., :own]
+    for i, (left, s, right) in enumerate(leading):
         rest = left - u @ (u.mT @ left)  # (L, K, k_i)
         lefts.append(rest * weights[:, i, None, None].sign())
         strengths.append(_rms(weights[:, i, None] * s, torch.ones_like(s)))
@@ -64,7 +65,7 @@ def ct_merging(
     return InCore(left * torch.cat(strengths, -1).unsqueeze(-2) @ right.mT)
 
 
-def _common(bases: tuple[Tensor, ...], count: int) -> Tensor:
+def _common(bases: Sequence[Tensor], count: int) -> Tensor:
     """The directions that most adapters have, zero where none stands out: (L, K, count)."""
     shares, directions = torch.linalg.eigh(torch.stack([x @ x.mT for x in bases], 1).sum(1))
     shares = shares.flip(-1)  # (L, K), falling

@@ -306,7 +306,8 @@ def subspace_boost(merged: Tensor, beta: float = 0.01) -> Tensor:
 
 
 def ct_merging(deltas: Deltas, weights: Weights, common: int = 4, own: int = 16) -> Tensor:
-    us, ss, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    leading = [[side[..., :own] for side in thin(delta)] for delta in deltas]
+    us, ss, vs = zip(*leading, strict=True)
     shares, directions = torch.linalg.eigh(sum(x @ x.T for x in us))
     falling = [*shares.flip(0).tolist(), -1.0]
     k = min(common, numerical_rank(torch.cat(list(us), 1)))
@@ -319,7 +320,7 @@ def ct_merging(deltas: Deltas, weights: Weights, common: int = 4, own: int = 16)
         left, right = [u @ p], [q]
         strengths = [s.square().mean().sqrt().expand(len(s))]
     for w, x, s, y in zip(weights, us, ss, vs, strict=True):
-        x, s, y = x[:, :own], w * s[:own], y[:, :own]
+        s = w * s
         rest = x - u @ (u.T @ x)
         there = rest.norm(dim=0) > 1e-9
         left.append(rest[:, there])
