@@ -211,7 +211,7 @@ def ties(text: str, problem: Problem) -> Theirs:
     "gstoica27/KnOTS",
     "baa35e85768b8841820d35edc3e41b25304248c5",
     "task_merger.py",
-    "their float32, their cut at 1e-5, every entry kept",
+    "their bases and rows in float32, every entry kept; elected here",
 )
 def knots(text: str, problem: Problem) -> Theirs:
     names = ["apply_svd", "dict_of_concat_matrices", "variable_extend_dim"]

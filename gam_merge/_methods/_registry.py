@@ -75,7 +75,7 @@ def plugins() -> tuple[Plugin, ...]:
         GamMergeError: an installed package declares one that cannot be loaded.
     Example:
         >>> [plugin.name for plugin in gm.plugins() if plugin.side == "post"]
-        ['svc', 'subspace_boost']
+        ['svc', 'subspace_boost', 'isotropize']
     """
     return tuple(card for card in _cards() if isinstance(card, Plugin))
 
