@@ -235,15 +235,14 @@ def isometry(x: Tensor, size: int) -> Tensor:
     return p * significant(s, size).unsqueeze(-2) @ qt
 
 
-def isotropic(x: Tensor, size: int) -> Tensor:
-    """Return matrices with all significant singular values set to their mean.
+def flat(s: Tensor, size: int) -> Tensor:
+    """Return singular values (L, k), falling, all set to the mean of the significant ones.
 
-    x: (L, K, J) -> (L, K, J). size: as in ``significant``.
+    Those that are not significant become zero. size: as in ``significant``.
     """
-    p, s, qt = torch.linalg.svd(x, full_matrices=False)
-    real = significant(s, size)  # (L, k)
-    mean = (s * real).sum(-1) / real.sum(-1).clamp(min=1)  # (L,)
-    return mean[:, None, None] * (p * real.unsqueeze(-2)) @ qt
+    real = significant(s, size)
+    mean = (s * real).sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)
+    return mean * real
 
 
 def _product(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:

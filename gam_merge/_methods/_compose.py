@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gam_kernels import compress
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import Core, InCore, core_of
 from gam_merge._methods._entries import EntryRule, Histogram, View, merge_part, ranks_of
@@ -31,8 +32,11 @@ Survey = Callable[[Bucket, Tensor, Any], Any]
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     """Return the step that merges a bucket."""
-    if space is not None and space.gives == "merged":
-        return rescaled(in_space(rule, space))
+    if leaves_core(rule, space):
+        step = on_buckets(rule) if space is None else in_space(rule, space)
+        for plugin in plugins:
+            step = respread(plugin, step)
+        return rescaled(step)
     if needs_core(rule, space, plugins):
         return rescaled(on_cores(around(plugins, core_step(rule, space))))
     if rule.kind == "coefficients":
@@ -40,11 +44,18 @@ def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     return rescaled(on_buckets(rule))
 
 
+def leaves_core(rule: Rule, space: Space | None) -> bool:
+    """Return whether a result is not in core space, where only spectra can be changed."""
+    if space is not None:
+        return space.gives == "merged"
+    return not rule.composes
+
+
 def needs_core(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> bool:
     """Return whether a method looks at cores, for which the span of the deltas must be known."""
     if space is not None:
         return space.takes == "core"
-    return rule.kind == "core" or bool(plugins)
+    return rule.kind == "core" or (rule.composes and bool(plugins))
 
 
 def core_step(rule: Rule, space: Space | None) -> CoreStep:
@@ -68,6 +79,22 @@ def rescaled(step: Step) -> Step:
         return merged.scaled(c)
 
     return rescaled_step
+
+
+def respread(plugin: Plugin, step: Step) -> Step:
+    """Change the singular values of a result."""
+
+    def respread_step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
+        merged = step(bucket, weights, summary, params)
+        left, right, s = merged.left, merged.right, merged.s
+        if s is None:
+            left, right, s = compress(left, right, *merged.grams(bucket))
+        options = params_of(plugin, params, prefix=f"{plugin.name}.")
+        changed = plugin.function(s, max(bucket.shape), **options)  # (L, k)
+        root = torch.where(s > 0, changed / s, 0.0).sqrt().unsqueeze(-2)
+        return replace(merged, left=left * root, right=right * root, s=changed)
+
+    return respread_step
 
 
 # On buckets.
@@ -131,7 +158,12 @@ def wrapped(plugin: Plugin, run: CoreStep) -> CoreStep:
             return run(core, weights, summary, params)
 
         options = params_of(plugin, params, prefix=f"{plugin.name}.")
-        return plugin.function(core, weights, rule=rule, **options)
+        if plugin.on == "core":
+            return plugin.function(core, weights, rule=rule, **options)
+        merged = rule(core, weights)
+        p, s, qt = torch.linalg.svd(merged.x, full_matrices=False)
+        changed = plugin.function(s, max(core.bucket.shape), **options)  # (L, k)
+        return merged._replace(x=p * changed.unsqueeze(-2) @ qt)
 
     return step
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._methods._catalogue import PLUGINS, RULES, SPACES
-from gam_merge._methods._compose import compose
+from gam_merge._methods._compose import compose, leaves_core
 from gam_merge._methods._method import Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
 
@@ -128,16 +128,14 @@ def _plugins(name: str, words: Sequence[_Word], side: Literal["pre", "post"]) ->
 
 def _check_fit(name: str, rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> None:
     """Raise GamMergeError where plug-ins cannot work around a rule."""
-    if not plugins:
+    in_core = [plugin for plugin in plugins if plugin.on == "core"]
+    if not in_core or not leaves_core(rule, space):
         return
-    if space is not None and not (space.takes == space.gives == "core"):
+    if space is not None:
         raise GamMergeError(
-            f"method {name!r}: {plugins[0].name} works in core space, which @{space.name} leaves"
+            f"method {name!r}: {in_core[0].name} works in core space, which @{space.name} leaves"
         )
-    if not rule.composes:
-        raise GamMergeError(
-            f"method {name!r}: {rule.name} cannot be combined with {plugins[0].name}"
-        )
+    raise GamMergeError(f"method {name!r}: {rule.name} cannot be combined with {in_core[0].name}")
 
 
 def _word(method: str, word: str) -> _Word:

@@ -6,9 +6,10 @@ Over the non-zero singular values: the paper's code fills the null space of a lo
 arbitrary directions.
 """
 
+import torch
 from torch import Tensor
 
-from gam_merge._deltas.core import Core, InCore, isotropic, weighted_sum
+from gam_merge._deltas.core import Core, InCore, flat, weighted_sum
 from gam_merge._methods._rule import rule
 
 
@@ -27,4 +28,5 @@ from gam_merge._methods._rule import rule
     },
 )
 def iso_c(core: Core, weights: Tensor) -> InCore:
-    return InCore(isotropic(weighted_sum(weights, core.m), max(core.bucket.shape)))
+    p, s, qt = torch.linalg.svd(weighted_sum(weights, core.m), full_matrices=False)
+    return InCore(p * flat(s, max(core.bucket.shape)).unsqueeze(-2) @ qt)

@@ -2,14 +2,14 @@
 
     merged = U S V^T,    merged <- mean(s) U V^T
 
-Over the non-zero singular values. ``tsvm+isotropize`` is the best variant that the paper on core
-space publishes, ``sum+isotropize`` is ``iso_c``.
+Over the non-zero singular values, after any rule in any space. ``tsvm+isotropize`` is the best
+variant that the paper on core space publishes, ``sum+isotropize`` is ``iso_c``.
 """
 
 from torch import Tensor
 
-from gam_merge._deltas.core import Core, InCore, isotropic
-from gam_merge._methods._rule import CoreRule, plugin
+from gam_merge._deltas.core import flat
+from gam_merge._methods._rule import plugin
 
 
 @plugin(
@@ -23,7 +23,7 @@ from gam_merge._methods._rule import CoreRule, plugin
         "identity": "the spectrum of a single adapter is flattened too",
         "equal": "as for a single adapter",
     },
+    on="spectrum",
 )
-def isotropize(core: Core, weights: Tensor, rule: CoreRule) -> InCore:
-    merged = rule(core, weights)
-    return merged._replace(x=isotropic(merged.x, max(core.bucket.shape)))
+def isotropize(s: Tensor, size: int) -> Tensor:
+    return flat(s, size)
