@@ -173,6 +173,19 @@ def svc(text: str, problem: Problem) -> Theirs:
     return Theirs(problem.core.lift(merged))
 
 
+@case(
+    "sum+subspace_boost",
+    *("arcee-ai/mergekit", "903c1394f40e47e1c241edca4733e5caec8dbfea"),
+    "mergekit/subspace_helpers.py",
+    "pull request 639, its float32; beta 0.5",
+)
+def subspace_boost(text: str, problem: Problem) -> Theirs:
+    code = functions(text, ["subspace_boosting"])
+    total = sum(problem.core.deltas)
+    merged = code.subspace_boosting("layers.0.mlp.up_proj.weight", total, svd_thresh=0.5)
+    return Theirs(problem.core.lift(merged.double()), {"subspace_boost.beta": 0.5})
+
+
 # Rules and spaces on entries, on the deltas themselves.
 
 
@@ -235,6 +248,20 @@ class _Lists(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         self[key] = self.factory()
         return self[key]
+
+
+@case(
+    "breadcrumbs@delta",
+    *MERGEKIT,
+    "mergekit/sparsify.py",
+    "density 0.5, gamma 0.1",
+    fits=lambda problem: not problem.real,
+)
+def breadcrumbs(text: str, problem: Problem) -> Theirs:
+    given = {"rescaled_masked_tensor": lambda x, mask, rescale: x * mask}
+    code = functions(text, ["magnitude_outliers"], **given)
+    total = sum(code.magnitude_outliers(delta, 0.5, gamma=0.1) for delta in problem.deltas)
+    return Theirs(total, {"density": 0.5, "gamma": 0.1})
 
 
 def _uniform(problem: Problem, part: str) -> list[Tensor]:
