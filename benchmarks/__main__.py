@@ -123,6 +123,26 @@ def variants_command(
     command.main(mergekit=mergekit, page=page)
 
 
+@app.command("parity")
+def parity_command(
+    checkouts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with git clones named owner+name; without it only the table is written."
+        ),
+    ] = None,
+    only: Annotated[str, typer.Option(help="Only comparisons with this in their name.")] = "",
+) -> None:
+    """Compare methods with the official code of their papers; exit code 1 if one differs.
+
+    It runs code out of the clones. Two comparisons need tensorly and scikit-learn.
+    """
+    from benchmarks.parity import command
+
+    if not command.main(checkouts, only=only):
+        raise typer.Exit(1)
+
+
 @app.command("nightly")
 def nightly_command(
     only: Annotated[list[str] | None, typer.Option(help="Names of trials (default: all).")] = None,

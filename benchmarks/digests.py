@@ -16,7 +16,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = [ROOT / "examples" / "adapters" / name for name in ("addition", "sorting", "spelling")]
-SPACES = ("core", "knots", "ctm", "factor", "delta")
+SPACES = ("core", "knots", "drm_h", "drm_v", "ctm", "factor", "delta")
 COMPOSITIONS = (
     *("norm_equalise+mean", "mad_cap+gam", "pico+tsvm", "iso_c+svc", "consensus+subspace_boost"),
     *("pico+ties@core+svc", "ctm", "knots"),

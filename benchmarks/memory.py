@@ -39,7 +39,7 @@ def main(only: str) -> None:
 
 def _names() -> list[str]:
     methods = gm.methods()
-    spaces = ("knots", "ctm", "factor", "delta")
+    spaces = ("knots", "drm_h", "drm_v", "ctm", "factor", "delta")
     names = [method.name for method in methods]
     for method in methods:
         if method.rule.entries and method.name not in ("cat", "svd_k"):

@@ -37,7 +37,8 @@ def _tables() -> Iterator[str]:
     yield "For rules that look at entries, and for `mean` and `sum`; the default is `@core`.\n"
     rows = [(f"`@{s.name}`", s.summary, _RANKS[s.rank], s.reference) for s in spaces()]
     yield from _table(("space", "entries of", "rank", "source"), rows)
-    yield "\n`ctm` is short for `mean@ctm`, `knots` for `ties@knots`.\n"
+    short = "`ctm` is short for `mean@ctm`, `knots` for `ties@knots`"
+    yield f"\n{short}, `drm_h` and `drm_v` for `elect@drm_h` and `elect@drm_v`.\n"
     yield "## Before and after\n"
     rows = [
         (f"`{p.name}`", _SIDES[p.side], p.summary, p.use, p.avoid, p.reference) for p in plugins()

@@ -25,7 +25,9 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "mean": [{}],
     "sum": [{}],
     "ties": [{}, {"density": 0.6, "sign": "total"}, {"density": 1.0, "sign": "frequency"}],
+    "elect": [{}, {"sign": "frequency"}],
     "magnitude": [{}, {"density": 0.2}],
+    "magmax": [{}],
     "breadcrumbs": [{}, {"density": 0.5, "gamma": 0.1}, {"density": 0.95, "gamma": 0.05}],
     "dare": [{}, {"density": 0.4}],
     "dare_ties": [{}, {"density": 0.4, "sign": "frequency"}],
@@ -46,6 +48,8 @@ def expected(
 ) -> Tensor:
     if rule in ("mean", "sum"):
         return oracle.linear(xs, weights)
+    if rule == "elect":
+        return oracle.elect(xs, weights, params.get("sign", "weighted"))
     if rule in ("dare", "dare_ties", "della", "della_linear"):
         draws = [generator(seed, f"adapter-{i}#0", "w", part) for i in range(len(xs))]
         uniforms = [
@@ -75,14 +79,51 @@ def test_equals_the_equations_in_ctm(
     problem = related(count=3, seed=12, ranks=(3, 2))
     xs, back = oracle.in_ctm(problem.deltas, options.get("k", 3), options.get("beta", 0.0))
     wanted = back(expected(rule, xs, list(problem.weights), params, "ctm"))
-    assert relative(merged(problem, f"{rule}@ctm", **params, **options), wanted) < 1e-9
+    found = merged(problem, f"{rule}@ctm", **params, **options, tolerance=1e-11)
+    assert relative(found, wanted) < 1e-9
+
+
+def test_ctm_converges_or_says_that_it_did_not() -> None:
+    """Also where it takes a hundred turns, and with modules that need many next to others that need few."""
+    slow, fast = related(seed=1, shape=(60, 60), ranks=(8,), shared=0.3), PROBLEMS["close"]
+    xs, back = oracle.in_ctm(slow.deltas, 8)
+    wanted = back(oracle.linear(xs, slow.weights))
+    assert relative(merged(slow, "mean@ctm"), wanted) < 1e-4
+    assert relative(merged(slow, "mean@ctm", tolerance=1e-10), wanted) < 1e-7
+    assert relative(merged(fast, "mean@ctm"), back_of(fast)) < 1e-6
+    for iterations, warned in ((10, True), (1000, False)):
+        result = gm.merge(slow.adapters, method="mean@ctm", params={"iterations": iterations})
+        assert ("the shared bases did not converge" in result.report.warnings) is warned
+
+
+def back_of(problem: Problem) -> Tensor:
+    """The mean in the shared bases of a problem."""
+    xs, back = oracle.in_ctm(problem.deltas, 3)
+    return back(oracle.linear(xs, problem.weights))
+
+
+@pytest.mark.parametrize("name", ["three", "mixed ranks", "full"])
+@pytest.mark.parametrize("options", [{}, {"keep": 0.5, "least": 0.2}, {"keep": 1.0, "least": 0.0}])
+@pytest.mark.parametrize("space", ["drm_h", "drm_v"])
+@pytest.mark.parametrize("rule", ["elect", "mean", "magmax", "magnitude", "dare_ties"])
+def test_equals_the_equations_of_drm(
+    name: str, options: dict[str, float], space: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = PROBLEMS[name]
+    xs, back = oracle.in_drm(problem.deltas, **options, vertical=space == "drm_v")
+    wanted = back(expected(rule, xs, list(problem.weights), {}, space))
+    assert relative(merged(problem, f"{rule}@{space}", **options), wanted) < 1e-9
+    if rule == "elect":
+        assert relative(merged(problem, space, **options), wanted) < 1e-9
+    monkeypatch.setattr(_entries, "BLOCK", 70)
+    assert relative(merged(problem, f"{rule}@{space}", **options), wanted) < 1e-9
 
 
 @pytest.mark.parametrize(("rule", "params"), CASES)
 def test_equals_the_equations_on_factors(rule: str, params: dict[str, Any]) -> None:
     problem = related(count=3, seed=13)
     weights = list(problem.weights)
-    sums = rule in ("sum", "magnitude", "breadcrumbs", "dare", "della_linear")
+    sums = rule in ("sum", "magnitude", "magmax", "breadcrumbs", "dare", "della_linear")
     scale = 2.0
     adapters = [
         adapter({"w": pair}, scale=scale, source=f"adapter-{i}")
@@ -278,6 +319,50 @@ def test_global_scope_on_workers_changes_no_byte() -> None:
     summary = _entries.Histogram({("core", 0): torch.arange(5)})
     again = pickle.loads(pickle.dumps(summary + summary))
     assert again.counts["core", 0].tolist() == [0, 2, 4, 6, 8]
+
+
+def rank_and_trim(adapters: list[gm.Adapter], name: str, count: int) -> Tensor:
+    """The sum of what is left of a module where each adapter keeps that many entries over all modules."""
+    total = torch.zeros_like(delta(adapters[0], name))
+    for one in adapters:
+        sizes = torch.cat([module.delta().abs().flatten() for module in one.modules.values()])
+        least = sizes.sort(descending=True).values[count - 1]
+        total += delta(one, name) * (delta(one, name).abs() >= least)
+    return total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_global_scope_keeps_exactly_what_is_asked_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bins of a thousandth alone would keep dozens of entries more."""
+    generator = torch.Generator().manual_seed(31)
+    names = [f"layers.{i}" for i in range(6)]
+    adapters = [
+        adapter({n: random_factors(generator, 60, 50, 3, dtype) for n in names}, source=str(i))
+        for i in range(2)
+    ]
+    params = {"density": 0.2, "scope": "global", "columns": 50}
+    for block in (1 << 20, 1000):
+        monkeypatch.setattr(_entries, "BLOCK", block)
+        result = gm.merge(adapters, method="magnitude@delta", params=params, rank=50).adapter
+        for name in names:
+            wanted = rank_and_trim(adapters, name, 6 * 60 * 50 // 5)
+            assert relative(delta(result, name), wanted) < 1e-6
+
+
+def test_global_scope_with_densities_by_module() -> None:
+    """Each module asks for a threshold of its own, over the entries of all."""
+    adapters = many(count=2, modules=3)
+    params = {
+        "scope": "global",
+        "density": [{"filter": "layers.0", "value": 0.1}, {"filter": "*", "value": 0.5}],
+    }
+    result = gm.merge(adapters, method="magnitude@delta", params=params | {"columns": 9}, rank=9)
+    counts = {f"layers.{i}.q": int(d * 3 * 12 * 9) for i, d in enumerate((0.1, 0.5, 0.5))}
+    for name, count in counts.items():
+        wanted = rank_and_trim(adapters, name, count)
+        assert relative(delta(result.adapter, name), wanted) < 1e-5
 
 
 def test_global_scope_of_one_module_is_that_module() -> None:

@@ -7,7 +7,7 @@ import dense_entries
 import dense_methods as oracle
 import pytest
 import torch
-from catalogue import PROBLEMS, merged
+from catalogue import PROBLEMS, full, merged
 from helpers import delta, relative, stack
 from strategies import Problem
 
@@ -106,6 +106,50 @@ def test_subspace_boost(problem: Problem, name: str, beta: float) -> None:
     assert relative(merged(problem, f"{name}+subspace_boost", **params), expected) < 1e-7
 
 
+@EVERY
+@RULES
+def test_isotropize(problem: Problem, name: str) -> None:
+    expected = oracle.flat(rule(name, problem.deltas, list(problem.weights)), 0.0)
+    found = merged(problem, f"{name}+isotropize", **PARAMS.get(name, {}))
+    assert relative(found, expected) < 1e-7
+
+
+@EVERY
+@pytest.mark.parametrize("name", ["ties@knots", "elect@drm_v", "sum@delta", "dare@delta"])
+@pytest.mark.parametrize(("after", "q"), [("isotropize", 0.0), ("subspace_boost", None)])
+def test_spectra_change_in_any_space(
+    problem: Problem, name: str, after: str, q: float | None
+) -> None:
+    columns = {"columns": full(problem)} if "delta" in name else {}
+    plain = merged(problem, name, **columns)
+    expected = oracle.subspace_boost(plain) if q is None else oracle.flat(plain, q)
+    assert relative(merged(problem, f"{name}+{after}", **columns), expected) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["two", "three", "apart", "close"])
+@pytest.mark.parametrize("method", ["ties@factor", "robustmerge", "lego"])
+def test_spectra_change_after_rules_that_leave_core_space(name: str, method: str) -> None:
+    """Their singular values come from Gram matrices, which halve the digits."""
+    problem = PROBLEMS[name]
+    expected = oracle.flat(merged(problem, method), 0.0)
+    assert relative(merged(problem, f"{method}+isotropize"), expected) < 1e-5
+
+
+def test_spectra_change_one_after_the_other() -> None:
+    problem = PROBLEMS["three"]
+    flat = oracle.flat(merged(problem, "ties@knots"), 0.0)
+    found = merged(problem, "ties@knots+isotropize+subspace_boost")
+    assert relative(found, flat) < 1e-7
+    pair = PROBLEMS["two"]
+    flat = oracle.flat(merged(pair, "nuslerp", each="row"), 0.0)
+    assert relative(merged(pair, "nuslerp+isotropize", each="row"), flat) < 1e-5
+
+
+@EVERY
+def test_the_sum_isotropized_is_iso_c(problem: Problem) -> None:
+    assert relative(merged(problem, "sum+isotropize"), merged(problem, "iso_c")) < 1e-12
+
+
 def test_before_and_after_together() -> None:
     problem, weights = PROBLEMS["three"], list(PROBLEMS["three"].weights)
     seen = oracle.pico(problem.deltas, problem.deltas)
@@ -125,7 +169,7 @@ def test_before_and_after_together() -> None:
         ("pico+core", "unknown method 'core'"),
         (
             "ties@nowhere",
-            "unknown space 'nowhere'; expected one of core, knots, ctm, factor, delta",
+            "unknown space 'nowhere'; expected one of core, knots, drm_h, drm_v, ctm, factor, delta",
         ),
     ],
 )

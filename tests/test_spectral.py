@@ -5,17 +5,18 @@ from typing import Any
 import dense_methods as oracle
 import pytest
 import torch
-from catalogue import PROBLEMS, merged, related
-from helpers import relative
+from catalogue import PROBLEMS, full, merged, related
+from helpers import adapter, delta, relative, stack
 from strategies import Problem
 
 import gam_merge as gm
 
+FIRST = PROBLEMS["three"]
 EVERY = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 
 
 @EVERY
-@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "tsvm"])
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "tsvm", "np_lora"])
 @pytest.mark.parametrize("uniform", [True, False], ids=["ones", "weights"])
 def test_equals_the_equations(problem: Problem, method: str, uniform: bool) -> None:
     weights = [1.0] * len(problem.pairs) if uniform else list(problem.weights)
@@ -28,6 +29,54 @@ def test_equals_the_equations(problem: Problem, method: str, uniform: bool) -> N
 def test_iso_cts_at_any_fraction(problem: Problem, fraction: float) -> None:
     expected = oracle.iso_cts(problem.deltas, problem.weights, fraction)
     assert relative(merged(problem, "iso_cts", fraction=fraction), expected) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["two", "three", "mixed ranks", "apart", "close"])
+@pytest.mark.parametrize("own", [0, 1])
+def test_iso_cts_at_the_rank_of_one_adapter(name: str, own: int) -> None:
+    problem = PROBLEMS[name]
+    expected = oracle.iso_cts_r(problem.deltas, problem.weights, own)
+    assert relative(merged(problem, "iso_cts_r", own=own), expected) < 1e-9
+
+
+def test_iso_cts_at_the_rank_of_one_adapter_refuses_more_directions_than_it_has() -> None:
+    with pytest.raises(gm.GamMergeError, match="module w has rank 3: too few directions for 1 of"):
+        merged(PROBLEMS["full"], "iso_cts_r")
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "own"), [(5, 4, 1), (4, 8, 2), (3, 8, 2), (2, 16, 4), (4, 16, 3)]
+)
+def test_iso_cts_rounds_as_the_official_code(count: int, rank: int, own: int) -> None:
+    """Rounding down instead would leave 5 adapters of rank 4 without any direction of their own."""
+    shape = (count * rank + 2, count * rank + 1)
+    problem = related(seed=5, count=count, shape=shape, ranks=(rank,), shared=0.3)
+    expected = oracle.common_and_own(problem.deltas, problem.weights, count * rank, own)
+    assert relative(merged(problem, "iso_cts"), expected) < 1e-9
+
+
+@EVERY
+@pytest.mark.parametrize("mu", [0.0, 0.5, 1e6])
+@pytest.mark.parametrize("anchor", [0, 1])
+def test_np_lora_keeps_its_anchor(problem: Problem, mu: float, anchor: int) -> None:
+    expected = oracle.np_lora(problem.deltas, problem.weights, mu, anchor)
+    result = gm.merge(
+        problem.adapters,
+        method="np_lora",
+        weights=problem.weights,
+        rank=full(problem),
+        anchor=anchor,
+        params={"mu": mu},
+    )
+    assert relative(delta(result.adapter), expected) < 1e-9
+
+
+def test_np_lora_without_the_anchor_is_the_sum() -> None:
+    """Where the anchor lacks a module, there is nothing to keep the others off."""
+    pairs = [({"v": pair} | ({"w": pair} if i else {})) for i, pair in enumerate(FIRST.pairs)]
+    adapters = [adapter(factors, source=str(i)) for i, factors in enumerate(pairs)]
+    result = gm.merge(adapters, method="np_lora", rank=full(FIRST))
+    assert relative(delta(result.adapter, "w"), sum(FIRST.deltas[1:])) < 1e-9
 
 
 @EVERY
@@ -109,8 +158,8 @@ def test_wudi(problem: Problem, options: dict[str, float], uniform: bool) -> Non
 def test_wudi_without_ridge_agrees_with_every_adapter_where_it_acts() -> None:
     problem = related(seed=9, count=3, shape=(20, 18), ranks=(3,), shared=0.3)
     found = merged(problem, "wudi", ridge=0)
-    for delta in problem.deltas:
-        assert relative(found @ delta.T, delta @ delta.T) < 1e-9
+    for x in problem.deltas:
+        assert relative(found @ x.T, x @ x.T) < 1e-9
 
 
 @EVERY
@@ -145,7 +194,7 @@ def test_star(problem: Problem, eta: float) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("fraction", "c"), [(0.04, 0.1), (0.5, 0.7)])
+@pytest.mark.parametrize(("fraction", "c"), [(0.04, 0.1), (0.3, 0.1), (0.5, 0.7), (0.0, 0.5)])
 def test_cart(problem: Problem, fraction: float, c: float) -> None:
     expected = oracle.cart(problem.deltas, problem.weights, fraction, c)
     assert relative(merged(problem, "cart", fraction=fraction, c=c), expected) < 1e-9
@@ -160,8 +209,19 @@ def test_actmat(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["two", "three", "mixed ranks", "close", "full"])
-@pytest.mark.parametrize(("common", "own"), [(4, 16), (2, 16), (3, 1), (1, 2)])
+@pytest.mark.parametrize(("common", "own"), [(4, 16), (2, 16), (3, 1), (1, 2), (0, 16)])
 def test_ct_merging(name: str, common: int, own: int) -> None:
     problem = PROBLEMS[name]
     expected = oracle.ct_merging(problem.deltas, problem.weights, common, own)
     assert relative(merged(problem, "ct_merging", common=common, own=own), expected) < 1e-9
+
+
+def test_ct_merging_takes_no_arbitrary_direction_as_common() -> None:
+    """Equal adapters share every direction alike: four of five would be a choice of the solver."""
+    problem = related(seed=6, count=1, shape=(14, 11), ranks=(5,))
+    b, a = problem.pairs[0]
+    single = gm.merge(problem.adapters, method="ct_merging", rank=11).adapter
+    turned = torch.linalg.qr(torch.randn(14, 14, dtype=torch.float64))[0]
+    result = gm.merge(stack([(turned @ b, a)] * 3), method="ct_merging", rank=11).adapter
+    assert relative(turned.T @ delta(result), delta(single)) < 1e-9
+    assert relative(delta(single), oracle.flat_rms(b @ a)) < 1e-9

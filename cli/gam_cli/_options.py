@@ -118,7 +118,7 @@ Anchor = Annotated[
         _MERGE,
         "--anchor",
         metavar="SOURCE",
-        help="Source to align to: its position from 0, or as typed.",
+        help="Source that gam aligns to or np_lora keeps: its position from 0, or as typed.",
     ),
 ]
 Missing = Annotated[

@@ -86,13 +86,13 @@ class Core:
             svds.append((left @ p, s, right @ qt.mT))
         return tuple(svds)
 
+    def left_basis(self) -> Tensor:
+        """Return Q_u itself: (L, m, K) float64."""
+        return _product([x.b64 for x in self.bucket.deltas], self.u)
+
     def right_basis(self) -> Tensor:
         """Return Q_v itself: (L, n, J) float64."""
-        parts = self.v.split([x.a64.shape[-1] for x in self.bucket.deltas], -2)
-        basis = torch.zeros(()).double()
-        for x, part in zip(self.bucket.deltas, parts, strict=True):
-            basis = basis + x.a64 @ part
-        return basis
+        return _product([x.a64 for x in self.bucket.deltas], self.v)
 
     def orient(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return singular vectors in core space, their signs decided: (L, K, k), (L, J, k).
@@ -233,6 +233,25 @@ def isometry(x: Tensor, size: int) -> Tensor:
     """
     p, s, qt = torch.linalg.svd(x, full_matrices=False)
     return p * significant(s, size).unsqueeze(-2) @ qt
+
+
+def flat(s: Tensor, size: int) -> Tensor:
+    """Return singular values (L, k), falling, all set to the mean of the significant ones.
+
+    Those that are not significant become zero. size: as in ``significant``.
+    """
+    real = significant(s, size)
+    mean = (s * real).sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)
+    return mean * real
+
+
+def _product(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """[x_1 ... x_N] c without stacking: factors (L, m, r_i), c (L, R, K) -> (L, m, K)."""
+    parts = coefficients.split([x.shape[-1] for x in factors], -2)
+    out = factors[0] @ parts[0]
+    for x, part in zip(factors[1:], parts[1:], strict=True):
+        out = out + x @ part
+    return out
 
 
 def _stack(bases: Sequence[tuple[Tensor, Tensor]], index: Tensor) -> Tensor:

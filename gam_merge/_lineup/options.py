@@ -72,8 +72,8 @@ class Request:
             the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. Equal by default.
         params: the parameters of the method, by name. A value may also be a list over depth or a
             list of filters, as a weight may.
-        anchor: the source that ``gam`` aligns the others to, by position or as given in the
-            sources.
+        anchor: the source that ``gam`` aligns the others to and that ``np_lora`` keeps whole, by
+            position or as given in the sources.
         missing: ``"zero"`` counts a module that an adapter lacks as a zero delta; ``"skip"``
             leaves that adapter out there. By default zero, but adapters that share no module are
             then an error. Tensors besides the factors are averaged over the adapters that have

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gam_kernels import compress
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import Core, InCore, core_of
-from gam_merge._methods._entries import Histogram, merge_part
+from gam_merge._methods._entries import EntryRule, Histogram, View, merge_part, ranks_of
 from gam_merge._methods._gram import GramSummary, inner_products
 from gam_merge._methods._rule import Card, Coefficients, Plugin, Rule, Space
 from gam_merge._methods.linear import combination
@@ -25,13 +26,17 @@ from gam_merge._methods.linear import combination
 Params = Mapping[str, Any]  # of the whole method, all of them
 Step = Callable[[Bucket, Tensor, Any, Params], Merged]  # bucket, weights (L, N), summary, params
 CoreStep = Callable[[Core, Tensor, Any, Params], InCore]  # the same in core space
-Survey = Callable[[Bucket, Tensor], Any]  # bucket, weights (L, N) -> a summary
+# A pass: bucket, weights (L, N), the sum of what was found before -> a summary.
+Survey = Callable[[Bucket, Tensor, Any], Any]
 
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     """Return the step that merges a bucket."""
-    if space is not None and space.gives == "merged":
-        return rescaled(in_space(rule, space))
+    if leaves_core(rule, space):
+        step = on_buckets(rule) if space is None else in_space(rule, space)
+        for plugin in plugins:
+            step = respread(plugin, step)
+        return rescaled(step)
     if needs_core(rule, space, plugins):
         return rescaled(on_cores(around(plugins, core_step(rule, space))))
     if rule.kind == "coefficients":
@@ -39,11 +44,18 @@ def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     return rescaled(on_buckets(rule))
 
 
+def leaves_core(rule: Rule, space: Space | None) -> bool:
+    """Return whether a result is not in core space, where only spectra can be changed."""
+    if space is not None:
+        return space.gives == "merged"
+    return not rule.composes
+
+
 def needs_core(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> bool:
     """Return whether a method looks at cores, for which the span of the deltas must be known."""
     if space is not None:
         return space.takes == "core"
-    return rule.kind == "core" or bool(plugins)
+    return rule.kind == "core" or (rule.composes and bool(plugins))
 
 
 def core_step(rule: Rule, space: Space | None) -> CoreStep:
@@ -67,6 +79,22 @@ def rescaled(step: Step) -> Step:
         return merged.scaled(c)
 
     return rescaled_step
+
+
+def respread(plugin: Plugin, step: Step) -> Step:
+    """Change the singular values of a result."""
+
+    def respread_step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
+        merged = step(bucket, weights, summary, params)
+        left, right, s = merged.left, merged.right, merged.s
+        if s is None:
+            left, right, s = compress(left, right, *merged.grams(bucket))
+        options = params_of(plugin, params, prefix=f"{plugin.name}.")
+        changed = plugin.function(s, max(bucket.shape), **options)  # (L, k)
+        root = torch.where(s > 0, changed / s, 0.0).sqrt().unsqueeze(-2)
+        return replace(merged, left=left * root, right=right * root, s=changed)
+
+    return respread_step
 
 
 # On buckets.
@@ -130,7 +158,12 @@ def wrapped(plugin: Plugin, run: CoreStep) -> CoreStep:
             return run(core, weights, summary, params)
 
         options = params_of(plugin, params, prefix=f"{plugin.name}.")
-        return plugin.function(core, weights, rule=rule, **options)
+        if plugin.on == "core":
+            return plugin.function(core, weights, rule=rule, **options)
+        merged = rule(core, weights)
+        p, s, qt = torch.linalg.svd(merged.x, full_matrices=False)
+        changed = plugin.function(s, max(core.bucket.shape), **options)  # (L, k)
+        return merged._replace(x=p * changed.unsqueeze(-2) @ qt)
 
     return step
 
@@ -212,24 +245,39 @@ def coefficients(
     return summary.on(bucket, run)
 
 
-# A first pass over all modules.
+# Passes over all modules before the first is merged.
 
 
-def survey(rule: Rule, space: Space | None, params: Params) -> Survey | None:
-    """Return what a method asks of every bucket before the first is merged, if anything."""
+def surveys(rule: Rule, space: Space | None, params: Params) -> tuple[Survey, ...]:
+    """Return what a method asks of every bucket before the first is merged, pass by pass."""
     if rule.survey is not None:
-        return partial(rule.survey, **params_of(rule, params))
+        return (_single_pass(partial(rule.survey, **params_of(rule, params))),)
     if params.get("scope") != "global":
-        return None
+        return ()
     if rule.kind == "coefficients":
-        return GramSummary.of
+        return (_single_pass(GramSummary.of),)
     assert space is not None, "of all other rules those on entries have a scope"
-    return partial(_sizes, space, params)
+    assert rule.entries is not None
+    return _sizes(partial(rule.entries, **params_of(rule, params)), space, params)
 
 
-def _sizes(space: Space, params: Params, bucket: Bucket, weights: Tensor) -> Histogram:
-    seen = seen_by(space, bucket)
-    return Histogram.of(space.function(seen, weights, **params_of(space, params)), bucket)
+def _single_pass(look: Callable[[Bucket, Tensor], Any]) -> Survey:
+    return lambda bucket, weights, before: look(bucket, weights)
+
+
+def _sizes(rule: EntryRule, space: Space, params: Params) -> tuple[Survey, Survey]:
+    """Return the two passes that find global thresholds."""
+
+    def view(bucket: Bucket, weights: Tensor) -> View:
+        return space.function(seen_by(space, bucket), weights, **params_of(space, params))
+
+    def coarse(bucket: Bucket, weights: Tensor, before: None) -> Histogram:
+        return Histogram.of(view(bucket, weights), bucket, ranks_of(rule))
+
+    def fine(bucket: Bucket, weights: Tensor, before: Histogram) -> Histogram:
+        return before.finer(view(bucket, weights), bucket)
+
+    return coarse, fine
 
 
 def seen_by(space: Space, bucket: Bucket) -> Core | Bucket:

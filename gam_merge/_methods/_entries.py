@@ -5,8 +5,8 @@ of their rows).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class Entries(NamedTuple):
 
 BLOCK = 1 << 20  # entries of all adapters at a time, where their matrices are large
 
+Key = TypeVar("Key")
 EntryRule = Callable[[Entries, Tensor], Tensor]  # entries, weights (L, N) -> merged (L, p, q)
 Blocks = Callable[[], Iterator[Tensor]]  # a fresh pass over blocks of rows
 
@@ -123,7 +124,7 @@ def merge_part(
                 assert histogram is not None, "the survey of a rule with a global scope"
                 size = histogram.threshold(part, bucket, share, least)
             else:
-                size = _largest(part, share, least)
+                size = largest(part, max(int(share * part.size), least))
             thresholds[share, least] = size[..., None, None]
         return thresholds[share, least]
 
@@ -151,9 +152,8 @@ def _streams(seed: int, part: Part, bucket: Bucket) -> list[torch.Generator]:
     return streams
 
 
-def _largest(part: Part, share: float, least: int) -> Tensor:
-    """The int(share * size)-th largest size of each matrix's entries: (L, N), infinite for none."""
-    count = max(int(share * part.size), least)
+def largest(part: Part, count: int) -> Tensor:
+    """Return the count-th largest size of each matrix's entries: (L, N), infinite for none."""
     x = next(part.blocks())
     if count == 0:
         return x.new_full(x.shape[:2], torch.inf)
@@ -162,17 +162,24 @@ def _largest(part: Part, share: float, least: int) -> Tensor:
     return _refine(part, _count(part), count).unsqueeze(0)  # of the one module
 
 
-# Sizes of entries by the leading bits of their float32: eight of the exponent, ten of the mantissa.
+# Sizes of entries by the bits of their float32, first by the leading ones (eight of the exponent,
+# ten of the mantissa), then by the rest.
 _SHIFT = 13
-_BINS = 1 << (31 - _SHIFT)
+_BINS, _FINE_BINS = 1 << (31 - _SHIFT), 1 << _SHIFT
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.abs().float().view(torch.int32)
 
 
 def _bins(x: Tensor) -> Tensor:
-    return x.abs().float().view(torch.int32) >> _SHIFT
+    return _bits(x) >> _SHIFT
 
 
-def _lower_edge(index: int) -> float:
-    return float(torch.tensor(index << _SHIFT, dtype=torch.int32).view(torch.float32))
+def _least(bits: int) -> float:
+    """The least size that rounds to a float32 of these bits, in float64."""
+    pair = torch.tensor([bits - 1, bits], dtype=torch.int32).clamp(min=0).view(torch.float32)
+    return float(pair.double().mean())
 
 
 def _count(part: Part) -> Tensor:
@@ -216,37 +223,94 @@ def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
     return torch.stack(reached)
 
 
+Rank = tuple[float, int]  # the share of entries, and the least count, that a threshold is for
+
+
+def ranks_of(rule: EntryRule) -> set[Rank]:
+    """Return what global thresholds a rule asks for, by a run on nothing."""
+    ranks: set[Rank] = set()
+
+    def threshold(share: float, scope: str, least: int) -> Tensor:
+        if scope == "global":
+            ranks.add((share, least))
+        return torch.zeros(1, 2, 1, 1, dtype=torch.float64)
+
+    x = torch.zeros(1, 2, 1, 1, dtype=torch.float64)
+    rule(Entries(x, threshold, lambda seed: x), torch.full((1, 2), 0.5, dtype=torch.float64))
+    return ranks
+
+
 @dataclass(frozen=True)
 class Histogram:
     """How many entries of what size each adapter has over all modules, by part and adapter.
 
-    A threshold is the lower edge of its bin: good to one part in a thousand. Histograms of buckets
-    add up.
+    A first pass counts by bins of a thousandth, a second one counts on within the bins in which
+    thresholds are. Thresholds are then exact to float32: entries whose sizes round to one number
+    are kept together. Histograms of buckets add up.
     """
 
-    counts: dict[tuple[str, int], Tensor]
+    counts: dict[tuple[str, int], Tensor]  # (bins,)
+    ranks: frozenset[Rank] = frozenset()
+    # What is within a bin: (fine bins,).
+    within: dict[tuple[str, int, int], Tensor] = field(default_factory=dict[Any, Tensor])
 
     @staticmethod
-    def of(view: View, bucket: Bucket) -> "Histogram":
+    def of(view: View, bucket: Bucket, ranks: set[Rank]) -> "Histogram":
         """Count the entries of all modules of a bucket."""
         counts = {}
         for part in view.parts:
             for i, row in zip(bucket.adapters, _count(part), strict=True):
                 counts[part.name, i] = row
-        return Histogram(counts)
+        return Histogram(counts, frozenset(ranks))
+
+    def finer(self, view: View, bucket: Bucket) -> "Histogram":
+        """Count the entries of a bucket that are in the bins of thresholds."""
+        within: dict[tuple[str, int, int], Tensor] = {}
+        for part in view.parts:
+            for i, adapter in enumerate(bucket.adapters):
+                for index in self._bins_of(part.name, adapter):
+                    within[part.name, adapter, index] = _count_within(part, i, index)
+        return Histogram({}, within=within)
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        counts = dict(self.counts)
-        for key, row in other.counts.items():
-            counts[key] = counts[key] + row if key in counts else row
-        return Histogram(counts)
+        counts, within = _sums(self.counts, other.counts), _sums(self.within, other.within)
+        return Histogram(counts, self.ranks | other.ranks, within)
 
     def threshold(self, part: Part, bucket: Bucket, share: float, least: int) -> Tensor:
         """(L, N), the same in all modules; infinite where the share is less than one entry."""
-        sizes = []
-        for i in bucket.adapters:
-            counts = self.counts[part.name, i]
-            count = max(int(share * int(counts.sum())), least)
-            sizes.append(_lower_edge(_bin(counts, count)[0]) if count else torch.inf)
+        sizes = [self._size(part.name, adapter, (share, least)) for adapter in bucket.adapters]
         threshold = torch.tensor(sizes, dtype=torch.float64, device=bucket.norms.device)
         return threshold.expand(len(bucket.names), -1)
+
+    def _size(self, part: str, adapter: int, rank: Rank) -> float:
+        count = self._count(part, adapter, rank)
+        if not count:
+            return torch.inf
+        index, place = _bin(self.counts[part, adapter], count)
+        fine, _ = _bin(self.within[part, adapter, index], place)
+        return _least((index << _SHIFT) + fine)
+
+    def _bins_of(self, part: str, adapter: int) -> set[int]:
+        counts = [self._count(part, adapter, rank) for rank in self.ranks]
+        return {_bin(self.counts[part, adapter], count)[0] for count in counts if count}
+
+    def _count(self, part: str, adapter: int, rank: Rank) -> int:
+        share, least = rank
+        return max(int(share * int(self.counts[part, adapter].sum())), least)
+
+
+def _count_within(part: Part, i: int, index: int) -> Tensor:
+    """A histogram of the entries of adapter i that share a bin, over all modules: (fine bins,)."""
+    counts = torch.zeros(_FINE_BINS, dtype=torch.int64)
+    for x in part.blocks():
+        bits = _bits(x[:, i])
+        fine = bits[bits >> _SHIFT == index] - (index << _SHIFT)
+        counts += torch.bincount(fine, minlength=_FINE_BINS).cpu()
+    return counts
+
+
+def _sums(x: dict[Key, Tensor], y: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    sums = dict(x)
+    for key, row in y.items():
+        sums[key] = sums[key] + row if key in sums else row
+    return sums

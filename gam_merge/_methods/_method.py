@@ -12,7 +12,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.types import NativeRank
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import by_span
-from gam_merge._methods._compose import Step, Survey, needs_core, survey
+from gam_merge._methods._compose import Step, Survey, needs_core, surveys
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate
 
@@ -132,12 +132,13 @@ class Method:
         """Tell whether an adapter must have one weight in all modules."""
         return params.get("scope") == "global"
 
-    def survey(self, params: Mapping[str, Any]) -> Survey | None:
-        """Return what must run on all buckets before the first is merged, if anything must.
+    def surveys(self, params: Mapping[str, Any]) -> tuple[Survey, ...]:
+        """Return the passes that must run on all buckets before the first is merged, if any.
 
-        It gives summaries that add up with ``+``; ``merge`` takes the sum.
+        Each gets the sum of what those before it gave, and gives summaries that add up with ``+``;
+        ``merge`` takes the sum of all.
         """
-        return survey(self.rule, self.space, params)
+        return surveys(self.rule, self.space, params)
 
     def merge(
         self, bucket: Bucket, weights: Tensor, *, summary: Any = None, **params: Any

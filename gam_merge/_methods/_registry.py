@@ -11,12 +11,17 @@ from typing import Literal, NamedTuple
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._methods._catalogue import PLUGINS, RULES, SPACES
-from gam_merge._methods._compose import compose
+from gam_merge._methods._compose import compose, leaves_core
 from gam_merge._methods._method import Method
 from gam_merge._methods._rule import Card, Plugin, Rule, Space
 
 _BUILT_IN: dict[str, Card] = {card.name: card for card in (*RULES, *SPACES, *PLUGINS)}
-_ALIASES = {"ctm": "mean@ctm", "knots": "ties@knots"}
+_ALIASES = {
+    "ctm": "mean@ctm",
+    "knots": "ties@knots",
+    "drm_h": "elect@drm_h",
+    "drm_v": "elect@drm_v",
+}
 _DEFAULT_SPACE = "core"  # of rules on entries
 _GROUP = "gam_merge.methods"
 
@@ -56,7 +61,7 @@ def spaces() -> tuple[Space, ...]:
         GamMergeError: an installed package declares one that cannot be loaded.
     Example:
         >>> [space.name for space in gm.spaces()]
-        ['core', 'knots', 'ctm', 'factor', 'delta']
+        ['core', 'knots', 'drm_h', 'drm_v', 'ctm', 'factor', 'delta']
     """
     return tuple(card for card in _cards() if isinstance(card, Space))
 
@@ -70,7 +75,7 @@ def plugins() -> tuple[Plugin, ...]:
         GamMergeError: an installed package declares one that cannot be loaded.
     Example:
         >>> [plugin.name for plugin in gm.plugins() if plugin.side == "post"]
-        ['svc', 'subspace_boost']
+        ['svc', 'subspace_boost', 'isotropize']
     """
     return tuple(card for card in _cards() if isinstance(card, Plugin))
 
@@ -123,16 +128,14 @@ def _plugins(name: str, words: Sequence[_Word], side: Literal["pre", "post"]) ->
 
 def _check_fit(name: str, rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> None:
     """Raise GamMergeError where plug-ins cannot work around a rule."""
-    if not plugins:
+    in_core = [plugin for plugin in plugins if plugin.on == "core"]
+    if not in_core or not leaves_core(rule, space):
         return
-    if space is not None and not (space.takes == space.gives == "core"):
+    if space is not None:
         raise GamMergeError(
-            f"method {name!r}: {plugins[0].name} works in core space, which @{space.name} leaves"
+            f"method {name!r}: {in_core[0].name} works in core space, which @{space.name} leaves"
         )
-    if not rule.composes:
-        raise GamMergeError(
-            f"method {name!r}: {rule.name} cannot be combined with {plugins[0].name}"
-        )
+    raise GamMergeError(f"method {name!r}: {rule.name} cannot be combined with {in_core[0].name}")
 
 
 def _word(method: str, word: str) -> _Word:

@@ -24,6 +24,7 @@ from gam_merge._methods._schema import Param, schema
 
 Kind = Literal["bucket", "core", "coefficients", "entries"]
 Side = Literal["pre", "post"]
+Subject = Literal["core", "spectrum"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Plugin(Card):
     """A change before or after a rule. ``plugin`` explains the fields."""
 
     side: Side = "pre"
+    on: Subject = "core"
     reads_factors: bool = False
 
 
@@ -293,13 +295,15 @@ def plugin(
     use: str = "",
     avoid: str = "",
     breaks: Mapping[str, str] | None = None,
+    on: Subject = "core",
     reads_factors: bool = False,
 ) -> Callable[[Callable[..., Any]], Plugin]:
     """Declare the decorated function as a plug-in: what is done before or after a rule.
 
     The function is ``(core, weights, rule, **params) -> InCore``, and calls ``rule(core, weights)``
     itself: what comes before changes the core that it hands on, what comes after changes the
-    result.
+    result. One that changes singular values alone is ``(s, size, **params) -> s``, from and to
+    (L, k), falling, and may follow a rule in any space; ``size`` is for ``significant``.
 
     Args:
         side: Whether its name comes before ("pre") or after ("post") the name of the rule.
@@ -310,6 +314,7 @@ def plugin(
         use: When to use it.
         avoid: When not to use it.
         breaks: Properties that rules lose with it, and why.
+        on: What it changes: the "core", or the "spectrum" of the result.
         reads_factors: Whether it needs ``core.read_lefts``, the factors as they were read.
 
     Returns:
@@ -339,6 +344,7 @@ def plugin(
             avoid=avoid,
             breaks=breaks or {},
             side=side,
+            on=on,
             reads_factors=reads_factors,
         )
 

@@ -1,4 +1,8 @@
-"""Model Breadcrumbs (arXiv 2312.06795): drop the largest and the smallest entries, then sum."""
+"""Model Breadcrumbs (arXiv 2312.06795): drop the largest and the smallest entries, then sum.
+
+Entries are ranked within the whole matrix, as in mergekit. The paper's code ranks them within each
+row.
+"""
 
 from typing import Annotated
 
@@ -14,7 +18,7 @@ from gam_merge._methods._schema import Range
     "entries",
     "breadcrumbs",
     summary="drop outliers and small entries of each adapter, then sum",
-    reference="arXiv 2312.06795 (ECCV 2024)",
+    reference="mergekit `breadcrumbs`, after arXiv 2312.06795 (ECCV 2024)",
     use="where single entries stick out",
     avoid="for LoRA in general: there is no published gain; in small spaces the outliers are the "
     "update",

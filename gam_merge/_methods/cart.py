@@ -6,6 +6,7 @@ As ported to core space (arXiv 2509.17786), k a share of the dimensions that the
 together.
 """
 
+import math
 from typing import Annotated
 
 import torch
@@ -29,12 +30,12 @@ def cart(
     weights: Tensor,
     *,
     fraction: Annotated[
-        float, Range(0, 1), "share of the dimensions that each difference keeps; at least one"
+        float, Range(0, 1), "share of the dimensions that each difference keeps, rounded up"
     ] = 0.04,
     c: Annotated[float, Range(0), "factor of the differences"] = 0.1,
 ) -> InCore:
     mean = weighted_sum(weights, core.m)  # (L, K, J)
-    k = max(1, int(fraction * min(mean.shape[-2:])))
+    k = math.ceil(fraction * min(mean.shape[-2:]))
     p, s, qt = torch.linalg.svd(core.m - mean.unsqueeze(1), full_matrices=False)
     apart = (p[..., :k] * s[..., None, :k]) @ qt[..., :k, :]  # (L, N, K, J)
     return InCore(mean + c * weights.shape[-1] * weighted_sum(weights, apart))

@@ -1,15 +1,18 @@
-"""Common and task directions (after arXiv 2607.20561), reconstructed from descriptions.
+"""CT-Merging (arXiv 2607.20561): common directions, then those of each task, at mean strengths.
 
-The paper's text and code were not at hand.
+    U_c = leading eigenvectors of sum U_i U_i^T: the output directions that most adapters have
+    P S Q^T = U_c^T mean(w_i delta_i),    rms(S) the strength of U_c P and Q
+    R_i = (I - U_c U_c^T) U_i,            rms(s_i) the strength of R_i and V_i
+    merged = polar([U_c P R_1 ... R_N]) diag(strengths) polar([Q V_1 ... V_N])^T
 
-    U_c, V_c = leading eigenvectors of sum w_i U_i U_i^T and of sum w_i V_i V_i^T
-    P S Q^T = U_c^T (sum w_i delta_i) V_c
-    U_c <- U_c P, V_c <- V_c Q    pairs them, with common responses S
-    U_i, s_i, V_i = leading triples of (I - U_c U_c^T) w_i delta_i (I - V_c V_c^T)
-    s_i <- their root mean square
-    merged = polar([U_c U_1 ... U_N]) diag(S, s_1, ..., s_N) polar([V_c V_1 ... V_N])^T
+where U_i, s_i, V_i are the leading singular triples of w_i delta_i. There is no official code, and
+the paper's text was not at hand: this is its Algorithm 1 as an independent implementation gives it
+(ComfyUI-LoRA-Optimizer), with the same three guards. Directions of an adapter that are common are
+left out of R_i and V_i, only the row space of the stacks is made orthonormal, and U_c ends before
+several equal eigenvalues of which it would hold some.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -19,52 +22,60 @@ from gam_merge._deltas.core import Core, InCore, isometry, significant, weighted
 from gam_merge._methods._rule import rule
 from gam_merge._methods._schema import Range
 
+_EQUAL = 1e-9  # of N: closer eigenvalues do not single out a direction
+_GONE = 1e-12  # a unit vector of which less is left was common
+
 
 @rule(
     "core",
     "ct_merging",
-    summary="directions that adapters share, and the strongest remaining ones of each at their "
-    "mean strength (a reconstruction)",
-    reference="after arXiv 2607.20561; a reconstruction, not the paper's algorithm",
+    summary="output directions that most adapters have, and the remaining ones of each, at their "
+    "mean strength",
+    reference="arXiv 2607.20561, Algorithm 1, from an independent implementation of it",
     use="for many specialists, uncut",
-    avoid="for equal adapters: which directions count as common is then arbitrary",
+    avoid="for adapters of one goal: all singular values of an adapter count alike",
     normalize=False,
     breaks={
-        "identity": "the spectrum of what is not common is flattened",
-        "equal": "as for a single adapter, times N",
+        "identity": "the spectrum of a single adapter is flattened",
+        "equal": "as for a single adapter",
     },
 )
 def ct_merging(
     core: Core,
     weights: Tensor,
     *,
-    common: Annotated[int, Range(1), "number of common directions"] = 4,
-    own: Annotated[int, Range(1), "maximum number of further directions per adapter"] = 16,
+    common: Annotated[int, Range(0), "maximum number of common directions"] = 4,
+    own: Annotated[int, Range(1), "number of singular triples that count of each adapter"] = 16,
 ) -> InCore:
     size = max(core.bucket.shape)
-    common = min(common, *core.m.shape[-2:])
-    m = weights[..., None, None] * core.m  # (L, N, K, J)
-    u = _leading(core.lefts, weights, common)  # (L, K, c)
-    v = _leading(core.rights, weights, common)  # (L, J, c)
-    p, s, qt = torch.linalg.svd(u.mT @ weighted_sum(weights, core.m) @ v)
-    us, spectra, vs = [u @ p], [s], [v @ qt.mT]
-    rest = m - u.unsqueeze(1) @ (u.mT.unsqueeze(1) @ m)
-    rest = rest - (rest @ v.unsqueeze(1)) @ v.mT.unsqueeze(1)
-    for i, rank in enumerate(core.bucket.ranks):
-        left, values, right = torch.linalg.svd(rest[:, i], full_matrices=False)
-        k = min(own, rank)
-        real = significant(values, size)[:, :k] & (values[:, :k] > 1e-12 * core.norms[:, i, None])
-        squares = (values[:, :k] * real).square().sum(-1, keepdim=True)
-        strength = squares / real.sum(-1, keepdim=True).clamp(min=1)
-        us.append(left[..., :k] * real.unsqueeze(-2))
-        vs.append(right.mT[..., :k] * real.unsqueeze(-2))
-        spectra.append(strength.sqrt() * real)
-    left, right = isometry(torch.cat(us, -1), size), isometry(torch.cat(vs, -1), size)
-    return InCore(left * torch.cat(spectra, -1).unsqueeze(-2) @ right.mT)
+    leading = [tuple(x[..., :own] for x in svd) for svd in core.svds]
+    u = _common([left for left, _, _ in leading], min(common, core.m.shape[-2]))  # (L, K, c)
+    response = u.mT @ weighted_sum(weights, core.m) / core.m.shape[1]  # (L, c, J)
+    p, s, qt = torch.linalg.svd(response, full_matrices=False)
+    real = significant(s, size)  # (L, k)
+    lefts, strengths, rights = [u @ p * real.unsqueeze(-2)], [_rms(s * real, real)], [qt.mT]
+    for i, (left, s, right) in enumerate(leading):
+        rest = left - u @ (u.mT @ left)  # (L, K, k_i)
+        lefts.append(rest * weights[:, i, None, None].sign())
+        strengths.append(_rms(weights[:, i, None] * s, torch.ones_like(s)))
+        rights.append(right)
+    stack = torch.cat(lefts, -1)  # (L, K, d)
+    live = (stack.norm(dim=-2, keepdim=True) > _GONE).to(stack.dtype)  # (L, 1, d)
+    left, right = isometry(stack * live, size), isometry(torch.cat(rights, -1) * live, size)
+    return InCore(left * torch.cat(strengths, -1).unsqueeze(-2) @ right.mT)
 
 
-def _leading(bases: tuple[Tensor, ...], weights: Tensor, count: int) -> Tensor:
-    """The directions that most adapters have: (L, K, count)."""
-    share = weights.abs()[..., None, None]
-    projector = torch.stack([x @ x.mT for x in bases], 1)  # (L, N, K, K)
-    return torch.linalg.eigh((share * projector).sum(1))[1].flip(-1)[..., :count]
+def _common(bases: Sequence[Tensor], count: int) -> Tensor:
+    """The directions that most adapters have, zero where none stands out: (L, K, count)."""
+    shares, directions = torch.linalg.eigh(torch.stack([x @ x.mT for x in bases], 1).sum(1))
+    shares = shares.flip(-1)  # (L, K), falling
+    after = torch.nn.functional.pad(shares[:, 1:], (0, 1), value=-1.0)
+    ends = shares - after > _EQUAL * len(bases)  # the common directions may end here
+    ends_later = ends[:, :count].flip(-1).cumsum(-1).flip(-1) > 0  # here or further on
+    return directions.flip(-1)[..., :count] * ends_later.unsqueeze(-2)
+
+
+def _rms(s: Tensor, real: Tensor) -> Tensor:
+    """The root mean square of the singular values that are real, for each of them: (L, k)."""
+    squares = s.square().sum(-1, keepdim=True)
+    return (squares / real.sum(-1, keepdim=True).clamp(min=1)).sqrt().expand_as(s)

@@ -4,7 +4,8 @@
     U, V = polar([U_1 ... U_N]), polar([V_1 ... V_N]),    C_i = U^T delta_i V
 
 Each C_i keeps its largest entries, signs are elected and agreeing entries averaged; the r x r
-blocks on the diagonal are lifted back.
+blocks on the diagonal are lifted back. The official code keeps one entry in a thousand, but at
+least one: r of them at the published N = 8, r = 16, and a single one at N = 3, r = 8.
 """
 
 from typing import Annotated, Literal
@@ -45,7 +46,8 @@ def dc_merge(
     keep: Annotated[
         float | None,
         Range(0, 1),
-        "share of the entries that an adapter keeps; by default as many as its rank",
+        "share of the entries that an adapter keeps; by default as many as its rank; the paper "
+        "has 0.001",
     ] = None,
 ) -> InCore:
     size = max(core.bucket.shape)

@@ -9,7 +9,7 @@ arbitrary directions.
 import torch
 from torch import Tensor
 
-from gam_merge._deltas.core import Core, InCore, significant, weighted_sum
+from gam_merge._deltas.core import Core, InCore, flat, weighted_sum
 from gam_merge._methods._rule import rule
 
 
@@ -29,6 +29,4 @@ from gam_merge._methods._rule import rule
 )
 def iso_c(core: Core, weights: Tensor) -> InCore:
     p, s, qt = torch.linalg.svd(weighted_sum(weights, core.m), full_matrices=False)
-    real = significant(s, max(core.bucket.shape))  # (L, k)
-    mean = (s * real).sum(-1) / real.sum(-1).clamp(min=1)  # (L,)
-    return InCore(mean[:, None, None] * (p * real.unsqueeze(-2)) @ qt)
+    return InCore(p * flat(s, max(core.bucket.shape)).unsqueeze(-2) @ qt)

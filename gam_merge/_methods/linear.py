@@ -65,6 +65,6 @@ svd_k = replace(
     name="svd_k",
     rank="largest",
     summary="the sum of the deltas times their weights, cut to the largest source rank",
-    reference="PEFT `svd` at alpha = r",
+    reference="PEFT `svd`; at alpha = r alone up to 0.20, which counts the scale twice",
     use="like `sum`, where the output must not have the sum of ranks",
 )

@@ -22,7 +22,8 @@ _OPPOSED = "the adapters cancel out: there is no mean direction"
     "coefficients",
     "multislerp",
     summary="one step of the mean on the sphere from the mean direction, at the mean norm",
-    reference="mergekit `multislerp`",
+    reference="mergekit `multislerp` as it is described; its code omits theta / sin theta, and so "
+    "stays at the mean direction",
     use="like `karcher`, of which it is one step",
     avoid="for adapters of several tasks: it is a mean whose norm is restored",
 )

@@ -44,6 +44,18 @@ def ties(
     return elect(entries.x * kept, weights, sign)
 
 
+@rule(
+    "entries",
+    "elect",
+    summary="elect a sign per entry, average the entries that agree with it: `ties` untrimmed",
+    reference="the election of arXiv 2306.01708 (NeurIPS 2023)",
+    use="in the spaces @drm_h and @drm_v, which trim by themselves",
+    avoid="elsewhere: `ties` with a small `density` suits adapters of several tasks better",
+)
+def untrimmed(entries: Entries, weights: Tensor, *, sign: Election = "weighted") -> Tensor:
+    return elect(entries.x, weights, sign)
+
+
 def elect(x: Tensor, weights: Tensor, sign: str) -> Tensor:
     """Return the weighted mean of the entries whose sign wins.
 

@@ -3,10 +3,12 @@
     min over X of sum w_i |(X - delta_i) delta_i^T|^2 / |delta_i|^2
     G_i = w_i delta_i^T delta_i / |delta_i|^2,    C = sum G_i,    D = sum delta_i G_i,    X = D C^+
 
-The paper descends with Adam for 300 steps from X_0 = sum w_i delta_i, and so never meets the
-ill-conditioned directions of C that shared initialisations give. Two filters stand in for that:
-``ridge`` solves with C + ridge * |C| I, ``flow`` follows the gradient flow from X_0 for a time,
-which moves the direction of eigenvalue e by 1 - exp(-time * e / |C|).
+The paper descends with 300 steps of Adam at a learning rate of 1e-5 from X_0 = sum w_i delta_i: as
+each moves an entry by about 1e-5 at most, how near it comes to the minimiser depends on the size of
+the deltas, and ill-conditioned directions of C, which shared initialisations give, are left alone.
+Two filters leave them alone whatever the size: ``ridge`` solves with C + ridge * |C| I, ``flow``
+follows the gradient flow from X_0 for a time, which moves the direction of eigenvalue e by
+1 - exp(-time * e / |C|).
 
 ``actmat`` (arXiv 2604.01329) is the same without the division by |delta_i|^2.
 """
@@ -44,7 +46,9 @@ def wudi(
     ridge: Annotated[
         float, Range(0), "share of the largest eigenvalue that is added to all"
     ] = 0.01,
-    time: Annotated[float, Range(0), "time of the flow; 300 stands for the paper's steps"] = 300.0,
+    time: Annotated[
+        float, Range(0), "time of the flow: 0 is the sum, a long one the minimiser"
+    ] = 300.0,
 ) -> InCore:
     target, values, q = _normal_equations(core, weights.abs() / core.norms.square())
     largest = values[:, -1:]

@@ -80,7 +80,7 @@ def combine(job: Job, bucket: Bucket, summary: Any = None) -> Merged:
     """
     weights, total = weights_in(job, bucket)
     params = job.params_of(bucket.names[0])  # the same in all of a bucket
-    if job.method.survey(params) is not None:
+    if job.method.surveys(params):
         params["summary"] = summary
     if not job.method.normalize:
         return job.method.merge(bucket, weights, **params)

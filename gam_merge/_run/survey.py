@@ -14,11 +14,13 @@ from gam_merge._run.job import Job, combine, visit_all, weights_in
 
 def survey(lineup: Lineup, job: Job, executor: Executor | None = None) -> Any:
     """Return the summary of all modules for a method that needs one, else None."""
-    if not any(job.method.survey(job.params_of(bucket.names[0])) for bucket in lineup.buckets):
-        return None
+    params = [job.params_of(bucket.names[0]) for bucket in lineup.buckets]
     summary: Any = None
-    for part in visit_all(lineup, job, partial(_survey_bucket, job), executor):
-        summary = _sum(summary, part)
+    for index in range(max(len(job.method.surveys(p)) for p in params)):
+        before = summary
+        visit = partial(_survey_bucket, job, index, before)
+        for part in visit_all(lineup, job, visit, executor):
+            summary = _sum(summary, part)
     return summary
 
 
@@ -62,15 +64,15 @@ def _spectrum(merged: Merged, bucket: Bucket) -> Tensor:
     return compress(merged.left, merged.right, *merged.grams(bucket))[2]
 
 
-def _survey_bucket(job: Job, bucket: Bucket) -> Any:
-    """Return the summary of a bucket. Runs on a worker."""
-    look = job.method.survey(job.params_of(bucket.names[0]))
+def _survey_bucket(job: Job, index: int, before: Any, bucket: Bucket) -> Any:
+    """Return what a pass finds in a bucket, after those before it. Runs on a worker."""
+    looks = job.method.surveys(job.params_of(bucket.names[0]))
     summary: Any = None
-    if look is None or not bucket.deltas:
+    if index >= len(looks) or not bucket.deltas:
         return summary
     for part in job.method.parts(bucket):
         weights, _ = weights_in(job, part)
-        summary = _sum(summary, look(part, weights))
+        summary = _sum(summary, looks[index](part, weights, before))
     return summary
 
 

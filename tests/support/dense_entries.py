@@ -60,6 +60,15 @@ def breadcrumbs(
     )
 
 
+def magmax(xs: Matrices, weights: Sequence[float]) -> Tensor:
+    out = torch.zeros_like(xs[0])
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            entries = [w * float(x[i, j]) for w, x in zip(weights, xs, strict=True)]
+            out[i, j] = max(entries, key=abs)
+    return out
+
+
 def dropped(xs: Matrices, uniforms: Matrices, density: float) -> list[Tensor]:
     return [torch.where(u < density, x / density, 0.0) for x, u in zip(xs, uniforms, strict=True)]
 
@@ -138,6 +147,24 @@ def in_knots(deltas: Matrices) -> tuple[list[Tensor], Back]:
     return list((p.T @ side).split(deltas[0].shape[1], 1)), lambda x: p @ x
 
 
+def in_drm(
+    deltas: Matrices, keep: float = 0.2, least: float = 0.01, *, vertical: bool = False
+) -> tuple[list[Tensor], Back]:
+    """The entries of V_i, or of U_i, that stay at equal lengths, times S_i."""
+    if vertical:
+        rows, back = in_drm([delta.T for delta in deltas], keep, least)
+        return rows, lambda x: back(x).T
+    side = torch.cat(list(deltas), 1)
+    u, s, _ = torch.linalg.svd(side, full_matrices=False)
+    u = orient(u[:, : min(numerical_rank(side), int((s > least * s[0]).sum()))])
+    rows = [u.T @ delta for delta in deltas]
+    units = [row / row.norm(dim=1, keepdim=True) for row in rows]
+    sizes = sorted(torch.cat(units, 0).abs().flatten().tolist(), reverse=True)
+    smallest = sizes[min(round(keep * len(sizes)), len(sizes) - 1)] - 1e-9  # with its equals
+    kept = [row * (unit.abs() > smallest) for row, unit in zip(rows, units, strict=True)]
+    return kept, lambda x: u @ x
+
+
 def in_delta(deltas: Matrices) -> tuple[list[Tensor], Back]:
     return list(deltas), lambda x: x
 
@@ -150,12 +177,8 @@ def in_ctm(deltas: Matrices, k: int, beta: float = 0.0) -> tuple[list[Tensor], B
     ]
     u = torch.linalg.svd(torch.cat(targets, 1))[0][:, :k]
     v = torch.linalg.svd(torch.cat(targets, 0))[2][:k].T
-    for _ in range(1000):
-        before = sum(float((u.T @ d @ v).square().sum()) for d in targets)
+    for _ in range(1000):  # to the end
         u = torch.linalg.svd(torch.cat([d @ v for d in targets], 1))[0][:, :k]
         v = torch.linalg.svd(torch.cat([u.T @ d for d in targets], 0))[2][:k].T
-        after = sum(float((u.T @ d @ v).square().sum()) for d in targets)
-        if abs(after - before) <= 1e-8 * after:
-            break
     u, v = orient(u), orient(v)
     return [u.T @ delta @ v for delta in deltas], lambda x: u @ x @ v.T

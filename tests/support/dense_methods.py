@@ -4,6 +4,7 @@ Nothing here is shared with the library. ``deltas`` are (m, n) with the scale fo
 method averages.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -75,6 +76,12 @@ def flat(x: Tensor, q: float) -> Tensor:
     return u * (s.mean() ** (1 - q) * s**q) @ v.T
 
 
+def flat_rms(x: Tensor) -> Tensor:
+    """Every non-zero singular value becomes their root mean square."""
+    u, s, v = thin(x)
+    return s.square().mean().sqrt() * u @ v.T
+
+
 def consensus(
     deltas: Deltas, weights: Weights, *, p_u: float, p_v: float, q: float = 1.0, floor: bool = True
 ) -> Tensor:
@@ -101,10 +108,24 @@ def isometry(x: Tensor) -> Tensor:
     return p @ q.T
 
 
+def dimensions(deltas: Deltas) -> int:
+    """Of what the deltas span, on the narrower side."""
+    side, top = torch.cat(list(deltas), 1), torch.cat(list(deltas), 0)
+    return min(numerical_rank(side), numerical_rank(top))
+
+
 def iso_cts(deltas: Deltas, weights: Weights, fraction: float = 0.8) -> Tensor:
+    k = dimensions(deltas)
+    own = min(round((k - int(fraction * k)) / len(deltas)), k // len(deltas))
+    return common_and_own(deltas, weights, k, own)
+
+
+def iso_cts_r(deltas: Deltas, weights: Weights, own: int = 1) -> Tensor:
+    return common_and_own(deltas, weights, max(map(numerical_rank, deltas)), own)
+
+
+def common_and_own(deltas: Deltas, weights: Weights, k: int, own: int) -> Tensor:
     scaled = [w * delta for w, delta in zip(weights, deltas, strict=True)]
-    k = min(numerical_rank(torch.cat(scaled, 1)), numerical_rank(torch.cat(scaled, 0)))
-    own = int((1 - fraction) * k / len(deltas) + 1e-9)
     u, s, v = (side[..., : k - len(deltas) * own] for side in thin(sum(scaled)))
     parts = [[side[..., :own] for side in thin(delta - u @ u.T @ delta)] for delta in scaled]
     u, s, v = (torch.cat(side, -1) for side in zip((u, s, v), *parts, strict=True))
@@ -270,10 +291,7 @@ def star(deltas: Deltas, weights: Weights, eta: float = 0.4) -> Tensor:
 
 
 def cart(deltas: Deltas, weights: Weights, fraction: float = 0.04, c: float = 0.1) -> Tensor:
-    dimensions = min(
-        numerical_rank(torch.cat(list(deltas), 1)), numerical_rank(torch.cat(list(deltas), 0))
-    )
-    k = max(1, int(fraction * dimensions))
+    k = math.ceil(fraction * dimensions(deltas))
     mean, apart = weighted(deltas, weights), []
     for delta in deltas:
         u, s, vt = torch.linalg.svd(delta - mean)
@@ -288,22 +306,121 @@ def subspace_boost(merged: Tensor, beta: float = 0.01) -> Tensor:
 
 
 def ct_merging(deltas: Deltas, weights: Weights, common: int = 4, own: int = 16) -> Tensor:
-    us, _, vs = zip(*(thin(delta) for delta in deltas), strict=True)
-    bases = []
-    for side in (us, vs):
-        k = numerical_rank(torch.cat(list(side), 1))
-        bases.append(
-            torch.linalg.eigh(weighted([x @ x.T for x in side], weights))[1][:, -min(common, k) :]
-        )
-    k = min(bases[0].shape[1], bases[1].shape[1])
-    u, v = bases[0][:, -k:], bases[1][:, -k:]
-    p, s, qt = torch.linalg.svd(u.T @ weighted(deltas, weights) @ v)
-    left, right, spectra = [u @ p], [v @ qt.T], [s]
-    for w, delta in zip(weights, deltas, strict=True):
-        rest = w * (delta - u @ u.T @ delta)
-        x, t, y = thin(rest - rest @ v @ v.T)
-        t = t[: min(own, numerical_rank(delta))]
-        left.append(x[:, : len(t)])
-        right.append(y[:, : len(t)])
-        spectra.append(t.square().mean().sqrt().expand(len(t)))
-    return isometry(torch.cat(left, 1)) * torch.cat(spectra) @ isometry(torch.cat(right, 1)).T
+    leading = [[side[..., :own] for side in thin(delta)] for delta in deltas]
+    us, ss, vs = zip(*leading, strict=True)
+    shares, directions = torch.linalg.eigh(sum(x @ x.T for x in us))
+    falling = [*shares.flip(0).tolist(), -1.0]
+    k = min(common, numerical_rank(torch.cat(list(us), 1)))
+    while k > 0 and falling[k - 1] - falling[k] < 1e-8:  # one of several equal ones
+        k -= 1
+    u = directions.flip(1)[:, :k]
+    left, right, strengths = [], [], []
+    if k:
+        p, s, q = thin(u.T @ weighted(deltas, weights) / len(deltas))
+        left, right = [u @ p], [q]
+        strengths = [s.square().mean().sqrt().expand(len(s))]
+    for w, x, s, y in zip(weights, us, ss, vs, strict=True):
+        s = w * s
+        rest = x - u @ (u.T @ x)
+        there = rest.norm(dim=0) > 1e-9
+        left.append(rest[:, there])
+        right.append(y[:, there])
+        strengths.append(s.square().mean().sqrt().expand(int(there.sum())))
+    return isometry(torch.cat(left, 1)) * torch.cat(strengths) @ isometry(torch.cat(right, 1)).T
+
+
+def np_lora(deltas: Deltas, weights: Weights, mu: float = 0.5, anchor: int = 0) -> Tensor:
+    _, _, v = thin(deltas[anchor])
+    projector = torch.eye(len(v), dtype=v.dtype) - mu / (1 + mu) * v @ v.T
+    out = weights[anchor] * deltas[anchor]
+    for i, (w, delta) in enumerate(zip(weights, deltas, strict=True)):
+        out = out if i == anchor else out + w * delta @ projector
+    return out
+
+
+def robustmerge(
+    bs: Deltas,
+    as_: Deltas,
+    weights: Weights,
+    density: float = 0.2,
+    quantile: float = 0.8,
+    gain: float = 2.0,
+) -> Tensor:
+    """From the factors B (m, r) and A (r, n), rank by rank."""
+
+    def pruned(x: Tensor) -> Tensor:
+        return trim(x, 0, x.numel() - max(1, int(x.numel() * (1 - density))) + 1)
+
+    rank = bs[0].shape[1]
+    scales = []
+    for a in as_:
+        lost = [
+            float(row.abs().sum() / kept.abs().sum()) if kept.any() else 0.0
+            for row, kept in zip(a, pruned(a), strict=True)
+        ]
+        floor = sorted(lost)[min(int(rank * quantile), rank - 1)]
+        scales.append([max(s, floor) for s in lost])
+    b, a = torch.zeros_like(bs[0]), torch.zeros_like(as_[0])
+    for w, x, y, s in zip(weights, bs, as_, scales, strict=True):
+        a += gain * abs(w) ** 0.5 * (1 if w > 0 else -1) * pruned(y)
+        for j in range(rank):
+            b[:, j] += gain * abs(w) ** 0.5 * s[j] * pruned(x)[:, j] / sum(t[j] for t in scales)
+    return b @ a
+
+
+def lego(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    weights: Weights,
+    draws: Sequence[Tensor],
+    k: int,
+    *,
+    directions: bool = False,
+    iterations: int = 100,
+) -> Tensor:
+    """From factors (B, A), before the scale of the output. ``draws``: (k, units) for every run."""
+    units, shares = [], []
+    for w, (b, a) in zip(weights, pairs, strict=True):
+        units += [(b[:, j], a[j]) for j in range(b.shape[1])]
+        shares += [w] * b.shape[1]
+    points = [torch.cat([b / b.norm(), a / a.norm()] if directions else [b, a]) for b, a in units]
+    runs = [k_means(points, draw, iterations) for draw in draws[:]]
+    groups = min(runs, key=lambda run: run[1])[0]
+    out = torch.zeros(len(units[0][0]), len(units[0][1]), dtype=torch.float64)
+    for group in range(k):
+        inside = [i for i, label in enumerate(groups) if label == group]
+        total = sum(shares[i] for i in inside)
+        if not inside:
+            continue
+        whole = [torch.cat(units[i]) for i in inside]
+        mean = sum(shares[i] * x for i, x in zip(inside, whole, strict=True)) / total
+        size = sum(shares[i] * x.abs().max() for i, x in zip(inside, whole, strict=True)) / total
+        mean = mean * size / mean.abs().max()
+        out += torch.outer(mean[: out.shape[0]], mean[out.shape[0] :])
+    return out
+
+
+def first_of_least(row: Sequence[float]) -> int:
+    """Singular pairs of one adapter are equally far from each other."""
+    return next(j for j, distance in enumerate(row) if distance <= min(row) + 1e-9)
+
+
+def k_means(points: Deltas, draw: Tensor, iterations: int) -> tuple[list[int], float]:
+    """Labels and spread, from first centres drawn by squared distance (k-means++)."""
+    centres: list[Tensor] = []
+    for numbers in draw:
+        far = [min((float((x - c).square().sum()) for c in centres), default=1.0) for x in points]
+        keys = [d / -math.log(float(u)) for d, u in zip(far, numbers, strict=True)]
+        centres.append(points[keys.index(max(keys))])
+    labels: list[int] = []
+    for _ in range(iterations):
+        distances = [[float((x - c).square().sum()) for c in centres] for x in points]
+        before, labels = labels, [first_of_least(row) for row in distances]
+        for j in range(len(centres)):
+            inside = [x for x, label in zip(points, labels, strict=True) if label == j]
+            centres[j] = sum(inside) / len(inside) if inside else centres[j]
+        if labels == before:
+            break
+    spread = sum(
+        float((x - centres[j]).square().sum()) for x, j in zip(points, labels, strict=True)
+    )
+    return labels, spread

@@ -198,13 +198,14 @@ def holds(method: gm.Method, name: str) -> bool:
 def catalogue() -> list[gm.Method]:
     """Every rule in every space that it can be named with, and every plug-in around the mean."""
     methods = list(gm.methods())
-    spaces = ("core", "knots", "ctm", "factor", "delta")
+    spaces = [space.name for space in gm.spaces()]
     names = [
         f"{m.rule.name}@{space}" for m in methods if m.rule.entries is not None for space in spaces
     ]
-    plugins = ["norm_equalise+mean", "mad_cap+mean", "pico+mean", "mean+svc", "mean+subspace_boost"]
+    before = [f"{plugin.name}+mean" for plugin in gm.plugins() if plugin.side == "pre"]
+    after = [f"mean+{plugin.name}" for plugin in gm.plugins() if plugin.side == "post"]
     found = {
         gm.get_method(name).name: gm.get_method(name)
-        for name in [m.name for m in methods] + names + plugins
+        for name in [m.name for m in methods] + names + before + after
     }
     return list(found.values())

@@ -10,8 +10,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gam_merge._deltas.core import Core, InCore, significant
-from gam_merge._methods._rule import CoreRule, plugin
+from gam_merge._deltas.core import significant
+from gam_merge._methods._rule import plugin
 from gam_merge._methods._schema import Range
 
 
@@ -26,17 +26,14 @@ from gam_merge._methods._schema import Range
         "identity": "the spectrum of a single adapter is raised too",
         "equal": "as for a single adapter",
     },
+    on="spectrum",
 )
 def subspace_boost(
-    core: Core,
-    weights: Tensor,
-    rule: CoreRule,
+    s: Tensor,
+    size: int,
     *,
     beta: Annotated[float, Range(0, 1), "share of the sum of singular values"] = 0.01,
-) -> InCore:
-    merged = rule(core, weights)
-    u, s, vt = torch.linalg.svd(merged.x, full_matrices=False)  # (L, K, k), (L, k), (L, k, J)
+) -> Tensor:
     reached = s.cumsum(-1) >= beta * s.sum(-1, keepdim=True)
     floor = s.gather(-1, reached.int().argmax(-1, keepdim=True))  # (L, 1)
-    boosted = torch.where(significant(s, max(core.bucket.shape)), torch.maximum(s, floor), 0.0)
-    return merged._replace(x=u * boosted.unsqueeze(-2) @ vt)
+    return torch.where(significant(s, size), torch.maximum(s, floor), 0.0)

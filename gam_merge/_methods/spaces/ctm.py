@@ -3,8 +3,9 @@
     max over U, V with k orthonormal columns of sum |U^T D_i V|^2,
     D_i = delta_i / |delta_i| (beta |delta_i| + (1 - beta) mean |delta|)
 
-by higher-order orthogonal iteration, run on the cores; then O_i = U^T delta_i V is merged and
-lifted to U O V^T.
+by higher-order orthogonal iteration, run on the cores until the bases hold still; then O_i = U^T
+delta_i V is merged and lifted to U O V^T. The official code stops at a change of the error of 1e-6,
+which can be a tenth of the result away from there.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ def ctm(
     ] = 0.0,
     iterations: Annotated[int, Range(1), "maximum number of iterations"] = 1000,
     tolerance: Annotated[
-        float, Range(0), "relative change of the captured energy that ends the iteration"
-    ] = 1e-8,
+        float, Range(0), "sine of the angle that the bases still turn by, which ends the iteration"
+    ] = 1e-6,
 ) -> View:
     k = min(k or max(core.bucket.ranks), *core.m.shape[-2:])
     norms = core.norms  # (L, N)
@@ -57,12 +58,13 @@ def _shared_bases(
     """U (L, K, k), V (L, J, k), and where they did not converge: d (L, N, K, J)."""
     u, v = _left(d, k), _left(d.mT, k)
     moving = torch.ones(len(d), dtype=torch.bool, device=d.device)
-    energy = _energy(d, u, v)
     for _ in range(iterations):
-        u = torch.where(moving[:, None, None], _left(d @ v.unsqueeze(1), k), u)
-        v = torch.where(moving[:, None, None], _left(d.mT @ u.unsqueeze(1), k), v)
-        before, energy = energy, _energy(d, u, v)
-        moving &= (energy - before).abs() > tolerance * energy
+        rest = d[moving]  # (L', N, K, J)
+        new_u = _left(rest @ v[moving].unsqueeze(1), k)
+        new_v = _left(rest.mT @ new_u.unsqueeze(1), k)
+        step = _apart(u[moving], new_u) + _apart(v[moving], new_v)  # (L',)
+        u[moving], v[moving] = new_u, new_v
+        moving[moving.clone()] = step > tolerance
         if not moving.any():
             break
     return u, v, moving
@@ -73,5 +75,6 @@ def _left(d: Tensor, k: int) -> Tensor:
     return torch.linalg.svd(torch.cat(d.unbind(1), -1), full_matrices=False)[0][..., :k]
 
 
-def _energy(d: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    return (u.unsqueeze(1).mT @ d @ v.unsqueeze(1)).square().sum((1, 2, 3))
+def _apart(x: Tensor, y: Tensor) -> Tensor:
+    """The sines of the angles between two subspaces, as one norm: (L, K, k) -> (L,)."""
+    return (y - x @ (x.mT @ y)).norm(dim=(-2, -1))

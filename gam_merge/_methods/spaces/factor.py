@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gam_merge._common.errors import GamMergeError
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._methods._entries import Blocks, Part, View
+from gam_merge._methods._factors import root, signed_root, stacked
 from gam_merge._methods._rule import space
 
 
@@ -31,30 +31,11 @@ from gam_merge._methods._rule import space
     reads_factors=True,
 )
 def factor(bucket: Bucket, weights: Tensor) -> View:
-    ranks = tuple(x.b.shape[-1] for x in bucket.factors)
-    if len(set(ranks)) > 1:
-        raise GamMergeError(
-            f"module {bucket.names[0]} has ranks {ranks}; "
-            "@factor adds factors and needs equal ranks: use @core"
-        )
-    scaled_b, scaled_a = [], []
-    for x in bucket.factors:
-        root = x.scale.sqrt()[:, None, None]  # the scale goes half to each factor
-        scaled_b.append(x.b.double() * root)
-        scaled_a.append(x.a.double().mT * root)
-    b, a = torch.stack(scaled_b, 1), torch.stack(scaled_a, 1)  # (L, N, m, r), (L, N, r, n)
+    b, a = stacked(bucket, "@factor")  # (L, N, m, r), (L, N, r, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
         (b,), (a,) = merged[0](), merged[1]()  # (L, m, r), (L, r, n)
         eye = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device).expand(len(b), -1, -1)
         return Merged(eye, eye, b=b, a=a.mT)
 
-    return View([Part.of("B", b, _root), Part.of("A", a, _signed_root)], lift)
-
-
-def _root(w: Tensor) -> Tensor:
-    return w.abs().sqrt()
-
-
-def _signed_root(w: Tensor) -> Tensor:
-    return w.sign() * w.abs().sqrt()
+    return View([Part.of("B", b, root), Part.of("A", a, signed_root)], lift)

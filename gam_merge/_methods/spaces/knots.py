@@ -34,11 +34,21 @@ def knots(core: Core, weights: Tensor) -> View:
         return (left[:, block] @ v.mT).unsqueeze(0)  # (1, N, p, n)
 
     def lift(merged: Sequence[Blocks]) -> Merged:
-        x = torch.cat(list(merged[0]()), -2)  # (1, K, n)
-        a, t = torch.linalg.qr(x.mT)  # (1, n, k), (1, k, K): x = t^T a^T
-        left, s, right = torch.linalg.svd(p @ t.mT, full_matrices=False)
-        root = s.sqrt().unsqueeze(-2)
-        return Merged(core.u @ (left * root), right.mT * root, s=s, a=a)
+        left, s, right, a = singular_pairs(p, merged[0])
+        return Merged(core.u @ left, right, s=s, a=a)
 
     shape = left.shape[1], len(v)
     return View([Part.in_blocks("knots", shape, len(left), rows)], lift)
+
+
+def singular_pairs(p: Tensor, rows: Blocks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return p x as balanced singular pairs, from blocks of the rows of x (1, K, n).
+
+    p: (1, J, K) -> left (1, J, k), s (1, k), right (1, k, k) and a (1, n, k), with p x = left
+    right^T a^T.
+    """
+    x = torch.cat(list(rows()), -2)  # (1, K, n)
+    a, t = torch.linalg.qr(x.mT)  # (1, n, k), (1, k, K): x = t^T a^T
+    left, s, right = torch.linalg.svd(p @ t.mT, full_matrices=False)
+    root = s.sqrt().unsqueeze(-2)
+    return left * root, s, right.mT * root, a

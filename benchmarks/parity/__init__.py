@@ -1,0 +1,1 @@
+"""Methods of the catalogue beside the official code of their papers, at matched parameters."""
