@@ -228,6 +228,6 @@ def test_where_nothing_can_be_written(found, tmp_path):
     with pytest.raises(gm.GamMergeError, match="cannot be written"):
         found["comparison"].save_plot(tmp_path / "nowhere" / "plot.png")
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(gm.GamMergeError, match="cannot be written"):
+    with pytest.raises(gm.GamMergeError, match="is not a regular file"):
         found["inspection"].save_html(tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
