@@ -27,7 +27,8 @@ def convert(
 
     The factors are copied, with their scale folded into B: exact, but for one rounding of B where
     the scale is not a power of two. Names are translated where the two formats name the modules of
-    a model differently.
+    a model differently. A layer that one of them fuses is split with its factor A shared, or put
+    together at the sum of the ranks; a part of it that the source does not adapt is zero.
 
     Args:
         source: a directory, a file, a Hub id or an adapter in memory; see ``load``.

@@ -135,7 +135,8 @@ class Diffusers(Format):
 def component_of(name: str) -> str:
     """Return the part of the pipeline that a module's name begins with; nothing if it is bare."""
     first = name.partition(".")[0]
-    return first if first in COMPONENTS else ""
+    of_a_pipeline = first in COMPONENTS and not _LANGUAGE_MODEL.fullmatch(name)
+    return first if of_a_pipeline else ""
 
 
 def _is_of_a_pipeline(key: str) -> bool:

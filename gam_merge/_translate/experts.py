@@ -47,8 +47,13 @@ class StackedExperts(PeftNames):
     def recognizes(self, names: Collection[str]) -> bool:
         return any(_STACKED.fullmatch(name) for name in names)
 
+    def is_default(self, names: Collection[str]) -> bool:
+        return False
+
     def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
-        if adapter.format != self.format:
+        if adapter.format == self.format:
+            modules = adapter.modules  # by the names that PEFT has for them
+        else:
             modules = super().from_common(modules, adapter)
         stacked: dict[str, LoraModule] = {}
         layers: dict[str, _Layer] = {}  # by the module of all experts

@@ -6,6 +6,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.diffusers import component_of
 from gam_merge._translate.dialect import Dialect, Modules, no_name, renamed
+from gam_merge._translate.pipeline import full_name
 
 
 class PeftNames(Dialect):
@@ -17,8 +18,17 @@ class PeftNames(Dialect):
     def recognizes(self, names: Collection[str]) -> bool:
         return True
 
+    def is_default(self, names: Collection[str]) -> bool:
+        return True
+
     def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
-        return {name: renamed(module, name) for name, module in adapter.modules.items()}
+        in_pipeline = all(full_name(name) for name in adapter.modules)
+        named: dict[str, LoraModule] = {}
+        for name, module in adapter.modules.items():
+            full = full_name(name) if in_pipeline else None
+            common = full or name
+            named[common] = renamed(module, common)
+        return named
 
     def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
         components = {component_of(name) for name in modules}
@@ -45,11 +55,14 @@ class MlxNames(Dialect):
     def recognizes(self, names: Collection[str]) -> bool:
         return True
 
+    def is_default(self, names: Collection[str]) -> bool:
+        return True
+
     def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
         return {name: renamed(module, name) for name, module in adapter.modules.items()}
 
     def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
         for name in modules:
             if component_of(name):
-                raise no_name(adapter, name, self, "MLX-LM runs language models")
+                raise no_name(adapter, name, self.name, "MLX-LM runs language models")
         return {name: renamed(module, name) for name, module in modules.items()}

@@ -1,79 +1,124 @@
 """Adapters of several formats and dialects -> adapters whose modules meet, in one format."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Format
+from gam_merge._translate.bare import BareNames
+from gam_merge._translate.bfl import BflNames
+from gam_merge._translate.clip import FlatClipNames
+from gam_merge._translate.comfy import ComfyNames
 from gam_merge._translate.dialect import Dialect, Modules
 from gam_merge._translate.experts import StackedExperts
+from gam_merge._translate.kohya_flux import KohyaFlux
 from gam_merge._translate.language import MlxNames, PeftNames
 from gam_merge._translate.pipeline import DiffusersNames
+from gam_merge._translate.processors import ProcessorNames
+from gam_merge._translate.sai import KohyaSai
+from gam_merge._translate.sd import KohyaSd
+from gam_merge._translate.sdxl import KohyaSdxl
 
-# In the order in which they are asked; the first of a format is the one that others become.
-DIALECTS: list[Dialect] = [StackedExperts(), PeftNames(), MlxNames(), DiffusersNames()]
-
-
-class _Opaque(Dialect):
-    """Names of a format that no table here knows: merged with their like, never translated."""
-
-    def __init__(self, form: str) -> None:
-        self.name, self.format = f"the format {form}", form
-
-    def recognizes(self, names: Collection[str]) -> bool:
-        return True
-
-    def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
-        raise self._unknown(adapter, next(iter(adapter.modules)))
-
-    def from_common(self, modules: Modules, adapter: Adapter) -> dict[str, LoraModule]:
-        raise self._unknown(adapter, next(iter(modules)))
-
-    def _unknown(self, adapter: Adapter, name: str) -> GamMergeError:
-        return GamMergeError(
-            f"{adapter.source}: module {name} ({adapter.format}) cannot be translated: no table "
-            f"here has its name in {self.name}; merge adapters of one format, and keep it"
-        )
+# By preference: where adapters of one format are in several, the first that fits is written.
+DIALECTS: list[Dialect] = [
+    StackedExperts(), PeftNames(), MlxNames(),
+    DiffusersNames(), BareNames(), FlatClipNames(), ProcessorNames(), ComfyNames(),
+    BflNames("diffusion_model."), BflNames("transformer."), BflNames(""),
+    KohyaSd(), KohyaSai(), KohyaSdxl(), KohyaFlux(),
+]  # fmt: skip
 
 
-def dialect_of(adapter: Adapter) -> Dialect:
-    """Return the dialect that an adapter is in."""
+def dialect_of(adapter: Adapter) -> Dialect | None:
+    """Return the dialect that an adapter is in; None for a model that no table here has."""
     for dialect in DIALECTS:
         if dialect.format == adapter.format and dialect.recognizes(adapter.modules):
             return dialect
-    return _Opaque(adapter.format)
+    return None
 
 
 def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
     """Return adapters in one format, and in one dialect of it.
 
-    Where all are in one dialect of the format they stay as they are, whatever their names. Raises
-    GamMergeError, with both formats, for a module that cannot be translated.
+    Where all are in one dialect of the format they stay as they are, and so does what no table
+    here has. Raises GamMergeError, with both formats, for a module that cannot be translated.
     """
     dialects = [dialect_of(adapter) for adapter in adapters]
-    target = _target(dialects, form)
-    results: list[Adapter] = []
+    known = {dialect for dialect in dialects if dialect is not None}
+    if len(known) <= 1 and all(adapter.format == form.name for adapter in adapters):
+        return list(adapters)
+    common: list[dict[str, LoraModule]] = []
     for adapter, dialect in zip(adapters, dialects, strict=True):
-        stays = dialect.name == target.name or isinstance(dialect, _Opaque)
-        if adapter.format == form.name and stays:
+        if dialect is None:
+            raise _untranslatable(adapter, form)
+        common.append(dialect.to_common(adapter))
+    target = _target(known, form, set().union(*common))
+    if target is None:
+        raise _untranslatable(adapters[0], form)
+    spellings = _spellings(adapters, dialects, target)
+    results: list[Adapter] = []
+    for adapter, dialect, modules in zip(adapters, dialects, common, strict=True):
+        if dialect == target:
             results.append(adapter)
         else:
-            results.append(_translated(adapter, dialect, target))
+            named = target.from_common(modules, adapter)
+            results.append(_with(adapter, _spelled(named, spellings), target))
     return results
 
 
-def _target(dialects: Sequence[Dialect], form: Format) -> Dialect:
-    """Return the dialect of the output: the first of the format that is there, or else at all."""
-    present = [dialect for dialect in DIALECTS if dialect in dialects]
-    for dialect in (*present, *DIALECTS):
-        if dialect.format == form.name:
+def _target(dialects: Collection[Dialect], form: Format, names: Collection[str]) -> Dialect | None:
+    """Return the dialect of the output: one of the sources', or the default of the format.
+
+    names: the common names of all modules. None for a model that no table here has.
+    """
+    candidates = [dialect for dialect in DIALECTS if dialect.format == form.name]
+    for dialect in candidates:
+        if dialect in dialects and dialect.fits(names):
             return dialect
-    return _Opaque(form.name)
+    for dialect in candidates:
+        if dialect.is_default(names):
+            return dialect
+    return None
 
 
-def _translated(adapter: Adapter, dialect: Dialect, target: Dialect) -> Adapter:
-    modules = target.from_common(dialect.to_common(adapter), adapter)
+def _untranslatable(adapter: Adapter, form: Format) -> GamMergeError:
+    name = next(iter(adapter.modules))
+    return GamMergeError(
+        f"{adapter.source}: module {name} ({adapter.format}) cannot be translated for an output "
+        f"in the format {form.name}: no table here has the names of its model in both; merge "
+        "adapters that name their modules alike, and keep their format"
+    )
+
+
+def _spellings(
+    adapters: Sequence[Adapter], dialects: Sequence[Dialect | None], target: Dialect
+) -> Mapping[str, str]:
+    """Return how the first adapter that stays spells its keys, by the first part of its names.
+
+    A reader may take a file for what its first key is.
+    """
+    for adapter, dialect in zip(adapters, dialects, strict=True):
+        if dialect == target:
+            modules = reversed(list(adapter.modules.values()))
+            return {_first_part(module.name): module.spelling for module in modules}
+    return {}
+
+
+def _spelled(modules: Modules, spellings: Mapping[str, str]) -> dict[str, LoraModule]:
+    """Return modules in the spelling of others, unless they have one of their own."""
+    spelled: dict[str, LoraModule] = {}
+    for name, module in modules.items():
+        spelling = module.spelling or spellings.get(_first_part(name), "")
+        spelled[name] = replace(module, spelling=spelling)
+    return spelled
+
+
+def _first_part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _with(adapter: Adapter, modules: Modules, target: Dialect) -> Adapter:
+    """Return an adapter with modules in another dialect, and without the config of its format."""
     if adapter.format == target.format:
         return replace(adapter, modules=modules)
     return replace(adapter, modules=modules, format=target.format, config={}, settings={})
