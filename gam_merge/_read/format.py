@@ -146,3 +146,16 @@ def check_holds(form: Format, adapter: Adapter, layouts: Collection[type[Layout]
             f"the format {form.name} cannot hold {extra.name} ({extra.kind}); leave the adapters "
             "with it out"
         )
+
+
+def check_one_rank(reader: str, adapter: Adapter) -> None:
+    """Raise GamMergeError for a module of another rank than the adapter's.
+
+    reader: what reads one rank for all modules.
+    """
+    for module in adapter.modules.values():
+        if module.rank != adapter.rank:
+            raise GamMergeError(
+                f"{reader} reads one rank for all modules, but {module.name} has {module.rank} of "
+                f"{adapter.rank}; leave --per-module-rank out"
+            )

@@ -6,13 +6,17 @@ from dataclasses import replace
 from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Format
+from gam_merge._translate.base import BaseConfig
 from gam_merge._translate.dialect import Dialect, Modules
 from gam_merge._translate.experts import StackedExperts
+from gam_merge._translate.gguf import GgufNames
 from gam_merge._translate.language import MlxNames, PeftNames
 from gam_merge._translate.pipeline import DiffusersNames
 
 # In the order in which they are asked; the first of a format is the one that others become.
-DIALECTS: list[Dialect] = [StackedExperts(), PeftNames(), MlxNames(), DiffusersNames()]
+DIALECTS: list[Dialect] = [
+    StackedExperts(), PeftNames(), MlxNames(), GgufNames(), DiffusersNames()
+]
 
 
 class _Opaque(Dialect):
@@ -45,12 +49,17 @@ def dialect_of(adapter: Adapter) -> Dialect:
     return _Opaque(adapter.format)
 
 
-def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
+def together(
+    adapters: Sequence[Adapter], form: Format, base: BaseConfig | None = None
+) -> list[Adapter]:
     """Return adapters in one format, and in one dialect of it.
 
-    Where all are in one dialect of the format they stay as they are, whatever their names. Raises
-    GamMergeError, with both formats, for a module that cannot be translated.
+    base: the base model of all, by default what each names. Where all are in one dialect of the
+    format they stay as they are, whatever their names. Raises GamMergeError, with both formats, for
+    a module that cannot be translated.
     """
+    names = {adapter.base_model or "" for adapter in adapters} - {""}
+    bases = {name: BaseConfig(name) for name in names}
     dialects = [dialect_of(adapter) for adapter in adapters]
     target = _target(dialects, form)
     results: list[Adapter] = []
@@ -59,7 +68,8 @@ def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
         if adapter.format == form.name and stays:
             results.append(adapter)
         else:
-            results.append(_translated(adapter, dialect, target))
+            model = base or bases.get(adapter.base_model or "")
+            results.append(_translated(adapter, dialect.for_base(model), target.for_base(model)))
     return results
 
 
@@ -76,4 +86,5 @@ def _translated(adapter: Adapter, dialect: Dialect, target: Dialect) -> Adapter:
     modules = target.from_common(dialect.to_common(adapter), adapter)
     if adapter.format == target.format:
         return replace(adapter, modules=modules)
-    return replace(adapter, modules=modules, format=target.format, config={}, settings={})
+    config = target.config(adapter)
+    return replace(adapter, modules=modules, format=target.format, config=config, settings={})
