@@ -109,8 +109,8 @@ class Gguf(Format):
             f"{module.name}.weight.lora_b": module.b,
         }
 
-    def metadata(self, adapter: Adapter, title: str) -> dict[str, str]:
-        return {**adapter.config, "general.name": title}
+    def metadata(self, adapter: Adapter, title: str) -> Mapping[str, str]:
+        return adapter.config
 
 
 def _alpha(where: str, metadata: Mapping[str, str]) -> float | None:

@@ -29,7 +29,6 @@ _IN_A_LAYER = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
 )  # fmt: skip
-_HEAD = "output"
 _MOST_LAYERS = 1000
 
 
@@ -73,7 +72,7 @@ class _Model:
         """llama.cpp's names of the modules by those of transformers."""
         names = _names(self.architecture.name, self.layers)
         if self.ties_head:
-            return {name: stored for name, stored in names.items() if stored != _HEAD}
+            return {name: stored for name, stored in names.items() if name not in _ONCE}
         return names
 
 
@@ -90,7 +89,7 @@ class GgufNames(Dialect):
         return GgufNames(base)
 
     def recognizes(self, names: Collection[str]) -> bool:
-        return any(name.startswith("blk.") or name in ("token_embd", _HEAD) for name in names)
+        return any(name.startswith("blk.") or name in ("token_embd", "output") for name in names)
 
     def to_common(self, adapter: Adapter) -> dict[str, LoraModule]:
         model = self._model(adapter)
@@ -192,8 +191,11 @@ def _names(architecture: str, layers: int) -> Mapping[str, str]:
 
 
 def _remedy(name: str, model: _Model) -> str:
-    if name == "lm_head":
-        return "its base model keeps no head besides the embedding; leave adapters with it out"
+    if name in _ONCE and model.ties_head:
+        return (
+            "its base model has one tensor for embedding and head, of which llama.cpp cannot adapt "
+            "one alone; leave adapters with it out"
+        )
     return f"{_CONVERTER} may know it"
 
 
