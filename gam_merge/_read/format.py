@@ -91,6 +91,10 @@ class Format(ABC):
         added there instead, and the adapter is what the rest holds.
         """
 
+    def check_together(self, adapters: Sequence[Adapter]) -> None:
+        """Raise GamMergeError for adapters of this format that are of unlike models."""
+        return
+
     @abstractmethod
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         """Return a new adapter with the config under which this format writes it.

@@ -85,13 +85,23 @@ class Gguf(Format):
             alpha=alpha,
         )
 
+    def check_together(self, adapters: Sequence[Adapter]) -> None:
+        first = adapters[0]
+        known = first.config[ARCHITECTURE]
+        for other in adapters[1:]:
+            if other.config[ARCHITECTURE] != known:
+                raise GamMergeError(
+                    f"{first.source} is for the architecture {known} and {other.source} for "
+                    f"{other.config[ARCHITECTURE]}; merge adapters of one base model"
+                )
+
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         library()  # an error before anything is written
         check_holds(self, adapter, (Layout, EmbeddingLayout))
         check_one_rank("llama.cpp", adapter)
         _check_dtype(adapter)
         config = {
-            ARCHITECTURE: _architecture(sources or [adapter]),
+            ARCHITECTURE: (sources or [adapter])[0].config[ARCHITECTURE],
             TYPE: "adapter",
             _KIND: "lora",
             _ALPHA: str(float(adapter.rank)),
@@ -174,18 +184,6 @@ def _notes(norms: Sequence[str]) -> tuple[str, ...]:
     if not norms:
         return ()
     return (f"leaves out {len(norms)} norms, which llama.cpp ignores ({norms[0]})",)
-
-
-def _architecture(adapters: Sequence[Adapter]) -> str:
-    """Return the architecture that adapters are for. Raises GamMergeError if there are several."""
-    first = adapters[0]
-    for other in adapters[1:]:
-        if other.config[ARCHITECTURE] != first.config[ARCHITECTURE]:
-            raise GamMergeError(
-                f"{first.source} is for the architecture {first.config[ARCHITECTURE]} and "
-                f"{other.source} for {other.config[ARCHITECTURE]}; merge adapters of one base model"
-            )
-    return first.config[ARCHITECTURE]
 
 
 def _check_dtype(adapter: Adapter) -> None:

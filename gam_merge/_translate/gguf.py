@@ -120,6 +120,12 @@ class GgufNames(Dialect):
                 f"{adapter.source}: its layers keep their weights as (in, out), which the format "
                 f"gguf does not know; {_CONVERTER} may convert it"
             )
+        for name, module in modules.items():
+            if module.magnitude is not None:
+                raise GamMergeError(
+                    f"{adapter.source}: module {name} is DoRA, which the format gguf cannot hold; "
+                    "merge into PEFT's format with --flatten-dora (flatten_dora=True), then convert"
+                )
         model = self._model(adapter)
         named: dict[str, LoraModule] = {}
         for name, module in modules.items():

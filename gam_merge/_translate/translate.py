@@ -70,6 +70,7 @@ def together(
         else:
             model = base or bases.get(adapter.base_model or "")
             results.append(_translated(adapter, dialect.for_base(model), target.for_base(model)))
+    form.check_together(results)
     return results
 
 
