@@ -49,7 +49,10 @@ def _flag(panel: str, *names: str, help: str) -> Any:
 
 # Arguments
 
-_ADAPTERS = r"Adapters: directories, .safetensors or .gguf files, or Hub ids org/name\[@revision]\[:subfolder]."
+_ADAPTERS = (
+    r"Adapters: directories, .safetensors or .gguf files, or Hub ids "
+    r"org/name\[@revision]\[:subfolder]."
+)
 _ADAPTER = "An adapter: a directory, a .safetensors or .gguf file, or a Hub id."
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
@@ -189,7 +192,7 @@ Base = Annotated[
         _INPUT,
         "--base",
         metavar="MODEL",
-        help="Base model: its name for bare files, its directory or Hub id for DoRA.",
+        help="Base model: its name for bare files, its directory or Hub id for DoRA and GGUF.",
     ),
 ]
 Alpha = Annotated[
