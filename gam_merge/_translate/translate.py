@@ -14,9 +14,7 @@ from gam_merge._translate.language import MlxNames, PeftNames
 from gam_merge._translate.pipeline import DiffusersNames
 
 # In the order in which they are asked; the first of a format is the one that others become.
-DIALECTS: list[Dialect] = [
-    StackedExperts(), PeftNames(), MlxNames(), GgufNames(), DiffusersNames()
-]
+DIALECTS: list[Dialect] = [StackedExperts(), PeftNames(), MlxNames(), GgufNames(), DiffusersNames()]
 
 
 class _Opaque(Dialect):
