@@ -443,7 +443,7 @@ def test_dora_is_refused(folder: Path, tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, r"gguf cannot hold lm_head.* \(modules_to_save\)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed")  # by PEFT
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # about lora_bias
 def test_extras_are_refused(
     config: dict[str, Any], message: str, folder: Path, tmp_path: Path
 ) -> None:
