@@ -32,12 +32,13 @@ def convert(
 
     Args:
         source: a directory, a file, a Hub id or an adapter in memory; see ``load``.
-        format: ``"peft"``, ``"kohya"``, ``"diffusers"`` or ``"mlx"``; by default that of the
-            source, or the one whose files end as ``out`` does.
-        out: the directory to write, or a file ``NAME.safetensors``; without it the result stays in
-            memory until ``save``.
+        format: ``"peft"``, ``"kohya"``, ``"diffusers"``, ``"mlx"`` or ``"gguf"``; by default that
+            of the source, or the one whose files end as ``out`` does.
+        out: the directory to write, or a file ``NAME.safetensors`` or ``NAME.gguf``; without it
+            the result stays in memory until ``save``.
         dtype: the dtype of the output; by default that of the source.
-        base_model: the base model, where the source does not name it.
+        base_model: the base model, where the source does not name it; from and into GGUF a
+            directory or a Hub id, of which the config alone is read.
         alpha: the alpha of all modules, for a file without a config.
         force: replace an ``out`` that is empty or an earlier output.
         executor: any ``concurrent.futures.Executor``; threads of this process by default.

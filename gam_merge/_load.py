@@ -13,10 +13,10 @@ from gam_merge._common.tensors import LazyTensor
 from gam_merge._lineup.options import BaseModel
 from gam_merge._lineup.request import alphas_of
 from gam_merge._read.adapter import Adapter
+from gam_merge._read.containers import read_tensors
 from gam_merge._read.format import Contents, Format
-from gam_merge._read.formats import config_names, recognized, weights_names
+from gam_merge._read.formats import config_names, file_suffixes, recognized, weights_names
 from gam_merge._read.hub_id import parse_hub_id
-from gam_merge._read.safetensors import floats, read_header
 from gam_merge._read.whole_model import check_directory
 
 Source = str | PathLike[str] | Adapter
@@ -36,10 +36,11 @@ def load(
 
     Args:
         source: a directory that PEFT, diffusers or MLX-LM wrote; a ``.safetensors`` file of one of
-            these or of kohya's grammar, or a pickle (``.bin``, ``.pt``, ``.ckpt``); or a Hub id
-            ``org/name[@revision][:subfolder]`` where no path of that name exists (the subfolder may
-            be a file). PEFT's config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or
-            ``adapter_config.json`` next to it. An ``Adapter`` is returned as it is.
+            these or of kohya's grammar, a ``.gguf`` of llama.cpp, or a pickle (``.bin``, ``.pt``,
+            ``.ckpt``); or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name
+            exists (the subfolder may be a file). PEFT's config of ``X.safetensors`` is ``X.json``,
+            ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
+            it is.
         base_model: the model that the adapter was trained on, for files that do not name it.
         alpha: the alpha of all modules, for a file without a config; their ranks are those of the
             tensors.
@@ -133,10 +134,7 @@ def _read_tensors(
         from gam_merge._read.pickled import NOTE, read_pickle
 
         return read_pickle(weights), {}, (NOTE,)
-    tensors, metadata = read_header(weights, any_dtype=problems is not None)
-    if problems is None:
-        return tensors, metadata, ()
-    return floats(tensors, problems), metadata, ()
+    return *read_tensors(weights, problems), ()
 
 
 def _config_file(form: Format, path: Path, weights: Path) -> Path | None:
@@ -198,7 +196,7 @@ def weights_file(path: Path) -> Path:
 def _only_file(directory: Path, names: Sequence[str]) -> Path:
     """Return the one file of weights in a directory without a config, whatever it is called."""
     if not any((directory / name).is_file() for name in config_names()):
-        files = sorted(directory.glob("*.safetensors"))
+        files = sorted(file for file in directory.iterdir() if file.suffix in file_suffixes())
         if len(files) == 1:
             return files[0]
         if files:

@@ -70,8 +70,8 @@ class MergeResult:
         """Write the adapter in its format, with report, recipe and card.
 
         Args:
-            path: the directory to write, whole or not at all; or a file ``NAME.safetensors``, the
-                texts about which go into ``NAME.gam-merge`` next to it.
+            path: the directory to write, whole or not at all; or a file ``NAME.safetensors`` or
+                ``NAME.gguf``, the texts about which go into ``NAME.gam-merge`` next to it.
             force: replace a ``path`` that is empty or an earlier merge.
 
         Returns:
@@ -142,9 +142,9 @@ def merge(
 
     Args:
         sources: directories, files, Hub ids or adapters in memory, at least one; see ``load``.
-        out: the directory to which the adapter is streamed, or a file ``NAME.safetensors``, the
-            texts about which go into ``NAME.gam-merge`` next to it; without it the result stays in
-            memory until ``save``.
+        out: the directory to which the adapter is streamed, or a file ``NAME.safetensors`` or
+            ``NAME.gguf``, the texts about which go into ``NAME.gam-merge`` next to it; without it
+            the result stays in memory until ``save``.
         force: replace an ``out`` that is empty or an earlier merge.
         executor: any ``concurrent.futures.Executor`` runs the chunks of modules, for instance that
             of a Dask client; threads of this process by default. The bytes are the same with any.

@@ -37,6 +37,7 @@ from gam_merge._read.weight import BaseWeight
 from gam_merge._run.dora import base_weights_needed, check_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
+from gam_merge._translate.base import BaseConfig
 from gam_merge._translate.translate import together
 from gam_merge._write.output import check_output
 from gam_merge._write.record import record
@@ -52,6 +53,8 @@ class MergePlan:
         policy: for ranks that only a pass over the deltas can tell.
         target: the server that the merge is for.
         base: the base model whose weights are read, for DoRA.
+        base_config: the config of the base model that the user named, read where names depend on
+            it.
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
@@ -67,6 +70,7 @@ class MergePlan:
     policy: RankPolicy = field(default_factory=RankPolicy)
     target: Target | None = None
     base: Model | None = None
+    base_config: BaseConfig | None = None
 
     @property
     def method(self) -> str:
@@ -143,7 +147,9 @@ class MergePlan:
 
     def record(self) -> Record:
         """Return what the merge will have been made of."""
-        place = self.base.place if self.base else None
+        place = self.base_config.place if self.base_config else None
+        if self.base:
+            place = self.base.place
         return record(self.lineup, self.job, self.policy, place)
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,7 +220,10 @@ def plan(
     check_missing(request.missing)
     adapters = load_all(sources, request.base_model, request.alpha)
     form = output_format(request.format, adapters, out)
-    adapters = together(adapters, form)
+    base_config: BaseConfig | None = None
+    if isinstance(request.base_model, str | PathLike):
+        base_config = BaseConfig(str(request.base_model))
+    adapters = together(adapters, form, base_config)
     weights = weights_of(request.weights, len(adapters))
     anchor = anchor_position(request.anchor, list(map(_source_name, sources)), weights)
     kept = [i for i, weight in enumerate(weights) if weight != 0]
@@ -248,7 +257,8 @@ def plan(
         lineup, base = _with_base(lineup, request, policy)
     if not policy.needs_spectra:
         check_target(lineup, request.target)
-    return MergePlan(lineup, job, policy, request.target, base)
+    lineup.promised()  # an error for what the format cannot hold
+    return MergePlan(lineup, job, policy, request.target, base, base_config)
 
 
 def _with_base(lineup: Lineup, request: Request, policy: RankPolicy) -> tuple[Lineup, Model | None]:

@@ -13,7 +13,7 @@ import huggingface_hub  # loads its parts on request
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import read_text
-from gam_merge._read.hub_id import HubId, parse_hub_id
+from gam_merge._read.hub_id import is_repo
 from gam_merge._read.place import place_of
 from gam_merge._write.adapter import CARD_NAME, REPORT_NAME
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER
@@ -69,8 +69,7 @@ def push(
     """
     from gam_merge._read.hub import explained
 
-    hub = parse_hub_id(repo)
-    if hub is None or hub != HubId(hub.repo):
+    if not is_repo(repo):
         raise GamMergeError(f"{repo}: is not a repository name; give user/name")
     path = Path(directory)
     operations = _operations(path, repo)

@@ -20,8 +20,8 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import read_text, sha256
 from gam_merge._load import config_file, locate, weights_file
+from gam_merge._read.containers import read_metadata
 from gam_merge._read.place import Place, place_of
-from gam_merge._read.safetensors import read_header
 from gam_merge._recipe import merge_recipe
 from gam_merge._recipes.file import located, parse_recipes
 from gam_merge._recipes.recipe import Recipe, RecipeSource
@@ -193,7 +193,7 @@ def _digest(kind: Kind, name: str, find: Callable[[], Path], recorded: str | Non
 def _metadata(weights: Path, recipes: Sequence[Recipe]) -> Check:
     """Check method and sources in the metadata of the weights against the recipe."""
     try:
-        _, metadata = read_header(weights, any_dtype=True)
+        metadata = read_metadata(weights)
     except GamMergeError as error:
         return Check("record", _METADATA, "missing", str(error))
     if ORIGINS_KEY not in metadata:

@@ -60,7 +60,7 @@ def test_the_library_reads_what_we_write(
     write(path, values, metadata)
     equal(load_file(path), values)
     with safe_open(path, "pt") as file:
-        assert (file.metadata() or {}) == metadata
+        assert file.metadata() == {"format": "pt", **metadata}
 
 
 @SHARED_FOLDER

@@ -50,9 +50,10 @@ def _flag(panel: str, *names: str, help: str) -> Any:
 # Arguments
 
 _ADAPTERS = (
-    r"Adapters: directories, .safetensors files or Hub ids org/name\[@revision]\[:subfolder]."
+    r"Adapters: directories, .safetensors or .gguf files, or Hub ids "
+    r"org/name\[@revision]\[:subfolder]."
 )
-_ADAPTER = "An adapter: a directory, a .safetensors file or a Hub id."
+_ADAPTER = "An adapter: a directory, a .safetensors or .gguf file, or a Hub id."
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
 SomeSources = Annotated[list[str] | None, typer.Argument(metavar="SOURCES", help=_ADAPTERS)]
@@ -191,7 +192,7 @@ Base = Annotated[
         _INPUT,
         "--base",
         metavar="MODEL",
-        help="Base model: its name for bare files, its directory or Hub id for DoRA.",
+        help="Base model: its name for bare files, its directory or Hub id for DoRA and GGUF.",
     ),
 ]
 Alpha = Annotated[
@@ -224,7 +225,7 @@ Modules = Annotated[
 
 # Output
 
-_OUT = "Directory to write, or a file NAME.safetensors."
+_OUT = "Directory to write, or a file NAME.safetensors or NAME.gguf."
 
 Out = Annotated[str | None, _option(_OUTPUT, "--out", "-o", metavar="PATH", help=_OUT)]
 RequiredOut = Annotated[str, _option(_OUTPUT, "--out", "-o", metavar="PATH", help=_OUT)]
@@ -281,7 +282,7 @@ Format = Annotated[
         _OUTPUT,
         "--format",
         metavar="NAME",
-        help="peft, kohya, diffusers or mlx (default: the format of the sources).",
+        help="peft, kohya, diffusers, mlx or gguf (default: the format of the sources).",
     ),
 ]
 BaseName = Annotated[

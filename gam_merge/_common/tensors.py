@@ -120,7 +120,8 @@ class DerivedTensor:
 def stored_dtype(tensor: LazyTensor) -> torch.dtype:
     """Return the dtype in which a file holds a tensor, or what it is computed from."""
     if isinstance(tensor, DerivedTensor):
-        return reduce(torch.promote_types, map(stored_dtype, tensor.inputs))
+        dtype = reduce(torch.promote_types, map(stored_dtype, tensor.inputs))
+        return dtype if dtype.is_floating_point else tensor.dtype  # packed bytes say nothing
     return tensor.dtype
 
 

@@ -86,13 +86,15 @@ class Request:
         per_module_rank: give each module the rank that it needs.
         flatten_dora: write DoRA as the nearest plain LoRA.
         target: refuse what this server does not serve, and say what to change.
-        format: the format of the output, ``"peft"``, ``"kohya"``, ``"diffusers"`` or ``"mlx"``; by
-            default that of the sources. Names of modules are translated where it differs.
+        format: the format of the output, ``"peft"``, ``"kohya"``, ``"diffusers"``, ``"mlx"`` or
+            ``"gguf"``; by default that of the sources, or the one whose files end as ``out`` does.
+            Names of modules are translated where it differs.
         dtype: the dtype of the output; by default the narrowest that holds all sources.
         device: where it is computed; ``"auto"`` takes a GPU if there is one.
         base_model: for bare files, the name of their base model. For DoRA adapters a directory or
             a file of safetensors, a Hub id, of which the files that hold their modules are
-            fetched, or the weights by module.
+            fetched, or the weights by module. To translate names from or into GGUF a directory or
+            a Hub id, of which the config alone is read; by default the one that adapters name.
         alpha: for bare files without a config; one for all or one per source.
         allow_base_mismatch: merge adapters whose base models differ in name.
     """
@@ -121,8 +123,8 @@ class _Run:
     """Where and how a merge is run: keyword arguments of merge besides its options.
 
     Attributes:
-        out: the directory to write, or a file ``NAME.safetensors``; without it the result stays in
-            memory until ``save``.
+        out: the directory to write, or a file ``NAME.safetensors`` or ``NAME.gguf``; without it
+            the result stays in memory until ``save``.
         force: replace an ``out`` that is empty or an earlier merge.
         executor: where chunks of modules are merged, for instance that of a Dask client; threads
             of this process by default. The bytes are the same with any.

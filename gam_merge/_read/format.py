@@ -91,6 +91,10 @@ class Format(ABC):
         added there instead, and the adapter is what the rest holds.
         """
 
+    def check_together(self, adapters: Sequence[Adapter]) -> None:
+        """Raise GamMergeError for adapters of this format that are of unlike models."""
+        return
+
     @abstractmethod
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         """Return a new adapter with the config under which this format writes it.
@@ -146,3 +150,16 @@ def check_holds(form: Format, adapter: Adapter, layouts: Collection[type[Layout]
             f"the format {form.name} cannot hold {extra.name} ({extra.kind}); leave the adapters "
             "with it out"
         )
+
+
+def check_one_rank(reader: str, adapter: Adapter) -> None:
+    """Raise GamMergeError for a module of another rank than the adapter's.
+
+    reader: what reads one rank for all modules.
+    """
+    for module in adapter.modules.values():
+        if module.rank != adapter.rank:
+            raise GamMergeError(
+                f"{reader} reads one rank for all modules, but {module.name} has {module.rank} of "
+                f"{adapter.rank}; leave --per-module-rank out"
+            )

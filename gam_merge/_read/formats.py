@@ -9,12 +9,13 @@ from gam_merge._common.files import is_there
 from gam_merge._read.adapter import Adapter
 from gam_merge._read.diffusers import Diffusers
 from gam_merge._read.format import Contents, Format
+from gam_merge._read.gguf import Gguf
 from gam_merge._read.kohya import Kohya
 from gam_merge._read.mlx import Mlx
 from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
-FORMATS: list[Format] = [_DEFAULT, Mlx(), Kohya(), Diffusers()]
+FORMATS: list[Format] = [_DEFAULT, Gguf(), Mlx(), Kohya(), Diffusers()]
 
 
 def recognized(

@@ -109,14 +109,14 @@ def _commit_of(file: Path, folder: PurePosixPath) -> str:
 
 
 def _files_of_weights(hub: HubId) -> list[str]:
-    """List the safetensors files in the folder of a repository that need no config."""
+    """List the files of weights in the folder of a repository that need no config."""
     siblings = HfApi().model_info(hub.repo, revision=hub.revision).siblings or ()
     files = [PurePosixPath(sibling.rfilename) for sibling in siblings]
     folder = PurePosixPath(hub.subfolder or "")
     others = weights_names()
     names: list[str] = []
     for file in files:
-        bare = file.suffix == ".safetensors" and file.name not in others
+        bare = file.suffix in file_suffixes() and file.name not in others
         if bare and file.parent == folder:
             names.append(str(file))
     return sorted(names)
@@ -130,6 +130,17 @@ def _fetch_file(hub: HubId, name: str) -> tuple[Path, str]:
     configs = [str(file.with_name(config)) for config in config_names_next_to(file)]
     first(replace(hub, revision=commit), configs)
     return weights, commit
+
+
+def fetch_config(hub: HubId, name: str) -> tuple[Path, HubId]:
+    """Download the config of a model, and no other file; return it, and the model at its commit.
+
+    Raises GamMergeError.
+    """
+    folder = PurePosixPath(hub.subfolder or "")
+    with explained(f"{hub}: {name}"):
+        file = download(hub, str(folder / name))
+    return file, replace(hub, revision=_commit_of(file, folder))
 
 
 def first(hub: HubId, names: Sequence[str]) -> Path | None:

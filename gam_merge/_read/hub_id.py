@@ -35,3 +35,9 @@ def parse_hub_id(text: str) -> HubId | None:
     if match is None or re.search(r"--|\.\.", match["repo"]):
         return None
     return HubId(match["repo"], match["revision"], match["subfolder"])
+
+
+def is_repo(text: str) -> bool:
+    """Tell whether a text may be the name of a repository, without a revision or a subfolder."""
+    hub = parse_hub_id(text)
+    return hub is not None and hub == HubId(hub.repo)

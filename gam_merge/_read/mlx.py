@@ -16,7 +16,7 @@ from gam_merge._common.names import layer_of
 from gam_merge._common.tensors import LazyTensor, transposed
 from gam_merge._common.types import is_number
 from gam_merge._read.adapter import Adapter, LoraModule
-from gam_merge._read.format import Contents, Format, check_holds
+from gam_merge._read.format import Contents, Format, check_holds, check_one_rank
 from gam_merge._read.layout import EmbeddingLayout, Layout
 
 _KEEPS_DELTAS = ("lora", None)  # values of fine_tune_type
@@ -65,8 +65,7 @@ class Mlx(Format):
 
     def describe(self, adapter: Adapter, sources: Sequence[Adapter] = ()) -> Adapter:
         check_holds(self, adapter, (Layout, EmbeddingLayout))
-        for module in adapter.modules.values():
-            _check_rank(adapter, module)
+        check_one_rank("MLX-LM", adapter)
         config = {
             "model": adapter.base_model,
             "fine_tune_type": "lora",
@@ -147,12 +146,3 @@ def _module(
             f"{where}: module {name} has rank {a.shape[1]} by its tensors and {rank} by its config"
         )
     return LoraModule(name, transposed(a), transposed(b), float(parameters["scale"]))
-
-
-def _check_rank(adapter: Adapter, module: LoraModule) -> None:
-    """Raise GamMergeError for a module of another rank than the adapter's."""
-    if module.rank != adapter.rank:
-        raise GamMergeError(
-            f"MLX-LM reads one rank for all modules, but {module.name} has {module.rank} of "
-            f"{adapter.rank}; leave --per-module-rank out"
-        )

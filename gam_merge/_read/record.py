@@ -52,7 +52,7 @@ class Record:
     anchor: int
     missing: str
     allow_base_mismatch: bool
-    base: Path | HubId | None  # where the weights of the base model were read, for DoRA
+    base: Path | HubId | None  # where the base model was read, if it was
     output: Mapping[str, Any]  # as a recipe has it
 
     @property

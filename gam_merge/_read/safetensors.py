@@ -8,21 +8,19 @@ each run. The tests read the files back with the safetensors library.
 Layout: 8 bytes little-endian length, a JSON header, then the tensors without gaps.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import MAX_MARKS, check_ends, marks
 from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import FileTensor
-from gam_merge._read.container import TensorSpec
+from gam_merge._read.container import PlacedWriter, TensorSpec
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _OTHERS = {
@@ -166,75 +164,31 @@ def _too_long(path: Path, limit: str) -> GamMergeError:
     )
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(PlacedWriter):
     """Writes a safetensors file whose tensors arrive in any order.
 
-    Same tensors, same metadata: same bytes. A ``TensorWriter``.
+    Same tensors, same metadata: same bytes. ``format: pt`` is added, without which transformers
+    reads no file.
     """
 
     def __init__(
         self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
     ) -> None:
-        self._specs = {spec.key: spec for spec in specs}
-        self._offsets: dict[str, int] = {}
-        self._metadata, self._entries = dict(metadata), dict[str, Any]()
+        self._entries = dict[str, Any]()
+        offsets: dict[str, int] = {}
         end = 0
-        for spec in sorted(self._specs.values(), key=lambda spec: (-spec.dtype.itemsize, spec.key)):
+        for spec in sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.key)):
             begin, end = end, end + spec.nbytes
             self._entries[spec.key] = {
                 "dtype": _NAMES[spec.dtype],
                 "shape": spec.shape,
                 "data_offsets": [begin, end],
             }
-            self._offsets[spec.key] = begin
-        header = self._header()
-        self._start = len(header)
-        self._file: BinaryIO = open(path, "w+b", buffering=0)  # noqa: SIM115 - closed by close()
-        try:
-            self._write(memoryview(header))
-            self._file.truncate(self._start + end)
-        except BaseException:
-            self.close()
-            raise
-
-    def write(self, key: str, value: Tensor) -> None:
-        """Write one tensor, in the shape and dtype that were announced."""
-        spec = self._specs[key]
-        assert (tuple(value.shape), value.dtype) == (spec.shape, spec.dtype), (value, spec)
-        self._file.seek(self._start + self._offsets.pop(key))
-        self._write(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-    def amend(self, metadata: Mapping[str, str]) -> None:
-        """Replace metadata by values of the same length that were not known at the beginning."""
-        self._metadata |= metadata
-        header = self._header()
-        assert len(header) == self._start, "amended metadata must be as long as before"
-        self._file.seek(0)
-        self._write(memoryview(header))
-
-    def data_sha256(self) -> str:
-        """Return the SHA-256 of all tensors, without the header."""
-        self._file.seek(self._start)
-        digest = hashlib.sha256()
-        while piece := self._file.read(1 << 20):
-            digest.update(piece)
-        return digest.hexdigest()
+            offsets[spec.key] = begin
+        super().__init__(path, specs, {"format": "pt", **metadata}, offsets, end)
 
     def _header(self) -> bytes:
         header = {"__metadata__": dict(sorted(self._metadata.items())), **self._entries}
         raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)  # tensors start at a multiple of 8
         return len(raw).to_bytes(8, "little") + raw
-
-    def finish(self) -> None:
-        """Close the file. Every announced tensor must have been written."""
-        assert not self._offsets, f"never written: {sorted(self._offsets)}"
-        self.close()
-
-    def close(self) -> None:
-        """Close the file, complete or not."""
-        self._file.close()
-
-    def _write(self, data: memoryview) -> None:
-        while len(data):  # a nearly full disk accepts only a part
-            data = data[self._file.write(data) :]

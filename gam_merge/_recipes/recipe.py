@@ -137,7 +137,7 @@ class Recipe(_Strict):
         default=False, description="Merge adapters whose base models differ in name."
     )
     base_model: str | None = Field(
-        default=None, description="Directory, file or Hub id of the base model, for DoRA."
+        default=None, description="Directory, file or Hub id of the base model, for DoRA and GGUF."
     )
     output: RecipeOutput = Field(
         default_factory=RecipeOutput, description="The adapter that is written."

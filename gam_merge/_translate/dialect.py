@@ -8,9 +8,11 @@ instance in ``DIALECTS``: a ``Renaming`` where a module has another name, no mor
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
+from gam_merge._translate.base import BaseConfig
 
 Modules = Mapping[str, LoraModule]
 
@@ -27,6 +29,17 @@ class Dialect(ABC):
 
     name: str
     format: str
+
+    def for_base(self, base: BaseConfig | None) -> "Dialect":
+        """Return this dialect for a model: itself, unless something depends on the model's config.
+
+        base: None if the model is not known.
+        """
+        return self
+
+    def config(self, adapter: Adapter) -> dict[str, Any]:
+        """Return what the config of an adapter in this dialect says about the model."""
+        return {}
 
     @abstractmethod
     def recognizes(self, names: Collection[str]) -> bool:

@@ -7,11 +7,13 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.format import Format
 from gam_merge._translate.bare import BareNames
+from gam_merge._translate.base import BaseConfig
 from gam_merge._translate.bfl import BflNames
 from gam_merge._translate.clip import FlatClipNames
 from gam_merge._translate.comfy import ComfyNames
 from gam_merge._translate.dialect import Dialect, Modules
 from gam_merge._translate.experts import StackedExperts
+from gam_merge._translate.gguf import GgufNames
 from gam_merge._translate.kohya_flux import KohyaFlux
 from gam_merge._translate.language import MlxNames, PeftNames
 from gam_merge._translate.pipeline import DiffusersNames
@@ -22,7 +24,7 @@ from gam_merge._translate.sdxl import KohyaSdxl
 
 # By preference: where adapters of one format are in several, the first that fits is written.
 DIALECTS: list[Dialect] = [
-    StackedExperts(), PeftNames(), MlxNames(),
+    StackedExperts(), PeftNames(), MlxNames(), GgufNames(),
     DiffusersNames(), BareNames(), FlatClipNames(), ProcessorNames(), ComfyNames(),
     BflNames("diffusion_model."), BflNames("transformer."), BflNames(""),
     KohyaSd(), KohyaSai(), KohyaSdxl(), KohyaFlux(),
@@ -37,33 +39,55 @@ def dialect_of(adapter: Adapter) -> Dialect | None:
     return None
 
 
-def together(adapters: Sequence[Adapter], form: Format) -> list[Adapter]:
+def together(
+    adapters: Sequence[Adapter], form: Format, base: BaseConfig | None = None
+) -> list[Adapter]:
     """Return adapters in one format, and in one dialect of it.
 
-    Where all are in one dialect of the format they stay as they are, and so does what no table
-    here has. Raises GamMergeError, with both formats, for a module that cannot be translated.
+    base: the base model of all, by default what each names. Where all are in one dialect of the
+    format they stay as they are, and so does what no table here has. Raises GamMergeError, with
+    both formats, for a module that cannot be translated.
     """
+    results = _in_one_dialect(adapters, form, base)
+    form.check_together(results)
+    return results
+
+
+def _in_one_dialect(
+    adapters: Sequence[Adapter], form: Format, base: BaseConfig | None
+) -> list[Adapter]:
     dialects = [dialect_of(adapter) for adapter in adapters]
     known = {dialect for dialect in dialects if dialect is not None}
     if len(known) <= 1 and all(adapter.format == form.name for adapter in adapters):
         return list(adapters)
+    models = _models(adapters, base)
     common: list[dict[str, LoraModule]] = []
-    for adapter, dialect in zip(adapters, dialects, strict=True):
+    for adapter, dialect, model in zip(adapters, dialects, models, strict=True):
         if dialect is None:
             raise _untranslatable(adapter, form)
-        common.append(dialect.to_common(adapter))
+        common.append(dialect.for_base(model).to_common(adapter))
     target = _target(known, form, set().union(*common))
     if target is None:
         raise _untranslatable(adapters[0], form)
     spellings = _spellings(adapters, dialects, target)
     results: list[Adapter] = []
-    for adapter, dialect, modules in zip(adapters, dialects, common, strict=True):
+    for adapter, dialect, model, modules in zip(adapters, dialects, models, common, strict=True):
         if dialect == target:
             results.append(adapter)
         else:
-            named = target.from_common(modules, adapter)
-            results.append(_with(adapter, _spelled(named, spellings), target))
+            own = target.for_base(model)
+            named = _spelled(own.from_common(modules, adapter), spellings)
+            results.append(_with(adapter, named, own))
     return results
+
+
+def _models(adapters: Sequence[Adapter], base: BaseConfig | None) -> list[BaseConfig | None]:
+    """Return the base model of each adapter, one object per model: its config is read once."""
+    if base is not None:
+        return [base] * len(adapters)
+    names = {adapter.base_model or "" for adapter in adapters} - {""}
+    known = {name: BaseConfig(name) for name in names}
+    return [known.get(adapter.base_model or "") for adapter in adapters]
 
 
 def _target(dialects: Collection[Dialect], form: Format, names: Collection[str]) -> Dialect | None:
@@ -121,4 +145,5 @@ def _with(adapter: Adapter, modules: Modules, target: Dialect) -> Adapter:
     """Return an adapter with modules in another dialect, and without the config of its format."""
     if adapter.format == target.format:
         return replace(adapter, modules=modules)
-    return replace(adapter, modules=modules, format=target.format, config={}, settings={})
+    config = target.config(adapter)
+    return replace(adapter, modules=modules, format=target.format, config=config, settings={})

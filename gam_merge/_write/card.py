@@ -243,11 +243,20 @@ pipeline.load_lora_weights("{REPO_PLACEHOLDER}")
     ]
 
 
+def _uses_of_gguf(base: str, adapter: Adapter) -> list[str]:
+    return [
+        """```bash
+llama-server -m BASE.gguf --lora ADAPTER.gguf
+```"""
+    ]
+
+
 _USES = {  # by format
     "peft": _uses_of_peft,
     "mlx": _uses_of_mlx,
     "kohya": _uses_of_pipelines,
     "diffusers": _uses_of_pipelines,
+    "gguf": _uses_of_gguf,
 }
 
 

@@ -16,10 +16,11 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import check_path, sha256
 from gam_merge._common.version import VERSION
 from gam_merge._read.container import TensorSpec, TensorWriter
+from gam_merge._read.containers import read_metadata
 from gam_merge._read.format import OpenWriter
 from gam_merge._read.formats import file_suffixes
 from gam_merge._read.place import companions_of, is_file_name
-from gam_merge._read.safetensors import SafetensorsWriter, read_header
+from gam_merge._read.safetensors import SafetensorsWriter
 from gam_merge._write.staging import clear_dead, staged, staged_pair
 
 # In the metadata of every file of tensors that gam-merge writes; --force replaces nothing else.
@@ -76,7 +77,7 @@ class OutputWriter:
 
         data_hash_key: the metadata that is to hold the SHA-256 of all tensors.
         """
-        stamp = {"format": "pt", _STAMP: VERSION, _COMPANIONS: "/".join(self._companions)}
+        stamp = {_STAMP: VERSION, _COMPANIONS: "/".join(self._companions)}
         unknown = {} if data_hash_key is None else {data_hash_key: "0" * 64}
         with _naming(self._out):
             everything = {**metadata, **stamp, **unknown}
@@ -230,7 +231,7 @@ def _is_name(name: str) -> bool:
 def stamped(file: Path) -> Mapping[str, str] | None:
     """Return the metadata of a file of tensors if gam-merge wrote it, else None."""
     try:
-        _, metadata = read_header(file, any_dtype=True)
+        metadata = read_metadata(file)
     except GamMergeError:
         return None
     return metadata if _STAMP in metadata else None

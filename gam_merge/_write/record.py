@@ -17,7 +17,7 @@ from gam_merge._run.job import Job
 def record(lineup: Lineup, job: Job, policy: RankPolicy, base: Path | HubId | None) -> Record:
     """Return what a planned merge will have been made of.
 
-    base: where the weights of the base model are read, for DoRA.
+    base: where the base model is read: its weights for DoRA, its config for a translation.
     """
     base_models = [adapter.base_model for adapter in lineup.adapters]
     return Record(
