@@ -9,7 +9,7 @@ Tensor legend: ``N`` adapters, ``L`` modules at a time, ``m`` out, ``n`` in, ``k
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,8 +23,12 @@ from gam_merge._deltas.bucket import Bucket
 from gam_merge._diagnose.comparison import Comparison, ModuleComparison
 from gam_merge._diagnose.measures import Measures
 from gam_merge._diagnose.pairwise import Angles, Pair, pairwise, signs
+from gam_merge._diagnose.verdict import Recommendation
 from gam_merge._load import Source, load_all
+from gam_merge._methods import get_method
+from gam_merge._methods.auto import EVIDENCE
 from gam_merge._plan import plan
+from gam_merge._run.choice import choose
 from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
 
@@ -47,6 +51,7 @@ def compare(
     """Measure adapters against each other before a merge.
 
     Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
+    The recommendation is what ``auto``, the default of ``merge``, takes for these adapters.
 
     Args:
         sources: directories, files, Hub ids or adapters in memory, at least two; see ``load``.
@@ -78,7 +83,7 @@ def compare(
     adapters = load_all(sources, base_model, alpha)
     planned = plan(
         adapters,
-        method="gam",
+        method="auto",
         weights=weights,
         anchor=anchor,
         device=device,
@@ -86,11 +91,13 @@ def compare(
         format=adapters[0].format,
         allow_base_mismatch=allow_base_mismatch,
     )
-    lined_up, job = planned.lineup, planned.job
+    lined_up = planned.lineup
     if len(lined_up.adapters) < 2:
         raise GamMergeError(
             "compare needs two adapters with a weight above zero; use inspect to look at one"
         )
+    choice = choose(lined_up, planned.job, executor)
+    job = replace(planned.job, method=get_method("gam"))
     visits = walk(
         lined_up,
         partial(_visit, job, seed),
@@ -114,6 +121,7 @@ def compare(
         base_model=lined_up.base_model,
         modules=tuple(modules[j] for j in order),
         measures=_joined(parts)[order],
+        recommendation=Recommendation(choice.method, choice.params, choice.reason, EVIDENCE),
     )
 
 

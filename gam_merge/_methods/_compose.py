@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gam_merge._common.errors import GamMergeError
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import Core, InCore, core_of
 from gam_merge._methods._entries import Histogram, merge_part
@@ -30,6 +31,8 @@ Survey = Callable[[Bucket, Tensor], Any]  # bucket, weights (L, N) -> a summary
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     """Return the step that merges a bucket."""
+    if rule.kind == "choice":
+        return undecided(rule)
     if space is not None and space.gives == "merged":
         return rescaled(in_space(rule, space))
     if needs_core(rule, space, plugins):
@@ -67,6 +70,17 @@ def rescaled(step: Step) -> Step:
         return merged.scaled(c)
 
     return rescaled_step
+
+
+def undecided(rule: Rule) -> Step:
+    """Merge nothing: a choice must have been made before."""
+
+    def step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
+        raise GamMergeError(
+            f"{rule.name} names a method and merges no bucket itself; use gam_merge.merge"
+        )
+
+    return step
 
 
 # On buckets.
