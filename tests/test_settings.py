@@ -119,7 +119,7 @@ def test_depth_needs_a_layer_number():
 def test_every_module_is_merged_with_its_own_weights():
     sources = adapters(count=3)
     weights = [[1, 0.5], 1.0, [{"filter": "mlp", "value": 3}, {"filter": "*", "value": 1}]]
-    result = gm.merge(sources, weights=weights)
+    result = gm.merge(sources, method="gam", weights=weights)
     for name in LAYERS:
         own = torch.tensor([weight(setting, name) for setting in weights], dtype=torch.float64)
         expected = dense.gam([a.modules[name].delta() for a in sources], (own / own.sum()).tolist())
