@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import diagnose, digests, memory, process
+from benchmarks import choice, diagnose, digests, memory, process
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -98,6 +98,24 @@ def lab_command(
         )
     except ModuleNotFoundError as error:
         raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
+
+
+@app.command("choice")
+def choice_command(folder: Folder = _HOME, repeats: int = 5) -> None:
+    """Time the look by which auto chooses a method, over the merge."""
+    choice.main(folder, repeats=repeats)
+
+
+@app.command("theory")
+def theory_command(
+    page: Annotated[
+        bool, typer.Option(help="Only write the tables and the picture from the results.")
+    ] = False,
+) -> None:
+    """Measure where GAM helps on synthetic deltas, in under two minutes, and draw the map."""
+    from benchmarks.theory import command
+
+    command.main(page=page)
 
 
 @app.command("memory")

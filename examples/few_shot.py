@@ -1,18 +1,16 @@
-"""Choose a merge from a few labelled questions: eleven settings of ``consensus`` are tried.
+"""Choose a merge from a few labelled questions: gam_merge.search tries settings of ``consensus``.
 
 The one under which the expected answers are most likely is written.
 
     pip install "gam-merge[peft]" transformers
     python examples/few_shot.py BASE A B C --questions few.jsonl --out merged
 
-few.jsonl has about four rows per adapter: {"prompt": "...", "completion": "..."}. The settings are
-those of benchmarks/lab.
+few.jsonl has about four rows per adapter: {"prompt": "...", "completion": "..."}. The range is that
+of benchmarks/lab, at the norm of the adapters. OUT-search holds every trial and the best recipe.
 """
 
 import argparse
 import json
-from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -23,9 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gam_merge as gm
 from gam_merge.integrations.peft import with_adapter
 
-GRID = product((-0.5, -0.25, 0.0, 0.25), (0.5, 1.0))
-POINTS = [{"p": p, "q": q, "rescale": "norm"} for p, q in GRID]
-POINTS += [{"p": p} for p in (-0.5, -0.25, 0.0)]  # at its own norm; p = 0 is the mean
+VARY = ("params.p=-0.5:0.25", "params.q=0.5:1")
 
 
 @torch.no_grad()
@@ -47,6 +43,7 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("merged"))
     arguments = parser.parse_args()
 
@@ -54,16 +51,21 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
     base = AutoModelForCausalLM.from_pretrained(arguments.base)
     model = PeftModel.from_pretrained(base, arguments.adapters[0])
-    rank = sum(gm.load(adapter).rank for adapter in arguments.adapters)
-    merge = partial(gm.merge, arguments.adapters, method="consensus", rank=rank)
-    losses: list[float] = []
-    for params in POINTS:
-        with with_adapter(model, merge(params=params).adapter):
-            losses.append(nll(model, tokenizer, rows))
-        print(f"{losses[-1]:.3f}  {params}")
-    best = POINTS[losses.index(min(losses))]
-    merge(params=best, out=arguments.out)
-    print(f"wrote {arguments.out}: {best}")
+
+    def score(adapter: Path) -> float:
+        with with_adapter(model, gm.load(adapter)):
+            return nll(model, tokenizer, rows)
+
+    sources = [{"path": str(Path(path).absolute())} for path in arguments.adapters]
+    recipe = {"method": "consensus", "params": {"rescale": "norm"}, "sources": sources}
+    start = arguments.out.with_name(f"{arguments.out.name}.yaml")
+    start.write_text(json.dumps(recipe), "utf-8")  # JSON is YAML
+    trials = arguments.out.with_name(f"{arguments.out.name}-search")
+    found = gm.search(start, score, trials, trials=arguments.trials, vary=VARY, goal="min")
+    for trial in found.trials:
+        print(f"{trial.score:.3f}  {', '.join(trial.overrides)}")
+    gm.merge_recipe(found.recipe, out=arguments.out)
+    print(f"wrote {arguments.out}: {', '.join(found.best.overrides)}")
 
 
 if __name__ == "__main__":

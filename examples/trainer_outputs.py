@@ -5,7 +5,7 @@
 Both write to the ``output_dir`` of their YAML, for LLaMA-Factory often saves/MODEL/lora/STAGE. They
 leave adapter_config.json and adapter_model.safetensors there when training ends, and in
 checkpoint-<step> before that. Here the last checkpoints of an unfinished run are averaged, and the
-method is the one that ``compare`` recommends. Neither tool needs to be installed.
+method is the one that the default, ``auto``, takes. Neither tool needs to be installed.
 """
 
 import argparse
@@ -31,9 +31,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     adapters = [adapter_of(run) for run in arguments.runs]
-    advice = gm.compare(adapters).recommendation
-    print(f"{advice.method}: {advice.reason}")
-    result = gm.merge(adapters, method=advice.method, params=advice.params, out=arguments.out)
+    result = gm.merge(adapters, out=arguments.out)
+    print(result.report.choice)
     for run, share in zip(arguments.runs, result.report.survival, strict=True):
         print(f"{run}: {share:.0%} survives")
     print(f"wrote {result.path}")

@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("base")
     parser.add_argument("adapters", nargs="+")
-    parser.add_argument("--method", default="gam")
+    parser.add_argument("--method", default="auto")
     parser.add_argument("--out", type=Path, default=Path("merged"))
     parser.add_argument("--prompt", default="What is 31 + 42?")
     arguments = parser.parse_args()

@@ -23,10 +23,14 @@ from gam_merge._deltas.bucket import Bucket
 from gam_merge._diagnose.comparison import Comparison, ModuleComparison
 from gam_merge._diagnose.measures import Measures
 from gam_merge._diagnose.pairwise import Angles, Pair, pairwise, signs
+from gam_merge._diagnose.verdict import Recommendation
 from gam_merge._lineup.options import MergeOptions
 from gam_merge._load import Source, load_all
+from gam_merge._methods import get_method
+from gam_merge._methods.auto import EVIDENCE
 from gam_merge._plan import MergePlan, plan
 from gam_merge._read.adapter import Adapter
+from gam_merge._run.choice import choose
 from gam_merge._run.job import Job, combine
 from gam_merge._run.walk import walk
 
@@ -49,7 +53,8 @@ def compare(
     """Measure adapters against each other before a merge.
 
     Reports overlaps of their subspaces, cosines, norms, and what ``mean`` and ``gam`` would keep.
-    Only factors are compared: adapters with unlike heads are, too.
+    Only factors are compared: adapters with unlike heads are, too. The recommendation is what
+    ``auto``, the default of ``merge``, takes for these adapters.
 
     Args:
         sources: directories, files, Hub ids or adapters in memory, at least two; see ``load``.
@@ -81,7 +86,7 @@ def compare(
     """
     adapters = load_all(sources, base_model, alpha)
     options: MergeOptions = {
-        "method": "gam",
+        "method": "auto",
         "weights": weights,
         "anchor": anchor,
         "device": device,
@@ -90,11 +95,13 @@ def compare(
         "allow_base_mismatch": allow_base_mismatch,
     }
     planned = plan([replace(adapter, extras={}) for adapter in adapters], **options)
-    lined_up, job = planned.lineup, planned.job
+    lined_up = planned.lineup
     if len(lined_up.adapters) < 2:
         raise GamMergeError(
             "compare needs two adapters with a weight above zero; use inspect to look at one"
         )
+    choice = choose(lined_up, planned.job, executor)
+    job = replace(planned.job, method=get_method("gam"))
     visits = walk(
         lined_up,
         partial(_visit, job, seed),
@@ -119,6 +126,7 @@ def compare(
         modules=tuple(modules[j] for j in order),
         measures=_joined(parts)[order],
         merge_notes=_merge_notes(adapters, planned, options),
+        recommendation=Recommendation(choice.method, choice.params, choice.reason, EVIDENCE),
     )
 
 

@@ -22,6 +22,7 @@ from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.place import companions_of, is_file_name
 from gam_merge._read.record import Record
+from gam_merge._run.choice import choose
 from gam_merge._run.engine import Sink, run, run_extras
 from gam_merge._run.report import MergeReport, erasure_notes
 from gam_merge._run.survey import needed_ranks, survey
@@ -173,11 +174,13 @@ def merge(
 
 
 def settle(planned: MergePlan, executor: Executor | None = None) -> tuple[MergePlan, Any]:
-    """Return the plan with its final ranks, and the summary of methods that need one.
+    """Return the plan with its final method and ranks, and the summary of methods that need one.
 
-    Both need all deltas before the first module is written: each takes a pass over the tensors.
-    Raises GamMergeError.
+    Each needs deltas before the first module is written, and takes a pass over the tensors, or over
+    some of them. Raises GamMergeError.
     """
+    if planned.job.method.chooses:
+        planned = planned.decided(choose(planned.lineup, planned.job, executor))
     lineup, job, policy = planned.lineup, planned.job, planned.policy
     summary = survey(lineup, job, executor)
     if not policy.needs_spectra:
@@ -281,6 +284,7 @@ def _run(
         dtype=planned.dtype,
         modules=modules,
         params=job.method.validate({}) | dict(job.settings.params),
+        choice=planned.choice,
         extras=dict(Counter(extra.kind for extra in lineup.written_extras)),
         notes=planned.notes,
     )

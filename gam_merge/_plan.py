@@ -27,6 +27,7 @@ from gam_merge._lineup.serving import check_target, rank_notes
 from gam_merge._lineup.settings import Settings, make_settings
 from gam_merge._load import Source, load_all
 from gam_merge._methods import Method, get_method
+from gam_merge._methods._rule import Choice
 from gam_merge._models.base import resolve_base
 from gam_merge._models.checkpoint import Model
 from gam_merge._models.placement import base_weights
@@ -34,6 +35,7 @@ from gam_merge._read.adapter import Adapter
 from gam_merge._read.formats import output_format
 from gam_merge._read.record import Record
 from gam_merge._read.weight import BaseWeight
+from gam_merge._run.choice import decided, sample
 from gam_merge._run.dora import base_weights_needed, check_dora
 from gam_merge._run.estimate import Estimate, estimate
 from gam_merge._run.job import Job
@@ -55,6 +57,8 @@ class MergePlan:
         base: the base model whose weights are read, for DoRA.
         base_config: the config of the base model that the user named, read where names depend on
             it.
+        choice: the method that was chosen and why, where a method chooses; None until the merge has
+            read some of the tensors.
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
@@ -71,6 +75,7 @@ class MergePlan:
     target: Target | None = None
     base: Model | None = None
     base_config: BaseConfig | None = None
+    choice: Choice | None = None
 
     @property
     def method(self) -> str:
@@ -137,13 +142,34 @@ class MergePlan:
         on_target = check_target(self.lineup, self.target)
         return (*self.lineup.notes, *rank_notes(self.lineup), *on_base, *on_target)
 
+    @property
+    def pending(self) -> str | None:
+        """What the method will choose between once tensors are read, if it chooses."""
+        if not self.job.method.chooses:
+            return None
+        looks = f"a look at {len(sample(self.lineup).names)} of {len(self.modules)} modules"
+        return f"{self.method} will take {self.job.method.summary}: decided by {looks}"
+
+    def decided(self, choice: Choice) -> "MergePlan":
+        """Return the plan by the method that was chosen.
+
+        The ranks of the plan stay upper limits, whatever the rank of that method's own results.
+        """
+        policy = self.policy
+        if policy.rank is None:
+            policy = replace(policy, max_rank=self.rank)
+        return replace(self, job=decided(self.job, choice), policy=policy, choice=choice)
+
     def estimate(self) -> Estimate:
         """Estimate time and memory of the merge, from a one-second trial run on random data.
 
         Returns:
             Estimate: seconds and bytes. No tensor of the adapters is read.
         """
-        return estimate(self.lineup, self.job)
+        job = self.job
+        if job.method.chooses:
+            job = decided(job, job.method.choose(None))
+        return estimate(self.lineup, job)
 
     def record(self) -> Record:
         """Return what the merge will have been made of."""
@@ -170,6 +196,7 @@ class MergePlan:
             "dtype": self.dtype,
             "format": self.lineup.format.name,
             "nbytes": self.nbytes,
+            "pending": self.pending,
             "notes": list(self.notes),
             "buckets": [_bucket_dict(bucket) for bucket in self.buckets],
         }

@@ -20,6 +20,7 @@ from gam_merge._methods._entries import Part as Part
 from gam_merge._methods._entries import Scope as Scope
 from gam_merge._methods._entries import Seed as Seed
 from gam_merge._methods._entries import View as View
+from gam_merge._methods._rule import Choice as Choice
 from gam_merge._methods._rule import Coefficients as Coefficients
 from gam_merge._methods._rule import CoreRule as CoreRule
 from gam_merge._methods._rule import plugin as plugin

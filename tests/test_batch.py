@@ -82,7 +82,7 @@ def test_on_the_command_line(folder: Path):
     )
     assert done.exit_code == 1
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("recipes/")]
-    assert [row[1] for row in rows] == ["gam", "failed", "gam"]
+    assert [row[1] for row in rows] == ["consensus", "failed", "gam"]
     assert gm.load("out/three").rank == 1
     assert done.stdout.splitlines()[-1].startswith("2 of 3 merges written to out")
     assert "two.yaml: line 1: sources.1.path" in done.stdout

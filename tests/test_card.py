@@ -60,7 +60,7 @@ def test_front_matter(tmp_path: Path, hub: Hub):
         "pipeline_tag": "text-generation",
         "tags": ["lora", "peft", "merge", "gam-merge"],
         "base_model_relation": "adapter",
-        "merge_method": "gam",
+        "merge_method": "consensus",
         "merge_sources": ["code", "maths"],
     }
     result.validate()  # by the server on loopback, which refuses a base_model that is no repository

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import random_factors, write_adapter
+from helpers import digest, random_factors, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -96,8 +96,9 @@ def test_a_merge_in_a_pipe(folder, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert ESCAPE not in done.stdout
-    assert all(cell_len(line) <= 80 for line in lines if str(tmp_path) not in line)
-    assert lines[0] == "gam: 3 adapters, 6 modules -> rank 4, float32"
+    assert all(cell_len(line) <= 80 for line in lines[1:] if str(tmp_path) not in line)
+    assert lines[0].startswith("auto: gam anchor=none (")
+    assert lines[1] == "gam: 3 adapters, 6 modules -> rank 4, float32"
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     adapters = [line.split() for line in lines if re.match(r"\d  ", line)]
     assert [row[:2] for row in adapters[:2]] == [["0", "a"], ["1", "b"]]
@@ -136,7 +137,7 @@ def test_a_file_in_a_pipe(folder, tmp_path):
 def test_explain_lists_what_lost_most(folder, tmp_path):
     done = run(["a", "b", "-o", tmp_path / "out", "--explain"], folder)
     lines = done.stdout.splitlines()
-    assert all(cell_len(line) <= 80 for line in lines if str(tmp_path) not in line)
+    assert all(cell_len(line) <= 80 for line in lines[1:] if str(tmp_path) not in line)
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     lost = {m["name"]: sum(m["inners"]) / sum(n**2 for n in m["norms"]) for m in report["modules"]}
     start = next(i for i, line in enumerate(lines) if line.startswith("module of model.layers "))
@@ -167,6 +168,32 @@ def test_json_is_alone_on_stdout(folder, tmp_path):
     assert gm.load(tmp_path / "out").rank == 2
 
 
+@pytest.mark.parametrize(
+    ("typed", "setting"),
+    [
+        ("0-0:1,1-:0.5", [{"filter": "0-0", "value": 1}, {"filter": "1-", "value": 0.5}]),
+        ("v_proj:0.25, *:1", [{"filter": "v_proj", "value": 0.25}, {"filter": "*", "value": 1}]),
+        ("[0.2, 0.8]", [0.2, 0.8]),
+        (".5", 0.5),
+    ],
+)
+def test_weights_by_layer_are_those_of_recipes(folder, tmp_path, typed, setting):
+    done = run(["a", "b", "-o", tmp_path / "out", "-w", typed, "-w", "1", "-m", "mean"], folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    sources = [folder / "a", folder / "b"]
+    gm.merge(sources, method="mean", weights=[setting, 1], out=tmp_path / "library")
+    assert digest(tmp_path / "out") == digest(tmp_path / "library")
+    gm.merge_recipe(tmp_path / "out" / "gam_merge_recipe.yaml", out=tmp_path / "again")
+    assert digest(tmp_path / "again") == digest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("typed", ["half", "0.6,0.4", "0-9:", "[0.2", "mlp=1"])
+def test_weights_that_are_none_are_a_usage_error(folder, typed):
+    done = run(["a", "b", "-o", "out", "-w", typed, "-w", "1"], folder)
+    assert done.returncode == 2
+    assert "0-9:1,10-:0.5" in done.stderr
+
+
 def test_quiet_prints_nothing_and_force_replaces(folder, tmp_path):
     gm.merge([folder / "a"], out=tmp_path / "out")
     done = run(["merge", "a", "b", "-o", tmp_path / "out", "-q", "--force"], folder)
@@ -181,7 +208,7 @@ def test_a_terminal_gets_a_progress_bar_and_colour(folder, tmp_path):
     assert f"{ESCAPE}[1m" in sent  # bold
     before, _, after = sent.rpartition(f"{ESCAPE}[2K")  # the bar is erased, then comes the result
     assert "modules" in before
-    assert "gam:" in after
+    assert "auto:" in after
 
 
 def test_quiet_silences_downloads_too(hub, folder, tmp_path):
@@ -212,7 +239,9 @@ def test_dry_run_reads_no_tensor_and_writes_nothing(folder, tmp_path):
         write_adapter(tmp_path / name, factors)
     planned = run(["x", "y", "-o", "out", "--dry-run"], tmp_path)
     assert (planned.returncode, planned.stderr) == (0, "")
-    assert planned.stdout.splitlines()[0] == "gam: 2 adapters, 2 modules -> rank 2, float32"
+    first, second, *_ = planned.stdout.splitlines()
+    assert first == "auto: 2 adapters, 2 modules -> rank 2, float32"
+    assert second.startswith("auto will take gam without an anchor where ")
     assert "to write: 200 bytes of tensors" in planned.stdout
     assert re.search(
         r"^estimated [\d.]+ s and [\d.]+ (bytes|.B) of memory", planned.stdout, re.MULTILINE

@@ -210,10 +210,10 @@ def test_fewer_than_two(count):
 
 
 @pytest.mark.parametrize(
-    ("shared", "kind", "words"),
-    [(0.0, "specialists", "Separate initialisations"), (1.0, "one goal", "Same initialisation")],
+    ("shared", "method", "words"),
+    [(0.0, "consensus", "Separate initialisations"), (1.0, "gam", "Same initialisation")],
 )
-def test_words_and_advice_follow_the_overlap(shared, kind, words):
+def test_words_and_advice_follow_the_overlap(shared, method, words):
     """Adapters with common factors, or with none."""
     generator = torch.Generator().manual_seed(6)
     common, *own = (helpers.random_factors(generator, 90, 80, 3) for _ in range(4))
@@ -223,11 +223,12 @@ def test_words_and_advice_follow_the_overlap(shared, kind, words):
     ]
     found = gm.compare(helpers.stack(pairs))
     assert found.verdict.startswith(words)
-    assert f"{found.total.gam_to_mean:.0%}" in found.verdict
+    assert ("of their norm" in found.verdict) == (method == "consensus")
     advice = found.recommendation
-    assert advice.kind == kind
-    assert advice.reason
-    gm.merge(helpers.stack(pairs), method=advice.method, params=advice.params)
+    assert advice.method == method
+    taken = gm.merge(helpers.stack(pairs)).report
+    assert (taken.method, taken.choice.params) == (advice.method, advice.params)
+    assert advice.reason == taken.choice.reason
 
 
 def test_verdict_names_what_a_mean_suffers_from():

@@ -29,7 +29,7 @@ def test_gam_aligns_what_is_there(dtype: torch.dtype, anchor: int) -> None:
     """Numerical ranks 2, 3, 3 in factors of 4 columns: the oracle knows the products alone."""
     generator = torch.Generator().manual_seed(0)
     pairs = [rank_deficient(generator, 14, 11, 4, rank, dtype) for rank in (2, 3, 3)]
-    result = gm.merge(stack(pairs), weights=[0.2, 0.3, 0.5], anchor=anchor)
+    result = gm.merge(stack(pairs), method="gam", weights=[0.2, 0.3, 0.5], anchor=anchor)
     expected = dense.gam([b.double() @ a.double() for b, a in pairs], [0.2, 0.3, 0.5], anchor)
     assert relative(delta(result.adapter), expected) < DTYPES[dtype]
     assert result.report.modules[0].ranks == (2, 3, 3)
@@ -86,7 +86,7 @@ def test_degenerate_modules_spoil_no_other(method: str) -> None:
 
 def test_orthogonal_subspaces_are_reported() -> None:
     eye = torch.eye(8, dtype=torch.float64)
-    result = gm.merge(stack([(eye[:, :2], eye[:2]), (eye[:, 2:4], eye[:2])]))
+    result = gm.merge(stack([(eye[:, :2], eye[:2]), (eye[:, 2:4], eye[:2])]), method="gam")
     assert delta(result.adapter).isfinite().all()
     (warning,) = result.report.warnings
     assert "orthogonal" in warning
@@ -96,7 +96,9 @@ def test_orthogonal_subspaces_are_reported() -> None:
 def test_well_posed_merge_has_no_warnings() -> None:
     generator = torch.Generator().manual_seed(4)
     assert (
-        gm.merge(stack([random_factors(generator, 14, 11, 3) for _ in range(3)])).report.warnings
+        gm.merge(
+            stack([random_factors(generator, 14, 11, 3) for _ in range(3)]), method="gam"
+        ).report.warnings
         == {}
     )
 
@@ -105,12 +107,12 @@ def test_reference_of_highest_rank_stands_in_for_a_lower_anchor_and_is_reported(
     """Aligned to the anchor, the others would be cut down to its rank."""
     generator = torch.Generator().manual_seed(5)
     pairs = [random_factors(generator, 14, 11, r) for r in (2, 4, 4)]
-    result = gm.merge(stack(pairs), anchor=0)
+    result = gm.merge(stack(pairs), method="gam", anchor=0)
     expected = dense.gam([b @ a for b, a in pairs], [1 / 3] * 3, 1)
     assert relative(delta(result.adapter), expected) < 1e-9
     (warning,) = result.report.warnings
     assert "adapter 1" in warning
-    assert gm.merge(stack(pairs), anchor=2).report.warnings == {}
+    assert gm.merge(stack(pairs), method="gam", anchor=2).report.warnings == {}
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, 4])
@@ -123,6 +125,6 @@ def test_float32_adapters_with_badly_conditioned_b(exponent: int) -> None:
         u, _, vt = torch.linalg.svd(b, full_matrices=False)
         b = u * torch.logspace(0, -exponent, 6, dtype=torch.float64) @ vt
         pairs.append((b.float(), a.float()))
-    result = gm.merge(stack(pairs), weights=[0.5, 0.3, 0.2])
+    result = gm.merge(stack(pairs), method="gam", weights=[0.5, 0.3, 0.2])
     expected = dense.gam([b.double() @ a.double() for b, a in pairs], [0.5, 0.3, 0.2])
     assert relative(delta(result.adapter), expected) < 1e-5

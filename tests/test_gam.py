@@ -98,16 +98,20 @@ def test_private_directions_shrink_with_the_square_of_their_number(count: int) -
     hair = 1e-5  # of the anchor's directions in the others: it makes the alignment unique
     spaces = [slice(2 * i, 2 * i + 2) for i in range(count)]
     pairs = [(u[:, s] + hair * u[:, spaces[0]], v[s] + hair * v[spaces[0]]) for s in spaces]
-    assert gm.merge(stack(pairs)).report.survival == pytest.approx([1 / count**2] * count, rel=1e-3)
+    assert gm.merge(stack(pairs), method="gam").report.survival == pytest.approx(
+        [1 / count**2] * count, rel=1e-3
+    )
 
 
 def test_says_when_it_erased_what_the_mean_keeps():
     generator = torch.Generator().manual_seed(0)
     unrelated = stack([random_factors(generator, 60, 50, 3) for _ in range(3)])
     related = stack([random_factors(generator, 60, 50, 3)] * 3)
-    assert any("gam keeps at most" in note for note in gm.merge(unrelated).report.notes)
+    assert any(
+        "gam keeps at most" in note for note in gm.merge(unrelated, method="gam").report.notes
+    )
     assert (
         gm.merge(unrelated, method="mean", rank=9).report.notes
-        == gm.merge(related).report.notes
+        == gm.merge(related, method="gam").report.notes
         == ()
     )

@@ -47,7 +47,7 @@ def test_mean_is_the_exact_mean(missing: str, zero: bool) -> None:
 @pytest.mark.parametrize("anchor", [0, 1, 2])
 def test_gam_merges_the_others_and_keeps_their_share(missing: str, zero: bool, anchor: int) -> None:
     adapters = three(second=zero)
-    result = gm.merge(adapters, weights=WEIGHTS, anchor=anchor, missing=missing)
+    result = gm.merge(adapters, method="gam", weights=WEIGHTS, anchor=anchor, missing=missing)
     present = [adapters[0].modules["y"].delta(), adapters[2].modules["y"].delta()]
     expected = SHARES[missing] * dense.gam(
         present, [0.5 / 0.7, 0.2 / 0.7]

@@ -327,7 +327,7 @@ def test_a_rank_for_vllm(pair: list[gm.Adapter]) -> None:
     assert gm.plan(pair, target="vllm").notes == ("serve it with --max-lora-rank 8",)
     with pytest.raises(gm.GamMergeError, match=r"513.*--rank"):
         gm.plan(pair, rank=513, target="vllm")
-    assert gm.merge(pair, energy=1.0, target="vllm").report.notes == (
+    assert gm.merge(pair, method="gam", energy=1.0, target="vllm").report.notes == (
         "serve it with --max-lora-rank 8",
     )
 

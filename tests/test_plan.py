@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("settings", [{}, {"rank": 5, "dtype": "fp32"}])
+@pytest.mark.parametrize("settings", [{"method": "gam"}, {"rank": 5, "dtype": "fp32"}])
 def test_a_plan_knows_what_the_merge_makes(folder, settings):
     sources = [folder / "a", folder / "b"]
     planned = gm.plan(sources, **settings).to_dict()
@@ -34,7 +34,8 @@ def test_a_plan_knows_what_the_merge_makes(folder, settings):
     factors = [t for module in result.adapter.modules.values() for t in (module.a, module.b)]
     assert planned["nbytes"] == sum(prod(t.shape) * t.dtype.itemsize for t in factors)
     report = result.report.to_dict()
-    assert all(planned[name] == report[name] for name in ("method", "anchor", "rank", "dtype"))
+    assert all(planned[name] == report[name] for name in ("anchor", "rank", "dtype"))
+    assert planned["method"] == settings.get("method", "auto")
     assert tuple(planned["weights"]) == report["weights"]
     assert sorted(name for bucket in planned["buckets"] for name in bucket["modules"]) == sorted(
         result.adapter.modules
@@ -45,11 +46,11 @@ def test_a_plan_knows_what_the_merge_makes(folder, settings):
     ("sources", "settings", "message"),
     [
         (["a", "b"], {"method": "gum"}, "unknown method 'gum'"),
-        (["a", "b"], {"params": {"lam": 1.0}}, "method gam has no parameter 'lam'"),
+        (["a", "b"], {"params": {"lam": 1.0}}, "method auto has no parameter 'lam'"),
         (["a", "b"], {"weights": [1.0]}, "1 weights for 2 adapters"),
         (["a", "b"], {"weights": [1.0, float("nan")]}, "must be a finite number"),
         (["a", "b"], {"anchor": "c"}, r"anchor must be .* got 'c'"),
-        (["a", "b"], {"anchor": "mean"}, "-p anchor=mean aligns gam to their mean"),
+        (["a", "b"], {"anchor": "mean"}, "-m gam -p anchor=mean aligns gam to their mean"),
         (["a", "b"], {"rank": 0}, "rank must be a positive integer, got 0"),
         (["a", "b"], {"dtype": "int8"}, "dtype must be one of .*, got 'int8'"),
         (["a", "b"], {"device": "nowhere"}, "device 'nowhere' cannot be used here"),

@@ -115,7 +115,8 @@ def test_other_base_models(folder):
 
 
 def test_parameters_of_a_method(folder):
-    gm.merge(["a", "b"], params={"orthonormalize": "polar", "scale": [0.5, 1]}, out="out")
+    params = {"orthonormalize": "polar", "scale": [0.5, 1]}
+    gm.merge(["a", "b"], method="gam", params=params, out="out")
     gm.merge_recipe(f"out/{RECIPE}", out="again")
     assert digest("again") == digest("out")
 
@@ -306,7 +307,7 @@ def test_told_of_a_named_merge(folder):
         ("sources: [{path: a}]\nmethod: magic", "line 2: method: unknown method 'magic'"),
         (
             "sources: [{path: a}]\nparams:\n  magic: 1",
-            "line 3: params.magic: method gam has no parameter 'magic'",
+            "line 3: params.magic: method auto has no parameter 'magic'",
         ),
         (
             "sources: [{path: a}]\nparams:\n  x: []",
@@ -425,9 +426,12 @@ def test_the_schema_and_the_reader_agree(folder):
     assert valid(yaml.safe_load(Path("out", RECIPE).read_text()))
     for text, fits in [
         (
-            "sources: [{path: a, weight: [0, 1]}]\nparams: {orthonormalize: polar, scale: [1, 2]}",
+            "sources: [{path: a, weight: [0, 1]}]\nmethod: gam\n"
+            "params: {orthonormalize: polar, scale: [1, 2]}",
             True,
         ),
+        ("sources: [{path: a}]\nparams: {scale: [1, 2]}", True),
+        ("sources: [{path: a}]\nparams: {orthonormalize: polar}", False),
         ("sources: [{path: a}]\nmethod: svc+ties@knots", True),
         ("sources: [{path: a}]\nparams: {scale: -1}", False),
         ("sources: [{path: a}]\nmethod: gam\nparams: {orthonormalize: other}", False),

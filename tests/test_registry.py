@@ -110,7 +110,8 @@ def test_every_method_says_what_it_is(method: gm.Method) -> None:
 def test_params_reach_the_report() -> None:
     from catalogue import PROBLEMS
 
-    report = gm.merge(PROBLEMS["two"].adapters, params={"orthonormalize": "polar"}).report
+    params = {"orthonormalize": "polar"}
+    report = gm.merge(PROBLEMS["two"].adapters, method="gam", params=params).report
     assert report.params["orthonormalize"] == "polar"
     assert json.loads(json.dumps(report.to_dict()))["params"] == report.params
 

@@ -242,7 +242,7 @@ def test_anchor_parameters_and_keys(folder: Path):
         "output.rank=1:3",
         "sources.1.weight=1:2",
     ]
-    Path("recipe.yaml").write_text("sources: [{path: a}, {path: b}, {path: c}]")
+    Path("recipe.yaml").write_text("method: gam\nsources: [{path: a}, {path: b}, {path: c}]")
     found = gm.search("recipe.yaml", lambda adapter: 0.0, "search", trials=20, vary=vary)
     values = {
         key: set()

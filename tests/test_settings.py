@@ -66,6 +66,18 @@ def test_the_first_filter_that_fits_holds():
 
 
 @pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [("0", [0]), ("0-1", [0, 1]), ("1-", [1, 2, 10]), ("10", [10]), ("2-10", [2, 10])],
+)
+def test_a_filter_of_numbers_is_for_layers(pattern, layers):
+    """As numbers: 1 is not in 10. A module outside the layers is left to the rest."""
+    names = [f"model.layers.{i}.mlp.up" for i in (0, 1, 2, 10)] + ["lm_head"]
+    setting = [{"filter": pattern, "value": 1}, {"filter": "*", "value": 0}]
+    expected = [float(i in layers) for i in (0, 1, 2, 10)]
+    assert [weight(setting, name, names) for name in names] == [*expected, 0.0]
+
+
+@pytest.mark.parametrize(
     ("setting", "expected"),
     [
         ("half", "weight must be a finite number, got 'half'"),
@@ -85,7 +97,8 @@ def test_the_first_filter_that_fits_holds():
             "weight: no filter fits module model.layers.0.attn.q",
         ),
         ([{"filter": "*", "value": ["x"]}], "must be a list of numbers or of"),
-        ([-1, 1], r"gam takes a mean, got \[-1.0, 1\] for module model.layers.0.attn.q"),
+        ([{"filter": "3-", "value": 1}], "filter '3-' fits no module"),
+        ([-1, 1], r"auto takes a mean, got \[-1.0, 1\] for module model.layers.0.attn.q"),
     ],
 )
 def test_what_is_malformed_is_an_error(setting, expected):
@@ -106,7 +119,7 @@ def test_depth_needs_a_layer_number():
 def test_every_module_is_merged_with_its_own_weights():
     sources = adapters(count=3)
     weights = [[1, 0.5], 1.0, [{"filter": "mlp", "value": 3}, {"filter": "*", "value": 1}]]
-    result = gm.merge(sources, weights=weights)
+    result = gm.merge(sources, method="gam", weights=weights)
     for name in LAYERS:
         own = torch.tensor([weight(setting, name) for setting in weights], dtype=torch.float64)
         expected = dense.gam([a.modules[name].delta() for a in sources], (own / own.sum()).tolist())

@@ -19,7 +19,7 @@ _FOR_PUSH = ("private", "revision", "create_pr", "commit_message")
 def merge(
     ctx: typer.Context,
     sources: options.SomeSources = None,
-    method: options.Method = "gam",
+    method: options.Method = "auto",
     params: options.Params = None,
     weights: options.Weights = None,
     anchor: options.Anchor = "0",

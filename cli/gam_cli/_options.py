@@ -38,6 +38,28 @@ def _parse_param(text: str) -> Param:
         return Param(name, value)
 
 
+def _parse_weight(text: str) -> Any:
+    """``0.6`` -> 0.6, ``0-9:1,*:0.5`` -> a list of filters, ``[0.2, 0.8]`` -> a list over depth."""
+    try:
+        return json.loads(text) if text.startswith("[") else float(text)
+    except (ValueError, RecursionError):
+        return [_parse_filter(part, text) for part in text.split(",")]
+
+
+def _parse_filter(part: str, text: str) -> dict[str, Any]:
+    """``0-9:1`` -> {"filter": "0-9", "value": 1.0}."""
+    pattern, _, value = part.strip().rpartition(":")
+    error = typer.BadParameter(
+        f"must be a number, or numbers by layer or name such as 0-9:1,10-:0.5, got {text!r}"
+    )
+    if not pattern:
+        raise error
+    try:
+        return {"filter": pattern, "value": float(value)}
+    except ValueError:
+        raise error from None
+
+
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
@@ -104,13 +126,15 @@ Params = Annotated[
     ),
 ]
 Weights = Annotated[
-    list[float] | None,
+    list[Any] | None,
     _option(
         _MERGE,
         "--weights",
         "-w",
-        metavar="FLOAT",
-        help="One weight per source, in order (default: equal).",
+        metavar="WEIGHT",
+        parser=_parse_weight,
+        help="One weight per source, in order (default: equal); by layer or name, the first that "
+        "fits: 0-9:1,10-:0.5 or mlp:0.3,*:1.",
     ),
 ]
 Anchor = Annotated[

@@ -33,6 +33,8 @@ def of_plan(
     """Lines on what a merge would read, compute and write."""
     adapters, modules = len(planned.adapters), len(planned.modules)
     yield _headline(planned.method, adapters, modules, planned.rank, planned.dtype)
+    if planned.pending is not None:
+        yield planned.pending
     yield ""
     yield _planned_adapters(planned)
     yield ""
@@ -61,6 +63,8 @@ def of_merge(
     """Lines on a merge: its sources, the result, and where it is."""
     report = result.report
     total = len(report.modules)
+    if report.choice is not None:
+        yield printable(str(report.choice))
     yield _headline(report.method, len(report.sources), total, report.rank, report.dtype)
     yield ""
     if verbose or explain:

@@ -43,7 +43,7 @@ def _advice(comparison: Comparison) -> Table:
         flags += f" -p {name}={json_line(value)}"
     rows = Table.grid(padding=(0, 2))
     rows.add_row("verdict", comparison.verdict)
-    rows.add_row("advice", Text.assemble((flags, "bold"), f" ({advice.kind})"))
+    rows.add_row("advice", Text.assemble((flags, "bold"), " (what auto, the default, takes)"))
     rows.add_row("why", f"{advice.reason} ({advice.evidence})")
     return rows
 

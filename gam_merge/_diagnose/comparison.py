@@ -16,7 +16,7 @@ from gam_merge._diagnose.measures import Array, Measures
 from gam_merge._diagnose.pairwise import Pair
 from gam_merge._diagnose.panels import CosineMatrix, Curves, Panel, Sheet, angles, spectra
 from gam_merge._diagnose.result import Result
-from gam_merge._diagnose.verdict import Recommendation, recommend, verdict
+from gam_merge._diagnose.verdict import Recommendation, verdict
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Comparison(Result[Measures]):
         >>> types = comparison.by("type")
         >>> max(types, key=lambda name: types[name].times_chance_u)
         'self_attn.q_proj'
-        >>> comparison.recommendation.kind
-        'specialists'
+        >>> comparison.recommendation.method
+        'consensus'
     """
 
     sources: tuple[str, ...]
@@ -80,6 +80,7 @@ class Comparison(Result[Measures]):
     base_model: str | None
     modules: tuple[ModuleComparison, ...]
     measures: Measures
+    recommendation: Recommendation
     merge_notes: tuple[str, ...] = ()  # what a merge would say beforehand, or why it would not run
 
     _template: ClassVar[str] = "comparison.html"
@@ -100,11 +101,6 @@ class Comparison(Result[Measures]):
     def verdict(self) -> str:
         """The figures in plain words."""
         return verdict(self.total)
-
-    @property
-    def recommendation(self) -> Recommendation:
-        """A method for these adapters, with the reason."""
-        return recommend(self.total)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON: all modules together, then by layer, by type, one by one."""

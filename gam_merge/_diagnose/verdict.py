@@ -1,77 +1,12 @@
-"""The verdict of a comparison in words, and the method that suits these adapters.
-
-The regimes are data, so that measurements can replace them. Today's rest on benchmarks/lab: five
-seeds of four LoRA adapters of rank 8 on SmolLM2-135M-Instruct, mean NLL over four tasks. A test
-holds them against its rows.
-"""
+"""The verdict of a comparison in words, and the form of its advice."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from gam_merge._diagnose.measures import Measures
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A method with its parameters."""
-
-    method: str
-    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True)
-class Regime:
-    """Sets of adapters whose column spaces overlap by at most ``max_overlap`` above chance."""
-
-    max_overlap: float
-    kind: str
-    best: Candidate
-    reason: str
-
-
-_EVIDENCE = "measured on five seeds of SmolLM2-135M, four adapters of rank 8: a hint, not a law"
-_MILD = Candidate("consensus", {"p": -0.25})
-# Measured overlaps above chance: specialists 0.03 to 0.07, preferences 0.06 to 0.11, one goal 0.20
-# to 0.39. The ranges of the first two overlap.
-REGIMES = (
-    Regime(
-        max_overlap=0.1,
-        kind="specialists",
-        best=_MILD,
-        reason=(
-            "the adapters change different directions, as specialists and most preference deltas "
-            "do: a mean that slightly boosts private directions beat the plain mean in almost "
-            "every such set; for specialists, tsvm at the norm of the adapters "
-            "(-p rescale=norm) beat both means where the adapters started from separate factors, "
-            "but clearly lost in two sets with shared factors; gam, which keeps what all adapters "
-            "share, was worst on average"
-        ),
-    ),
-    Regime(
-        max_overlap=0.15,
-        kind="in between",
-        best=_MILD,
-        reason=(
-            "the overlap lies between that of specialists and that of adapters with one goal, as "
-            "it does for some preference deltas: a mean that slightly boosts private directions "
-            "beat the plain mean in every such set, and did even better at the norm of the "
-            "adapters (-p rescale=norm)"
-        ),
-    ),
-    Regime(
-        max_overlap=1.0,
-        kind="one goal",
-        best=_MILD,
-        reason=(
-            "the adapters change the same directions: a mean that slightly boosts private "
-            "directions beat every single adapter; gam came close where the row spaces are shared "
-            "too; methods that flatten the spectrum lost"
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -81,15 +16,14 @@ class Recommendation:
     Example:
         >>> adapters = ["examples/adapters/addition", "examples/adapters/sorting"]
         >>> advice = gm.compare(adapters).recommendation
-        >>> advice.kind, advice.method, advice.params
-        ('specialists', 'consensus', {'p': -0.25})
+        >>> advice.method, advice.params
+        ('consensus', {'p': -0.25})
     """
 
-    kind: str
     method: str
     params: Mapping[str, Any]
     reason: str
-    evidence: str = _EVIDENCE
+    evidence: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -98,13 +32,7 @@ class Recommendation:
 
 _OPPOSED = -0.2  # mean cosine of two deltas
 _UNEQUAL = 3.0  # largest norm / smallest norm
-
-
-def recommend(total: Measures) -> Recommendation:
-    """Recommend the method of the first regime that fits."""
-    overlap = np.nan_to_num(total.above_chance_u)  # 0 if no two adapters have a module in common
-    regime = next((r for r in REGIMES if overlap <= r.max_overlap), REGIMES[-1])
-    return Recommendation(regime.kind, regime.best.method, regime.best.params, regime.reason)
+_SHORT = 0.8  # norm of the mean / norm of the adapters
 
 
 def verdict(total: Measures) -> str:
@@ -115,12 +43,17 @@ def verdict(total: Measures) -> str:
         f"{_initialisation(total)}: the overlap of row spaces is {total.overlap_v:.2g} "
         f"(chance {total.chance_v:.2g}), that of column spaces {total.overlap_u:.2g} "
         f"(chance {total.chance_u:.2g}).",
-        f"The mean cosine of two deltas is {total.cosine:.2g}; gam keeps {total.gam_to_mean:.0%} "
-        "of the norm of the mean.",
+        f"The mean cosine of two deltas is {total.cosine:.2g}.",
     ]
+    norms = total.norms[total.norms > 0]
+    if total.mean_norm < _SHORT * norms.mean():
+        sentences.append(
+            f"Their mean has {100 * total.mean_norm / norms.mean():.0f} % of their norm: if they "
+            "were trained briefly, that matters more than the method; -p rescale=norm restores it."
+        )
     if total.cosine < _OPPOSED:
         sentences.append("The deltas oppose each other: a mean cancels much of each.")
-    largest, smallest = total.norms.max(), total.norms[total.norms > 0].min()
+    largest, smallest = norms.max(), norms.min()
     if largest > _UNEQUAL * smallest:
         sentences.append(
             f"Norms differ by a factor of {largest / smallest:.1f}: the largest delta dominates "

@@ -66,10 +66,13 @@ class Request:
 
     Attributes:
         method: the name of a rule, such as ``ties``, or a composition, such as ``ties@knots`` or
-            ``pico+tsvm``; see ``methods``.
+            ``pico+tsvm``; see ``methods``. ``auto`` looks at some of the deltas, and takes ``gam``
+            where they share their directions, else ``consensus``.
         weights: one per source. Methods that average normalise them, and they must not be
             negative there. Each is a number, a list of numbers that is spread over the depth of
-            the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``. Equal by default.
+            the model, or a list of ``{"filter": "*.mlp.*", "value": ...}``, of which the first that
+            fits a module holds: ``0-9`` and ``10-`` are layers, ``*`` is the rest. Equal by
+            default.
         params: the parameters of the method, by name. A value may also be a list over depth or a
             list of filters, as a weight may.
         anchor: the source that ``gam`` aligns the others to and that ``np_lora`` keeps whole, by
@@ -99,7 +102,7 @@ class Request:
         allow_base_mismatch: merge adapters whose base models differ in name.
     """
 
-    method: str = "gam"
+    method: str = "auto"
     weights: Sequence[Setting] | None = None
     params: Mapping[str, Setting] | None = None
     anchor: int | str = 0

@@ -46,7 +46,7 @@ def anchor_position(anchor: int | str, names: Sequence[str], weights: Sequence[S
     elif isinstance(anchor, str) and anchor.isdecimal():
         position = int(anchor)
     if not isinstance(position, int) or not 0 <= position < len(names):
-        hint = "; -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
+        hint = "; -m gam -p anchor=mean aligns gam to their mean" if anchor == "mean" else ""
         raise GamMergeError(
             f"anchor must be a position from 0 or one of the sources {names}, got {anchor!r}{hint}"
         )

@@ -2,8 +2,9 @@
 
 A setting is one value for all modules; or a list of numbers, spread evenly over the depth of the
 model and interpolated between; or a list of ``{"filter": pattern, "value": setting}``, of which the
-first that fits the module's name holds. A pattern with ``*``, ``?`` or ``[`` must fit the whole
-name, one without is looked for in it.
+first that fits the module holds. A pattern of layer numbers, ``7``, ``0-9`` or ``10-``, is for the
+modules of these layers. A pattern with ``*``, ``?`` or ``[`` must fit the whole name, so ``*`` is
+for all that are left; any other is looked for in the name.
 """
 
 import re
@@ -19,6 +20,7 @@ from gam_merge._common.names import layer_number
 from gam_merge._common.types import Setting, is_number
 
 _MAX_DEPTH = 10_000
+_LAYERS = re.compile(r"(?P<first>\d+)(?P<to>-(?P<last>\d*))?")  # 7, 0-9, 10-
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,20 @@ def make_settings(
 
 def fits(pattern: str, module: str) -> bool:
     """Tell whether a filter is for a module."""
+    layers = _LAYERS.fullmatch(pattern)
+    if layers:
+        layer = layer_number(module)
+        return layer is not None and _within(layer[1], layers)
     if re.search(r"[*?[]", pattern):
         return fnmatchcase(module, pattern)
     return pattern in module
+
+
+def _within(layer: int, layers: re.Match[str]) -> bool:
+    first = int(layers["first"])
+    if not layers["to"]:
+        return layer == first
+    return layer >= first and (not layers["last"] or layer <= int(layers["last"]))
 
 
 def check_setting(name: str, setting: Setting, *, number: bool = False) -> None:

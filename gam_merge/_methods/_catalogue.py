@@ -1,6 +1,7 @@
 """The built-in rules, spaces and plug-ins, in the order in which they are listed."""
 
 from gam_merge._methods import dare, della, linear, slerp, spherical, ties
+from gam_merge._methods.auto import auto
 from gam_merge._methods.breadcrumbs import breadcrumbs
 from gam_merge._methods.cart import cart
 from gam_merge._methods.consensus import consensus
@@ -34,7 +35,7 @@ from gam_merge._methods.tsvm import tsvm
 from gam_merge._methods.wudi import actmat, wudi
 
 RULES = (
-    *(gam, frechet, consensus),
+    *(auto, gam, frechet, consensus),
     *(linear.mean, linear.total, linear.cat, linear.svd_k),
     *(iso_c, iso_cts, iso_cts_r, tsvm, dc_merge, ct_merging, wudi, actmat, star, cart),
     *(slerp.slerp, slerp.nuslerp, spherical.multislerp, spherical.karcher),

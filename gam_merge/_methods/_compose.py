@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gam_kernels import compress
+from gam_merge._common.errors import GamMergeError
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import Core, InCore, core_of
 from gam_merge._methods._entries import EntryRule, Histogram, View, merge_part, ranks_of
@@ -32,6 +33,8 @@ Survey = Callable[[Bucket, Tensor, Any], Any]
 
 def compose(rule: Rule, space: Space | None, plugins: Sequence[Plugin]) -> Step:
     """Return the step that merges a bucket."""
+    if rule.kind == "choice":
+        return undecided(rule)
     if leaves_core(rule, space):
         step = on_buckets(rule) if space is None else in_space(rule, space)
         for plugin in plugins:
@@ -95,6 +98,17 @@ def respread(plugin: Plugin, step: Step) -> Step:
         return replace(merged, left=left * root, right=right * root, s=changed)
 
     return respread_step
+
+
+def undecided(rule: Rule) -> Step:
+    """Merge nothing: a choice must have been made before."""
+
+    def step(bucket: Bucket, weights: Tensor, summary: Any, params: Params) -> Merged:
+        raise GamMergeError(
+            f"{rule.name} names a method and merges no bucket itself; use gam_merge.merge"
+        )
+
+    return step
 
 
 # On buckets.

@@ -13,7 +13,7 @@ from gam_merge._common.types import NativeRank
 from gam_merge._deltas.bucket import Bucket, Merged
 from gam_merge._deltas.core import by_span
 from gam_merge._methods._compose import Step, Survey, needs_core, surveys
-from gam_merge._methods._rule import Card, Plugin, Rule, Space
+from gam_merge._methods._rule import Card, Choice, Plugin, Rule, Space
 from gam_merge._methods._schema import Param, Range, schema, validate
 
 
@@ -73,6 +73,11 @@ class Method:
     def rank(self) -> NativeRank:
         """The rank of an uncut result: the largest of the sources or their sum."""
         return self.rule.rank if self.space is None else self.space.rank
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it names the method that merges, once it has seen some of the deltas."""
+        return self.rule.kind == "choice"
 
     @property
     def reads_factors(self) -> bool:
@@ -139,6 +144,11 @@ class Method:
         ``merge`` takes the sum of all.
         """
         return surveys(self.rule, self.space, params)
+
+    def choose(self, summary: Any) -> Choice:
+        """Return the method that merges, from what its survey has seen, None if that is nothing."""
+        choice: Choice = self.rule.function(summary)
+        return choice
 
     def merge(
         self, bucket: Bucket, weights: Tensor, *, summary: Any = None, **params: Any

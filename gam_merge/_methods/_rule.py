@@ -7,8 +7,10 @@ rules:
     core          (core, weights, **params) -> InCore          equivariant under changes of basis
     coefficients  (gram, weights, **params) -> Coefficients    the result is sum c_i delta_i
     entries       (entries, weights, **params) -> Tensor       looks at single entries, in a space
+    choice        (summary) -> Choice                          names the rule that merges
 
-``weights`` are (L, N) over the adapters of the bucket.
+``weights`` are (L, N) over the adapters of the bucket. ``summary`` is what the survey of a rule has
+seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +24,7 @@ from gam_merge._common.types import NativeRank
 from gam_merge._deltas.core import Core, InCore
 from gam_merge._methods._schema import Param, schema
 
-Kind = Literal["bucket", "core", "coefficients", "entries"]
+Kind = Literal["bucket", "core", "coefficients", "entries", "choice"]
 Side = Literal["pre", "post"]
 Subject = Literal["core", "spectrum"]
 
@@ -111,6 +113,36 @@ class Coefficients(NamedTuple):
     warnings: Mapping[str, Tensor] = {}  # text -> (L,) bool
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The method that a rule of the kind ``choice`` takes, and why.
+
+    Attributes:
+        by: the rule that chose.
+        method: the method that merges.
+        params: its parameters, as far as they are not those of the user.
+        reason: why, in words.
+        figures: what the choice rests on.
+        otherwise: what to do for something else.
+
+    Example:
+        >>> gm.merge(["examples/adapters/addition"]).report.choice.method
+        'gam'
+    """
+
+    by: str
+    method: str
+    params: Mapping[str, Any]
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    otherwise: str = ""
+
+    def __str__(self) -> str:
+        params = "".join(f" {name}={value}" for name, value in self.params.items())
+        otherwise = f"; {self.otherwise}" if self.otherwise else ""
+        return f"{self.by}: {self.method}{params} ({self.reason}){otherwise}"
+
+
 def rule(
     kind: Kind,
     name: str,
@@ -139,6 +171,8 @@ def rule(
       (L, N, N).
     - "entries": ``(entries, weights) -> Tensor``. Sees single entries, in a space that users name.
     - "bucket": ``(bucket, weights) -> Merged``. Sees everything.
+    - "choice": ``(summary) -> Choice``. Names the method that merges, after its ``survey`` has seen
+      a sample of the modules. ``summary`` is None if that saw nothing.
 
     Weights are (L, N) for L modules and N adapters. Keyword-only parameters, each annotated with a
     type, a ``Range`` if it is a number, and a text, are what users may set.

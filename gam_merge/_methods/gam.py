@@ -5,13 +5,15 @@
     merged = (sum w_i U_i R_i^U) (sum w_i R_i^U^T S_i R_i^V) (sum w_i V_i R_i^V)^T
 
 The result depends on the subspaces and the products alone, so any orthonormal bases with a full
-core serve in place of singular vectors. It is a consensus filter: what all adapters share survives,
-private directions shrink.
+core serve in place of singular vectors. It is a consensus filter: for two adapters of equal weight
+it is the mean, projected on the directions that they share most (docs/gam.md has the proof).
 
 Extensions of the paper's rule: ``anchor=mean`` aligns to the running mean of the aligned bases
-instead of one adapter (generalised Procrustes; Gower, Psychometrika 40, 1975),
-``orthonormalize=polar`` brings the two mean bases back to orthonormal ones (a reading of the
-paper's appendix C), so that only the core shrinks.
+instead of one adapter (generalised Procrustes; Gower, Psychometrika 40, 1975). ``anchor=none``
+aligns nothing: it is P_U (sum w_i delta_i) P_V, with the projectors on the leading eigenvectors of
+sum w_i U_i U_i^T and sum w_i V_i V_i^T, as many as the largest rank. ``orthonormalize=polar``
+brings the two mean bases back to orthonormal ones (a reading of the paper's appendix C), so that
+only the core shrinks.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -26,6 +28,7 @@ from gam_merge._methods._schema import Range
 
 _SINGULAR = 1e-6  # a smaller principal cosine leaves the rotation to rounding
 _CONVERGED = 1e-12  # relative change of the running mean
+_ARBITRARY = "the adapters share too little: their mean is arbitrary"
 
 
 class _Aligned(NamedTuple):
@@ -41,25 +44,28 @@ class _Aligned(NamedTuple):
     "gam",
     summary="align singular subspaces by orthogonal Procrustes, then average bases and cores",
     reference="arXiv 2606.00357, equations 1 to 5",
-    use="for adapters trained for one goal: what they share survives, what only one of them has is "
-    "filtered out",
+    use="to repeat the paper, or where what the adapters do not share is noise; no better than the "
+    "mean in what was measured",
     avoid="for specialists and separate initialisations: where subspaces do not overlap, little is "
-    "left",
+    "left; the default, auto, tests for that",
     rank="largest",
-    breaks={"permutation": "the anchor is one of the adapters (anchor=mean has none)"},
+    breaks={"permutation": "the anchor is one of the adapters (anchor=none and =mean have none)"},
 )
 def gam(
     bucket: Bucket,
     weights: Tensor,
     *,
     anchor: Annotated[
-        Literal["adapter", "mean"], "align to one adapter, or to the running mean of all"
+        Literal["adapter", "mean", "none"],
+        "align to one adapter or to the running mean of all, or project the mean on what is shared",
     ] = "adapter",
     orthonormalize: Annotated[
         Literal["none", "polar"], "polar: make the mean bases orthonormal"
     ] = "none",
     iterations: Annotated[int, Range(1), "maximum number of iterations of anchor=mean"] = 200,
 ) -> Merged:
+    if anchor == "none":
+        return _projected_mean(bucket, weights)
     aligned = _to_adapter(bucket) if anchor == "adapter" else _to_mean(bucket, weights, iterations)
     core = torch.zeros((), dtype=torch.float64, device=weights.device)
     lefts, rights = [], []
@@ -72,9 +78,47 @@ def gam(
     if orthonormalize == "polar":
         gram_b, gram_a = bucket.stacked_grams
         left, right = _orthonormal(left, gram_b), _orthonormal(right, gram_a)
+    return _balanced(left, core, right, aligned.warnings)
+
+
+def _projected_mean(bucket: Bucket, weights: Tensor) -> Merged:
+    """Project the mean on the directions that the adapters share most: P_U mean P_V."""
+    gram_u, gram_v = bucket.basis_grams
+    u, doubtful_u = _most_shared(bucket.ranks, gram_u, weights)  # (L, sum k, k)
+    v, doubtful_v = _most_shared(bucket.ranks, gram_v, weights)
+    within_u = (gram_u @ u).split(bucket.ranks, -2)  # U_i^T U, (L, k_i, k) each
+    within_v = (gram_v @ v).split(bucket.ranks, -2)
+    core = torch.zeros((), dtype=torch.float64, device=weights.device)
+    for i, delta in enumerate(bucket.deltas):
+        core = core + weights[:, i, None, None] * within_u[i].mT @ delta.core @ within_v[i]
+    lefts, rights = u.split(bucket.ranks, -2), v.split(bucket.ranks, -2)
+    left = torch.cat([x.u @ part for x, part in zip(bucket.deltas, lefts, strict=True)], -2)
+    right = torch.cat([x.v @ part for x, part in zip(bucket.deltas, rights, strict=True)], -2)
+    return _balanced(left, core, right, {_ARBITRARY: doubtful_u | doubtful_v})
+
+
+def _balanced(left: Tensor, core: Tensor, right: Tensor, warnings: dict[str, Tensor]) -> Merged:
+    """Return left core right^T, the core half on each side."""
     p, s, qt = torch.linalg.svd(core)
-    balance = s.sqrt().unsqueeze(-2)  # (L, 1, k): the core goes half to each side
-    return Merged(left @ (p * balance), right @ (qt.mT * balance), aligned.warnings)
+    balance = s.sqrt().unsqueeze(-2)  # (L, 1, k)
+    return Merged(left @ (p * balance), right @ (qt.mT * balance), warnings)
+
+
+def _most_shared(ranks: tuple[int, ...], g: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the directions that subspaces share most, and where they are arbitrary.
+
+    g: the Gram matrix of X = [U_1 ... U_N]. The directions are the leading eigenvectors X c of
+    sum w_i U_i U_i^T, as many as the largest rank: c (L, sum k, k). They are arbitrary (L,) where
+    the next one is shared as much.
+    """
+    k = max(ranks)
+    counts = torch.tensor(ranks, device=weights.device)
+    root = torch.repeat_interleave(weights, counts, -1).sqrt().unsqueeze(-1)  # (L, sum k, 1)
+    values, z = torch.linalg.eigh(root * g * root.mT)
+    c = root * z[..., -k:] * values[:, None, -k:].rsqrt()
+    if g.shape[-1] == k:
+        return c, torch.zeros(len(g), dtype=torch.bool, device=g.device)
+    return c, values[:, -k] - values[:, -k - 1] < _SINGULAR
 
 
 def _to_adapter(bucket: Bucket) -> _Aligned:
@@ -117,15 +161,13 @@ def _procrustes_mean(
 
     g: the Gram matrix of [U_1 ... U_N].
 
-    The mean is X c with X = [U_1 ... U_N]. It starts at the leading eigenvectors of sum w_i U_i
-    U_i^T, which no order of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
+    The mean is X c with X = [U_1 ... U_N]. It starts at the directions that are shared most, which
+    no order of the adapters changes, and each step lowers sum w_i |U_i R_i - mean|^2.
     """
-    k, sizes = max(ranks), list(ranks)
+    sizes = list(ranks)
     counts = torch.tensor(sizes, device=weights.device)
     w = torch.repeat_interleave(weights, counts, -1)  # (L, sum k)
-    root = w.sqrt().unsqueeze(-1)
-    values, z = torch.linalg.eigh(root * g * root.mT)
-    mean = root * z[..., -k:] * values[:, None, -k:].rsqrt()  # (L, sum k, k)
+    mean, arbitrary = _most_shared(ranks, g, weights)  # (L, sum k, k)
     moving = torch.ones(len(g), dtype=torch.bool, device=g.device)
     for _ in range(iterations):
         rotations, _ = _rotations(g @ mean, sizes)
@@ -136,11 +178,9 @@ def _procrustes_mean(
         if not moving.any():
             break
     rotations, smallest = _rotations(g @ mean, sizes)
-    gap = values[:, -k] - values[:, -k - 1] if g.shape[-1] > k else torch.ones_like(values[:, 0])
-    arbitrary = (gap < _SINGULAR) | (smallest < _SINGULAR)
     return rotations, {
         "the running mean did not converge": moving,
-        "the adapters share too little: their mean is arbitrary": arbitrary,
+        _ARBITRARY: arbitrary | (smallest < _SINGULAR),
     }
 
 

@@ -68,7 +68,8 @@ class RecipeSource(_Strict):
         Any, AfterValidator(_check_weight), WithJsonSchema(_setting_schema(_NUMBER))
     ] = Field(
         default=1.0,
-        description="A number, a list over the depth of the model, or a list of filters.",
+        description="A number, a list over the depth of the model, or a list of filters, of which "
+        "the first that fits a module holds: layers such as 0-9 or 10-, part of a name, * for all.",
     )
     base_model: str | None = Field(
         default=None, description="The base model, for a file without a config."
@@ -120,7 +121,7 @@ class Recipe(_Strict):
     name: str | None = Field(
         default=None, pattern=r"^[\w.-]+$", description="Name by which other merges here use it."
     )
-    method: str = Field(default="gam", description="Merge method; gam-merge methods lists them.")
+    method: str = Field(default="auto", description="Merge method; gam-merge methods lists them.")
     params: Annotated[dict[str, Any], AfterValidator(_check_params)] = Field(
         default_factory=dict[str, Any], description="Parameters of the method."
     )
@@ -162,7 +163,7 @@ def recipe_schema() -> dict[str, Any]:
     cases: list[dict[str, Any]] = []
     for name, method in by_name.items():
         condition: dict[str, Any] = {"properties": {"method": {"const": name}}}
-        if name != "gam":  # the default: it also holds where no method is named
+        if name != "auto":  # the default: it also holds where no method is named
             condition["required"] = ["method"]
         params = _params_schema(method.params)
         cases.append({"if": condition, "then": {"properties": {"params": params}}})
@@ -180,6 +181,8 @@ def _params_schema(params: Iterable[Param]) -> dict[str, Any]:
             value["minimum"] = param.range.low
             if param.range.high < inf:
                 value["maximum"] = param.range.high
+        if param.optional:
+            value["type"] = [value["type"], "null"]
         about = {"description": param.doc, "default": param.default}
         properties[param.name] = {**about, **_setting_schema(value)}
     return {"properties": properties, "additionalProperties": False}

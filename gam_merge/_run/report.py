@@ -1,9 +1,11 @@
 """The report of a merge: norms, survival of each adapter, energy that was cut off, warnings."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import hypot
 from typing import Any
+
+from gam_merge._methods._rule import Choice
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class MergeReport:
         params: the parameters of the method.
         extras: how many tensors of each kind were merged that are not factors.
         notes: facts for the user that no number shows.
+        choice: why this method, where another one chose it; None if the user did.
 
     Example:
         >>> sources = ["examples/adapters/addition", "examples/adapters/sorting"]
@@ -145,6 +148,7 @@ class MergeReport:
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     extras: Mapping[str, int] = field(default_factory=dict[str, int])
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
 
     @property
     def norms(self) -> tuple[float, ...]:
@@ -209,6 +213,7 @@ class MergeReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON: the totals first, then every module."""
         fields = {name: value for name, value in vars(self).items() if name != "modules"}
+        fields["choice"] = self.choice and asdict(self.choice)
         figures = {name: getattr(self, name) for name in _TOTALS}
         return {**fields, **figures, "modules": [module.to_dict() for module in self.modules]}
 
@@ -262,7 +267,7 @@ def erasure_notes(report: MergeReport) -> list[str]:
         if share >= weight / 2:
             return []
     return [
-        f"{report.method} keeps at most {max(report.survival):.0%} of each adapter: they share few "
-        "directions, and what one has alone is filtered out; mean keeps its weight (gam-merge "
-        "compare says more)"
+        f"{report.method} keeps at most {100 * max(report.survival):.0f} % of each adapter: they "
+        "share few directions, and what one has alone is filtered out; -m auto, the default, does "
+        "not do that"
     ]

@@ -63,6 +63,18 @@ def gam(
     return u_mean @ core @ v_mean.T
 
 
+def projected_mean(deltas: Deltas, weights: Weights) -> Tensor:
+    """P_U mean P_V, on as many of the most shared directions as the largest rank."""
+    us, _, vs = zip(*(thin(delta) for delta in deltas), strict=True)
+    k = max(u.shape[1] for u in us)
+    sides = []
+    for bases in (us, vs):
+        projector = sum(w * q @ q.T for w, q in zip(weights, bases, strict=True))
+        shared = torch.linalg.eigh(projector)[1][:, -k:]
+        sides.append(shared @ shared.T)
+    return sides[0] @ weighted(deltas, weights) @ sides[1]
+
+
 def power(p: Tensor, exponent: float, floor: float) -> Tensor:
     """A symmetric matrix's function max(l, floor)^exponent on its range, zero off it."""
     values, vectors = torch.linalg.eigh(p)

@@ -1,0 +1,1 @@
+"""When GAM helps: errors of merges of synthetic deltas, one signal each, and noise."""
