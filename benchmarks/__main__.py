@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import choice, diagnose, digests, memory, process
+from benchmarks import choice, diagnose, digests, kohya, memory, process
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -40,6 +40,12 @@ def speed_command(
 ) -> None:
     """Time library calls and PEFT over the floor: reading, writing and the least arithmetic."""
     speed.main(folder, repeats=repeats, quick=quick, page=page)
+
+
+@app.command("kohya")
+def kohya_command(folder: Folder = _HOME, repeats: int = 9) -> None:
+    """Time merges of kohya files over those of PEFT directories of the same tensors."""
+    kohya.main(folder, repeats=repeats)
 
 
 @app.command("diagnose")
@@ -159,6 +165,18 @@ def parity_command(
 
     if not command.main(checkouts, only=only):
         raise typer.Exit(1)
+
+
+@app.command("formats")
+def formats_command(
+    page: Annotated[
+        bool, typer.Option(help="Only write docs/formats.md from the results.")
+    ] = False,
+) -> None:
+    """Merge files of every format, and have the readers of these formats read sources and merge."""
+    from benchmarks.formats import command
+
+    command.main(page=page)
 
 
 @app.command("nightly")

@@ -16,11 +16,12 @@ class Shapes:
     base: str
     layers: int
     modules: dict[str, tuple[int, int]]
+    prefix: str = "model.layers.{}."  # of the names, with the layer
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         for layer in range(self.layers):
             for name, (m, n) in self.modules.items():
-                yield f"model.layers.{layer}.{name}", m, n
+                yield f"{self.prefix.format(layer)}{name}", m, n
 
     @property
     def width(self) -> int:
@@ -47,11 +48,40 @@ def _experts(base: str, layers: int, experts: int, hidden: int, inner: int) -> S
     return Shapes(base, layers, modules)
 
 
+def _sdxl() -> Shapes:
+    """The 722 linear layers of SDXL's UNet that trainers adapt: attention and feed-forward."""
+    modules: dict[str, tuple[int, int]] = {}
+    for place, attentions, blocks, width in (
+        ("down_blocks.1", 2, 2, 640),
+        ("down_blocks.2", 2, 10, 1280),
+        ("mid_block", 1, 10, 1280),
+        ("up_blocks.0", 3, 10, 1280),
+        ("up_blocks.1", 3, 2, 640),
+    ):
+        for i in range(attentions):
+            attention = f"{place}.attentions.{i}"
+            modules |= {f"{attention}.{name}": (width, width) for name in ("proj_in", "proj_out")}
+            for j in range(blocks):
+                block = f"{attention}.transformer_blocks.{j}"
+                modules |= {f"{block}.{name}": size for name, size in _block(width).items()}
+    return Shapes("stabilityai/stable-diffusion-xl-base-1.0", 1, modules, prefix="")
+
+
+def _block(width: int, text: int = 2048) -> dict[str, tuple[int, int]]:
+    """Return the layers of a transformer block that also attends to the embedded text."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for attention, into in (("attn1", width), ("attn2", text)):
+        sizes |= {f"{attention}.{name}": (width, width) for name in ("to_q", "to_out.0")}
+        sizes |= {f"{attention}.{name}": (width, into) for name in ("to_k", "to_v")}
+    return sizes | {"ff.net.0.proj": (8 * width, width), "ff.net.2": (width, 4 * width)}
+
+
 MODELS = {
     "smollm2-135m": _llama("HuggingFaceTB/SmolLM2-135M-Instruct", 30, 576, 192, 1536),
     "qwen3-8b": _llama("Qwen/Qwen3-8B", 36, 4096, 1024, 12288),
     "qwen3-8b-72": _llama("Qwen/Qwen3-8B", 72, 4096, 1024, 12288),  # twice the layers
     "llama3-70b": _llama("meta-llama/Meta-Llama-3-70B", 80, 8192, 1024, 28672),
+    "sdxl": _sdxl(),
     "moe-128": _experts("Qwen/Qwen3-30B-A3B", 4, 128, 2048, 768),  # 4 of 48 layers
 }
 

@@ -125,7 +125,11 @@ def _fields(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: PEFT's objects hold sets and enums."""
+    """Return a value as JSON has it: PEFT's objects hold sets, enums, and numbers as tensors."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(value)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
     return value.value if isinstance(value, Enum) else value

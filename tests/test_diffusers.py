@@ -1,9 +1,7 @@
 """Files of kohya's and of diffusers' grammar: read, merged and written, and read back by diffusers."""
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,120 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
 
-diffusers = pytest.importorskip("diffusers")
-peft = pytest.importorskip("peft")
-
-Deltas = dict[str, torch.Tensor]
-
-
-def unet() -> Any:
-    """The smallest UNet with attention, 1x1 and 3x3 convolutions."""
-    torch.manual_seed(0)
-    return diffusers.UNet2DConditionModel(
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        sample_size=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        norm_num_groups=2,
-    )
-
-
-def layers() -> Iterator[tuple[str, Any]]:
-    """The layers of the UNet that trainers adapt: attention, its 1x1 convolutions, a 3x3 one."""
-    ends = ("to_q", "to_v", "to_out.0", "proj_in", "proj_out", "resnets.0.conv1")
-    for name, layer in unet().named_modules():
-        if name.endswith(ends):
-            yield name, layer
-
-
-def factors(layer: Any, r: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random A and B for a layer, as trainers store them."""
-    out, into, *kernel = layer.weight.shape
-    a = torch.randn(r, into, *kernel, generator=generator)
-    return a, torch.randn(out, r, *(1 for _ in kernel), generator=generator)
-
-
-def save_kohya(
-    path: Path,
-    seed: int,
-    *,
-    rank: int,
-    alpha: float | None,
-    mixed: bool = False,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """A file as sd-scripts writes it. mixed: convolutions have half the rank and another alpha."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, layer in layers():
-        small = mixed and layer.weight.ndim == 4
-        a, b = factors(layer, rank // 2 if small else rank, generator)
-        stem = "lora_unet_" + name.replace(".", "_")
-        tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
-        if alpha is not None:
-            tensors[f"{stem}.alpha"] = torch.tensor(alpha / 3 if small else alpha)
-    save_file(tensors, path, dict(metadata or {}))
-    return path
-
-
-def save_diffusers(
-    path: Path, seed: int, *, rank: int, alpha: float, pattern: dict[str, int] | None = None
-) -> Path:
-    """A directory as the training scripts of diffusers save it."""
-    model = unet()
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        rank_pattern=pattern or {},
-        target_modules=[name for name, _ in layers()],
-        init_lora_weights=False,
-    )
-    model.add_adapter(config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator)
-    diffusers.StableDiffusionPipeline.save_lora_weights(
-        path,
-        unet_lora_layers=peft.get_peft_model_state_dict(model),
-        **diffusers.training_utils._collate_lora_metadata({"unet": model}),
-    )
-    return path
-
-
-def deltas(path: Path) -> Deltas:
-    """What diffusers makes of a file or a directory: the change of each weight."""
-    model = unet()
-    pipeline = diffusers.StableDiffusionPipeline
-    folder, name = (path, None) if path.is_dir() else (path.parent, path.name)
-    state, alphas, metadata = pipeline.lora_state_dict(
-        str(folder), weight_name=name, unet_config=model.config, return_lora_metadata=True
-    )
-    pipeline.load_lora_into_unet(state, alphas, model, adapter_name="x", metadata=metadata)
-    changes: Deltas = {}
-    for layer_name, layer in model.named_modules():
-        if hasattr(layer, "get_delta_weight") and "x" in layer.lora_A:
-            changes[layer_name] = layer.get_delta_weight("x").detach().double()
-    return changes
-
-
-def assert_close(actual: Deltas, expected: Mapping[str, torch.Tensor]) -> None:
-    """1e-5 of the norm: diffusers multiplies in float32."""
-    assert actual.keys() == expected.keys()
-    for name, delta in actual.items():
-        assert (delta - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
-
-
-def combined(paths: list[Path], weights: list[float]) -> Deltas:
-    """The weighted sum of what diffusers makes of some files."""
-    total: Deltas = {}
-    for path, weight in zip(paths, weights, strict=True):
-        for name, delta in deltas(path).items():
-            total[name] = total.get(name, 0.0) + weight * delta
-    return total
+pipelines = pytest.importorskip("pipelines")
+assert_close, combined, deltas = pipelines.assert_close, pipelines.combined, pipelines.deltas
+save_diffusers, save_kohya = pipelines.save_diffusers, pipelines.save_kohya
 
 
 @pytest.fixture
@@ -401,10 +288,10 @@ def test_the_card_says_how_to_load_it(pair: list[Path], tmp_path: Path) -> None:
 
 def test_fused_into_its_base(own: list[Path], tmp_path: Path) -> None:
     """The component is not part of the names in the file of its weights."""
-    model = unet()
+    model = pipelines.unet()
     model.save_pretrained(tmp_path / "base")
     gm.fuse(tmp_path / "base", own[0], tmp_path / "fused")
-    fused = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "fused")
+    fused = pipelines.diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "fused")
     before, after = dict(model.named_parameters()), dict(fused.named_parameters())
     for name, delta in deltas(own[0]).items():
         change = (after[f"{name}.weight"] - before[f"{name}.weight"]).detach().double()

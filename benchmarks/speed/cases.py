@@ -40,7 +40,7 @@ def peak():
     lines = status.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 before = peak()
-gm.merge(sys.argv[3:], method=sys.argv[1], out=sys.argv[2])
+gm.merge(sys.argv[3:], method=sys.argv[1], out=sys.argv[2], force=True)
 print((peak() - before) / 1024)
 """
 
@@ -66,7 +66,7 @@ def measure(
             "seconds": seconds[method],
             "floor (s)": least,
             "over the floor": seconds[method] / least,
-            "memory above imports (MB)": _peak(sources, method, out),
+            "memory above imports (MB)": peak_memory(sources, method, out),
         }
         for method in methods
     ]
@@ -77,7 +77,8 @@ def _merge(sources: list[Path], method: str, out: Path) -> None:
     gm.merge(sources, method=method, out=out)
 
 
-def _peak(sources: list[Path], method: str, out: Path) -> float:
+def peak_memory(sources: list[Path], method: str, out: Path) -> float:
+    """Return the megabytes at the peak of a merge above those of a process with the library."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-c", _RSS, method, str(out), *map(str, sources)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -50,19 +50,50 @@ _END = """\
   that change what the factors mean (aLoRA, QALoRA, BD-LoRA, KaSA, MonteCLoRA, VeLoRA, Arrow,
   `layer_replication`, and any unknown one). Tensors that are not part of a LoRA.
 
-`gam-merge inspect A` says what an adapter holds and what would be refused; `--for vllm` and
-`--for llama.cpp` refuse beforehand what these servers do not support. This table was read from
-their sources and not run:
-
-| | vLLM | llama.cpp |
-| --- | --- | --- |
-| DoRA, biases, `modules_to_save`, trained tokens, convolutions | no | no |
-| a rank per module (`--per-module-rank`) | yes | no |
-| experts (`target_parameters`) | no | no |
-| embedding, `lm_head` | some models | yes, `lm_head` if not tied |
-| Conv1D of GPT-2 | if the model serves LoRA | no |
-| rank | up to 512 (`--max-lora-rank` 1, 8, 16, 32, 64, 128, 256, 320, 512) | any |
+`gam-merge inspect A` says what an adapter holds and what would be refused; `--for vllm`, `sglang`,
+`llama.cpp` and `ollama` refuse beforehand what these servers do not support. This table was read
+from their sources and not run; none of them serves DoRA, biases, `modules_to_save`, trained tokens,
+convolutions or experts (`target_parameters`). [formats.md](formats.md) has the readers of other
+formats.
 """
+
+_SERVERS = (
+    {
+        "": "a rank per module (`--per-module-rank`)",
+        "vLLM": "yes",
+        "SGLang": "no",
+        "llama.cpp": "no",
+        "Ollama": "no",
+    },
+    {
+        "": "embedding, `lm_head`",
+        "vLLM": "some models",
+        "SGLang": "some models",
+        "llama.cpp": "yes, `lm_head` if not tied",
+        "Ollama": "no",
+    },
+    {
+        "": "Conv1D of GPT-2",
+        "vLLM": "if the model serves LoRA",
+        "SGLang": "unknown",
+        "llama.cpp": "no",
+        "Ollama": "no",
+    },
+    {
+        "": "rank",
+        "vLLM": "up to 512 (`--max-lora-rank` 1, 8, 16, 32, 64, 128, 256, 320, 512)",
+        "SGLang": "any (`--max-lora-rank`)",
+        "llama.cpp": "any",
+        "Ollama": "up to the shorter side of each layer",
+    },
+    {
+        "": "models",
+        "vLLM": "those with LoRA",
+        "SGLang": "those with LoRA",
+        "llama.cpp": "those of its converter",
+        "Ollama": "llama and gemma2; made by a version before 0.34.1",
+    },
+)
 
 
 def read() -> dict[str, Any]:
@@ -79,7 +110,7 @@ def page(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     notes = "\n".join(f"{number}. {text}" for text, number in messages.items())
     parts = [_INTRODUCTION, f"Measured with {versions}.\n", f"{table(rows)}\n"]
-    parts += ["Messages of the tools:\n", f"{notes}\n", _END]
+    parts += ["Messages of the tools:\n", f"{notes}\n", _END, f"{table(list(_SERVERS))}\n"]
     return "\n".join(parts)
 
 

@@ -292,12 +292,13 @@ FlattenDora = Annotated[
     bool, _flag(_OUTPUT, "--flatten-dora", help="Write DoRA as the nearest plain LoRA.")
 ]
 For = Annotated[
-    Literal["vllm", "llama.cpp"] | None,
+    Literal["vllm", "sglang", "llama.cpp", "ollama", "mlx", "diffusers", "comfyui"] | None,
     _option(
         _OUTPUT,
         "--for",
         metavar="SERVER",
-        help="Refuse what this server does not support: vllm or llama.cpp.",
+        help="Refuse what this server does not support: vllm, sglang, llama.cpp, ollama, mlx, "
+        "diffusers or comfyui.",
     ),
 ]
 Format = Annotated[

@@ -19,7 +19,7 @@ from gam_merge._read.weight import BaseWeight
 
 BaseModel = str | PathLike[str] | Mapping[str, BaseWeight]  # a name or a place, or the weights
 Missing = Literal["zero", "skip"]
-Target = Literal["vllm", "llama.cpp"]
+Target = Literal["vllm", "sglang", "llama.cpp", "ollama", "mlx", "diffusers", "comfyui"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +88,7 @@ class Request:
         max_rank: upper limit for the rank.
         per_module_rank: give each module the rank that it needs.
         flatten_dora: write DoRA as the nearest plain LoRA.
-        target: refuse what this server does not serve, and say what to change.
+        target: refuse what this server or reader does not take, and say what to change.
         format: the format of the output, ``"peft"``, ``"kohya"``, ``"diffusers"``, ``"mlx"`` or
             ``"gguf"``; by default that of the sources, or the one whose files end as ``out`` does.
             Names of modules are translated where it differs.

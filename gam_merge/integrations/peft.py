@@ -160,14 +160,14 @@ def _merge(model: PeftModel, adapters: Sequence[str], options: RunOptions) -> Me
         raise GamMergeError(f"adapters must be a list of names, got the one name {adapters!r}")
     sources = [from_model(model, name) for name in adapters]
     if any(source.is_dora for source in sources) and options.get("base_model") is None:
-        options["base_model"] = _base_weights(model)
+        options["base_model"] = base_weights(model.get_base_model())
     return merge(sources, **options)
 
 
-def _base_weights(model: PeftModel) -> dict[str, BaseWeight]:
+def base_weights(model: torch.nn.Module) -> dict[str, BaseWeight]:
     """Return the weights under the adapters, shared with the model: DoRA depends on them."""
     weights: dict[str, BaseWeight] = {}
-    for name, layer in model.get_base_model().named_modules():
+    for name, layer in model.named_modules():
         weight = getattr(layer.get_base_layer(), "weight", None) if _is_lora(layer) else None
         if weight is None:
             continue
@@ -190,6 +190,11 @@ def _check_name(model: PeftModel, name: str) -> None:
         raise GamMergeError(
             f"the model already has an adapter {name!r}; choose another name, or delete_adapter it"
         )
+    check_module_name(name)
+
+
+def check_module_name(name: str) -> None:
+    """Raise GamMergeError for a name that torch does not let a module have."""
     try:
         torch.nn.ModuleDict({name: torch.nn.Identity()})
     except (KeyError, TypeError) as error:
