@@ -153,12 +153,14 @@ class MergePlan:
     def decided(self, choice: Choice) -> "MergePlan":
         """Return the plan by the method that was chosen.
 
-        The ranks of the plan stay upper limits, whatever the rank of that method's own results.
+        The rank of the plan stays an upper limit, whatever the rank of that method's own results.
         """
-        policy = self.policy
+        policy, lineup, job = self.policy, self.lineup, decided(self.job, choice)
         if policy.rank is None:
             policy = replace(policy, max_rank=self.rank)
-        return replace(self, job=decided(self.job, choice), policy=policy, choice=choice)
+        if lineup.format.mixed_ranks:
+            lineup = policy.before_reading(lineup, job.method.rank)
+        return replace(self, lineup=lineup, job=job, policy=policy, choice=choice)
 
     def estimate(self) -> Estimate:
         """Estimate time and memory of the merge, from a one-second trial run on random data.

@@ -16,7 +16,7 @@ UNCHANGED = [
     (method.name, copies)
     for method in catalogue()
     for copies, property in [(1, "identity"), (2, "equal")]
-    if property not in method.breaks
+    if property not in method.breaks and method.adapters in (None, copies)
 ]
 
 # Every reading of the scale that a linear LoRA can ask for. The patterns are chosen so that PEFT's rules matter: the

@@ -14,9 +14,11 @@ from gam_merge._run.job import Job, combine, visit_all, weights_in
 
 def survey(lineup: Lineup, job: Job, executor: Executor | None = None) -> Any:
     """Return the summary of all modules for a method that needs one, else None."""
-    params = [job.params_of(bucket.names[0]) for bucket in lineup.buckets]
+    passes = 0
+    for bucket in lineup.buckets:
+        passes = max(passes, len(job.method.surveys(job.params_of(bucket.names[0]))))
     summary: Any = None
-    for index in range(max(len(job.method.surveys(p)) for p in params)):
+    for index in range(passes):
         before = summary
         visit = partial(_survey_bucket, job, index, before)
         for part in visit_all(lineup, job, visit, executor):
