@@ -12,11 +12,17 @@ from gam_merge._lineup.options import RunOptions, explicit
 from gam_merge._merge import MergeResult, merge
 from gam_merge._read.formats import config_names, weights_names_without_config
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# How trainers name their checkpoints, the number last: the first kind that a run has is taken.
+_KINDS = (
+    re.compile(r"checkpoint-(\d+)"),  # directories of transformers and of diffusers
+    re.compile(r"(\d+)_adapters\.safetensors"),  # MLX-LM
+    re.compile(r".+-step(\d+)\.safetensors"),  # sd-scripts, by steps
+    re.compile(r".+-(\d{6})\.safetensors"),  # sd-scripts, by epochs
+)
 
 
 def find_checkpoints(run: str | PathLike[str], *, last: int | None = None) -> list[Path]:
-    """Return the adapter checkpoints ``checkpoint-<step>`` of a run, from the earliest on.
+    """Return the adapter checkpoints of a run, from the earliest on.
 
     last: only so many, the latest. Raises GamMergeError if there are none.
     """
@@ -25,16 +31,26 @@ def find_checkpoints(run: str | PathLike[str], *, last: int | None = None) -> li
         raise GamMergeError(f"{path}: no such directory; name the output folder of a training run")
     if last is not None and last < 1:
         raise GamMergeError(f"last must be positive, got {last}")
+    entries = [entry for entry in path.iterdir() if _may_be_adapter(entry)]
+    for kind in _KINDS:
+        steps: dict[int, Path] = {}
+        for entry in entries:
+            match = kind.fullmatch(entry.name)
+            if match:
+                steps[int(match[1])] = entry
+        if steps:
+            checkpoints = [steps[step] for step in sorted(steps)]
+            return checkpoints if last is None else checkpoints[-last:]
+    raise GamMergeError(
+        f"{path}: holds no adapter checkpoints (checkpoint-<step>/{config_names()[0]}, or "
+        "safetensors files with a number, as MLX-LM and sd-scripts name them)"
+    )
+
+
+def _may_be_adapter(path: Path) -> bool:
+    """Tell whether something in the folder of a run is a file, or a directory with an adapter."""
     names = [*config_names(), *weights_names_without_config()]
-    steps: dict[int, Path] = {}
-    for entry in path.iterdir():
-        match = _CHECKPOINT.fullmatch(entry.name)
-        if match and any((entry / name).is_file() for name in names):
-            steps[int(match[1])] = entry
-    checkpoints = [steps[step] for step in sorted(steps)]
-    if not checkpoints:
-        raise GamMergeError(f"{path}: holds no adapter checkpoints (checkpoint-<step>/{names[0]})")
-    return checkpoints if last is None else checkpoints[-last:]
+    return path.is_file() or any((path / name).is_file() for name in names)
 
 
 @explicit(method="mean")
@@ -48,7 +64,9 @@ def average_checkpoints(
     """Merge the last checkpoints of a training run, by default into the mean of their deltas.
 
     Args:
-        run: the output folder of a trainer, with adapters in ``checkpoint-<step>``.
+        run: the output folder of a trainer: with adapters in ``checkpoint-<step>``, or files that
+            MLX-LM (``0000100_adapters.safetensors``) or sd-scripts (``NAME-step00000500``,
+            ``NAME-000004``) saved on the way.
         last: upper limit for the number of checkpoints; None takes all.
         ema: the decay of an exponential moving average over them, in [0, 1); equal weights
             without it.

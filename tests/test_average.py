@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import relative
+import torch
+from helpers import random_factors, relative
 from real import save_adapter
+from safetensors.torch import save_file
 from test_cli import run
 
 import gam_merge as gm
@@ -49,6 +51,49 @@ def test_mean_of_the_last(options, weights, folder, tmp_path):
     merged = gm.load(tmp_path / "out").modules
     for name, delta in expected(folder, weights).items():
         assert relative(merged[name].delta(), delta) < 1e-6
+
+
+def _files(folder: Path, names: list[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in names:
+        up, down = random_factors(generator, 12, 10, 3, torch.float32)
+        tensors = {"lora_unet_x.lora_up.weight": up, "lora_unet_x.lora_down.weight": down}
+        save_file(tensors, folder / name)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["my-000002.safetensors", "my-000010.safetensors"],
+        ["my-step00000900.safetensors", "my-step00001000.safetensors"],
+    ],
+)
+def test_files_of_sd_scripts(names, tmp_path):
+    _files(tmp_path, [*names, "my.safetensors"])
+    assert [path.name for path in find_checkpoints(tmp_path)] == names
+    merged = gm.average_checkpoints(tmp_path, rank=6, out=tmp_path / "out.safetensors").adapter
+    deltas = [gm.load(tmp_path / name).modules["lora_unet_x"].delta() for name in names]
+    assert relative(merged.modules["lora_unet_x"].delta(), sum(deltas) / 2) < 1e-6
+
+
+def test_checkpoints_of_mlx(tmp_path):
+    pytest.importorskip("mlx_lm")
+    from test_mlx import save
+
+    for i, step in enumerate((100, 1000)):
+        path = save(tmp_path / str(step), i, rank=4, scale=2.0, keys=["self_attn.q_proj"])
+        (path / "adapters.safetensors").rename(tmp_path / f"{step:07}_adapters.safetensors")
+        (path / "adapter_config.json").rename(tmp_path / "adapter_config.json")
+    names = [path.name for path in find_checkpoints(tmp_path)]
+    assert names == ["0000100_adapters.safetensors", "0001000_adapters.safetensors"]
+    assert gm.average_checkpoints(tmp_path).adapter.format == "mlx"
+
+
+def test_checkpoints_of_diffusers(tmp_path):
+    for step in (5, 40):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        _files(tmp_path / f"checkpoint-{step}", ["pytorch_lora_weights.safetensors"])
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-40"]
 
 
 def test_ema_weights_are_those_of_the_recursion():

@@ -165,3 +165,23 @@ def test_in_a_live_model_of_peft(pair: list[Path]) -> None:
         for name, delta in deltas(pair[0]).items():
             layer = live.get_submodule(f"base_model.model.{name}")
             assert close(layer.get_delta_weight("mlx").detach().numpy(), delta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_converted_there_and_back(dtype: torch.dtype, pair: list[Path], tmp_path: Path) -> None:
+    """A scale of 2 is folded without rounding, in bfloat16, too."""
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for i in range(2):
+        b, a = torch.randn(32, 3, generator=generator), torch.randn(3, 48, generator=generator)
+        factors[f"model.layers.{i}.mlp.down_proj"] = (b.to(dtype), a.to(dtype))
+    peft = write_adapter(tmp_path / "peft", factors, r=3, lora_alpha=6)
+    gm.convert(peft, format="mlx", out=tmp_path / "mlx")
+    back = gm.convert(tmp_path / "mlx", format="peft", out=tmp_path / "back").adapter
+    source = gm.load(peft)
+    assert back.modules.keys() == source.modules.keys()
+    assert back.dtype == dtype
+    for name, module in back.modules.items():
+        assert torch.equal(module.delta(), source.modules[name].delta())
+    for name, delta in deltas(tmp_path / "mlx").items():
+        assert close(delta, source.modules[name].delta().float().numpy())
