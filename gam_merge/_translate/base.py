@@ -46,4 +46,9 @@ class BaseConfig:
             )
         from gam_merge._read.hub import fetch_config
 
-        return fetch_config(hub, _NAME)
+        try:
+            return fetch_config(hub, _NAME)
+        except GamMergeError as error:
+            raise GamMergeError(
+                f"{error}; the base model may be named by a directory with --base (base_model=)"
+            ) from None
