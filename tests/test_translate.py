@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from pipelines import assert_close, combined, deltas, layers, save_diffusers, save_kohya, unet
 from safetensors.torch import load_file, save_file
 from test_cli import run
-from test_diffusers import assert_close, combined, deltas, layers, save_diffusers, save_kohya, unet
 
 import gam_merge as gm
 from gam_merge._read.adapter import Adapter

@@ -16,7 +16,7 @@ from gam_merge._common.tensors import dtype_name, read
 from gam_merge._read.adapter import Extra, LoraModule
 from gam_merge._read.layout import ConvLayout
 
-_BLOCK = 1 << 21  # elements of a weight that are worked on at a time
+_BLOCK = 1 << 19  # elements of a weight that are worked on at a time
 
 
 @dataclass(frozen=True)
