@@ -1,8 +1,13 @@
-"""Write the tables of docs/methods.md from the cards of methods: python docs/methods_page.py."""
+"""Write what follows from the cards of methods: python docs/methods_page.py.
 
+That is the tables of docs/methods.md, and the list from which shells complete methods.
+"""
+
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gam_merge as gm
 from gam_merge._methods._registry import plugins, spaces
@@ -13,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from properties import PROPERTIES
 
 PAGE = Path(__file__).with_name("methods.md")
+CATALOGUE = Path(__file__).parents[1] / "cli" / "gam_cli" / "catalogue.json"
 _START, _END = "<!-- generated: python docs/methods_page.py -->\n", "<!-- /generated -->"
 _RANKS = {"largest": "r", "sum": "R"}
 _SIDES = {"pre": "before", "post": "after"}
@@ -108,6 +114,30 @@ def _doc(name: str) -> str:
     return (PROPERTIES[name].__doc__ or "").strip()
 
 
+def catalogue() -> str:
+    """Return the list for completion as it should be."""
+    kinds: dict[str, dict[str, Any]] = {"rules": {}, "spaces": {}, "pre": {}, "post": {}}
+    for method in gm.methods():
+        kinds["rules"][method.name] = _completions(method.summary, method.params)
+    for space in spaces():
+        kinds["spaces"][space.name] = _completions(space.summary, space.params)
+    for plugin in plugins():
+        entry = _completions(plugin.summary, plugin.params, f"{plugin.name}.")
+        kinds[plugin.side][plugin.name] = entry
+    return json.dumps(kinds, indent=1) + "\n"
+
+
+def _completions(summary: str, params: Sequence[Param], prefix: str = "") -> dict[str, Any]:
+    """What completion offers for a card: a default to edit, or all choices."""
+    named: dict[str, Any] = {}
+    for param in params:
+        values = list(param.choices) or ["true", "false"]
+        if param.type in ("float", "int"):
+            values = ["" if param.default is None else str(param.default)]
+        named[prefix + param.name] = {"doc": param.doc, "values": values}
+    return {"summary": summary, "params": named}
+
+
 def _table(header: Row, rows: Iterable[Row]) -> Iterator[str]:
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
@@ -117,3 +147,4 @@ def _table(header: Row, rows: Iterable[Row]) -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    CATALOGUE.write_text(catalogue(), encoding="utf-8")

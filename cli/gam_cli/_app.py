@@ -1,9 +1,11 @@
 """The verbs, and the options that come before them.
 
-To add a verb, write it as a function in a file of its own and name it in ``VERBS``. A GamMergeError
-that it raises becomes one line on stderr and exit code 1.
+To add a verb, write it as a function in a file of its own and name it in ``VERBS``. An error that
+it raises becomes one line on stderr and exit code 1; with ``GAM_MERGE_DEBUG=1`` a traceback comes
+before that line.
 """
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from gam_cli._compare import compare
 from gam_cli._convert import convert
 from gam_cli._extract import extract
 from gam_cli._fuse import fuse
+from gam_cli._help import help
 from gam_cli._inspect import inspect
 from gam_cli._merge import merge
 from gam_cli._methods import methods
@@ -41,6 +44,7 @@ VERBS = (
     batch,
     verify,
     push,
+    help,
 )
 _DEFAULT = "merge"
 
@@ -70,12 +74,12 @@ class VerbGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             pass  # and drop its frames with what they still hold open
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
         except Exception as error:
-            if not _is_known(error):
-                raise
             from gam_cli._present import print_error
 
-            print_error(error)
+            print_error(error, known=_is_known(error), traceback=_is_debugged())
             raise typer.Exit(1) from None
         raise typer.Exit(INTERRUPTED)
 
@@ -84,6 +88,10 @@ def _is_known(error: Exception) -> bool:
     """Whether it is a GamMergeError, without importing the library to find out."""
     library = sys.modules.get("gam_merge")
     return library is not None and isinstance(error, library.GamMergeError)
+
+
+def _is_debugged() -> bool:
+    return os.environ.get("GAM_MERGE_DEBUG", "") not in ("", "0")
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,8 +105,7 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(
     cls=VerbGroup,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from gam_cli._completion import complete_method, complete_param
+
 # panels of the help
 _MERGE, _RECIPE, _INPUT, _OUTPUT = "Merge", "Recipe", "Input", "Output"
 _CHECKS, _HUB, _RUNNING = "Checks", "Hub", "Running"
@@ -104,15 +106,27 @@ Repository = Annotated[
 MethodName = Annotated[
     str | None,
     typer.Argument(
-        metavar="NAME", help="A method, or a composition such as ties@knots or pico+tsvm+svc."
+        metavar="NAME",
+        autocompletion=complete_method,
+        help="A method, or a composition such as ties@knots or pico+tsvm+svc.",
     ),
+]
+Verb = Annotated[
+    str | None, typer.Argument(metavar="VERB", help="A verb; without it, all of them.")
 ]
 
 # Merge
 
 Method = Annotated[
     str,
-    _option(_MERGE, "--method", "-m", metavar="NAME", help="Merge method; see gam-merge methods."),
+    _option(
+        _MERGE,
+        "--method",
+        "-m",
+        metavar="NAME",
+        autocompletion=complete_method,
+        help="Merge method; see gam-merge methods.",
+    ),
 ]
 Params = Annotated[
     list[Param] | None,
@@ -122,6 +136,7 @@ Params = Annotated[
         "-p",
         metavar="NAME=VALUE",
         parser=_parse_param,
+        autocompletion=complete_param,
         help="Parameter of the method; repeatable.",
     ),
 ]

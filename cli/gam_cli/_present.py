@@ -22,6 +22,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from rich.traceback import Traceback
 
 # rules below the headers and between sections
 _BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
@@ -104,16 +105,43 @@ def show(result: Any, lines: Iterable[RenderableType], *, as_json: bool, quiet: 
         stdout.print(line, soft_wrap=not isinstance(line, Table))
 
 
+def show_pages(lines: Iterable[RenderableType]) -> None:
+    """Print lines and tables on stdout, through the user's pager if that is a terminal."""
+    stdout = console()
+    with stdout.pager():
+        for line in lines:
+            stdout.print(line)
+
+
 def _print_json(result: Any) -> None:
     """JSON alone on stdout, in ASCII: no name in it reaches the terminal raw."""
     text = json.dumps(result, indent=2, default=lambda value: value.to_dict())
     sys.stdout.write(text + "\n")
 
 
-def print_error(error: Exception) -> None:
-    """Print one line on stderr, however long."""
-    line = Text.assemble(("error: ", "bold red"), printable(str(error)))
-    console(stderr=True).print(line, soft_wrap=True)
+def print_error(error: Exception, *, known: bool, traceback: bool) -> None:
+    """Print one line on stderr, however long; before it a traceback if that is asked for.
+
+    An error that is not known is a bug: the line says how to get what a report of it needs.
+    """
+    stderr = console(stderr=True)
+    if traceback:
+        for line in _traceback_lines(error, stderr.width):
+            stderr.print(line, soft_wrap=True)
+    text = str(error)
+    if not known:
+        text = f"this is a bug: {type(error).__name__}: {text}"
+    if not known and not traceback:
+        text += "; GAM_MERGE_DEBUG=1 prints the traceback for a report"
+    stderr.print(Text.assemble(("error: ", "bold red"), printable(text)), soft_wrap=True)
+
+
+def _traceback_lines(error: Exception, width: int) -> Iterator[str]:
+    """The traceback without colour: what a message in it holds stays text."""
+    plain = Console(width=width, color_system=None)
+    with plain.capture() as captured:
+        plain.print(Traceback.from_exception(type(error), error, error.__traceback__))
+    yield from map(printable, captured.get().splitlines())
 
 
 def save_documents(result: Any, *, plot: Path | None, html: Path | None) -> list[str]:

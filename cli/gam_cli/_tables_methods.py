@@ -30,6 +30,14 @@ def of_methods(cards: Mapping[str, Sequence[Any]]) -> Iterator[RenderableType]:
     yield "gam-merge methods NAME describes one: when to use it, and its parameters"
 
 
+def manual(cards: Mapping[str, Sequence[Any]]) -> Iterator[RenderableType]:
+    """The list of all, and then the card of each method."""
+    yield from of_methods(cards)
+    for method in cards["methods"]:
+        yield ""
+        yield from of_method(method)
+
+
 def of_method(method: Method) -> Iterator[RenderableType]:
     """The card of one method, and its parameters."""
     yield Text.assemble((method.name, "bold"), f": {method.summary}")
