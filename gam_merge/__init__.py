@@ -44,6 +44,7 @@ from gam_merge._recipe import merge_recipe as merge_recipe
 from gam_merge._recipe import plan_recipe as plan_recipe
 from gam_merge._recipes.recipe import recipe_schema as recipe_schema
 from gam_merge._resize import resize as resize
+from gam_merge._result_schema import result_schema as result_schema
 from gam_merge._run.estimate import Estimate as Estimate
 from gam_merge._run.report import MergeReport as MergeReport
 from gam_merge._run.report import ModuleReport as ModuleReport

@@ -26,6 +26,7 @@ from gam_cli._methods import methods
 from gam_cli._push import push
 from gam_cli._recipe import recipe
 from gam_cli._resize import resize
+from gam_cli._schema import schema
 from gam_cli._search import search
 from gam_cli._verify import verify
 
@@ -44,6 +45,7 @@ VERBS = (
     batch,
     verify,
     push,
+    schema,
     help,
 )
 _DEFAULT = "merge"

@@ -111,6 +111,12 @@ MethodName = Annotated[
         help="A method, or a composition such as ties@knots or pico+tsvm+svc.",
     ),
 ]
+Kind = Annotated[
+    Literal["report", "comparison", "inspection", "plan"],
+    typer.Argument(
+        metavar="KIND", help="report (of a merge), comparison, inspection or plan (of --dry-run)."
+    ),
+]
 Verb = Annotated[
     str | None, typer.Argument(metavar="VERB", help="A verb; without it, all of them.")
 ]
