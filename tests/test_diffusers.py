@@ -57,6 +57,32 @@ def test_weighted_mean(kind: str, pair: list[Path], tmp_path: Path) -> None:
     assert_close(deltas(out), combined(pair, [0.3, 0.7]))
 
 
+def test_what_a_model_saves_of_itself(tmp_path: Path) -> None:
+    """Its metadata are a LoraConfig, and its modules have no component in front of them."""
+    sources = [tmp_path / "a", tmp_path / "b"]
+    pipelines.trained_unet(1, rank=4, alpha=8).save_lora_adapter(sources[0])
+    pipelines.trained_unet(2, rank=6, alpha=3, pattern={"to_v": 2}).save_lora_adapter(sources[1])
+    gm.merge(sources, method="mean", weights=[0.3, 0.7], rank=10, out=tmp_path / "out")
+    read = [pipelines.deltas_alone(path) for path in (*sources, tmp_path / "out")]
+    expected = {name: 0.3 * read[0][name] + 0.7 * read[1][name] for name in read[0]}
+    assert_close(read[2], expected)
+
+
+@pytest.mark.parametrize(("metadata", "message"), [
+    ({"unet": 2}, "lora_adapter_metadata: unet is set"),
+    ({"r": 2, "lora_alpha": 2}, "does not describe unet"),
+])  # fmt: skip
+def test_metadata_that_are_of_something_else(
+    metadata: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    name = "unet.conv_in"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 4), f"{name}.lora_B.weight": torch.ones(4, 2)}
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(metadata)})
+    with pytest.raises(gm.GamMergeError, match=message):
+        gm.load(path)
+
+
 def test_a_file_holds_nothing_but_factors_and_alphas(kohya: list[Path], tmp_path: Path) -> None:
     """diffusers loads nothing at all from a file with one foreign tensor."""
     gm.merge(kohya, out=tmp_path / "out.safetensors")

@@ -6,8 +6,9 @@ factor has several spellings; a module is written as it was spelled. The name of
 that stands before the role.
 
 The scale is that of the ``lora_adapter_metadata`` of the file, fields of PEFT's LoraConfig under
-``<component>.``; else alpha / r of a tensor ``alpha`` of the module; else 1. It is written as 1,
-with neither of them, since some readers do not look at either.
+``<component>.``, or under nothing where the file is of one model alone; else alpha / r of a tensor
+``alpha`` of the module; else 1. It is written as 1, with neither of them, since some readers do not
+look at either.
 
 The tensors of LyCORIS may lie there, too; they are read, and written, as plain LoRA.
 """
@@ -197,13 +198,13 @@ class _Scales:
 
     def __init__(self, where: str, metadata: Mapping[str, str]) -> None:
         self._where = where
-        self._numbers: dict[str, peft_config.RanksAndScales] = {}  # by component
+        self._numbers: dict[str, peft_config.RanksAndScales] = {}  # by component; "" of bare names
         configs: dict[str, dict[str, Any]] = {}
         for name, value in _adapter_metadata(where, metadata).items():
-            component, _, field = name.partition(".")
+            component, _, field = name.rpartition(".")
             configs.setdefault(component, {})[field] = value
         for component, config in configs.items():
-            place = f"{where}: {METADATA_KEY} of {component}"
+            place = f"{where}: {METADATA_KEY}{f' of {component}' if component else ''}"
             for check in peft_config.CHECKS:
                 check(place, config)
             self._numbers[component] = peft_config.RanksAndScales(place, config)
@@ -225,6 +226,8 @@ class _Scales:
             )
         component, _, path = module.name.partition(".")
         numbers = self._numbers.get(component)
+        if numbers is None and not component_of(module.name):
+            path, numbers = module.name, self._numbers.get("")
         if numbers is None:
             raise GamMergeError(
                 f"{self._where}: {METADATA_KEY} does not describe {component}, of which the file "

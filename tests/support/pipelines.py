@@ -70,6 +70,19 @@ def save_diffusers(
     path: Path, seed: int, *, rank: int, alpha: float, pattern: dict[str, int] | None = None
 ) -> Path:
     """A directory as the training scripts of diffusers save it."""
+    model = trained_unet(seed, rank=rank, alpha=alpha, pattern=pattern)
+    diffusers.StableDiffusionPipeline.save_lora_weights(
+        path,
+        unet_lora_layers=peft.get_peft_model_state_dict(model),
+        **diffusers.training_utils._collate_lora_metadata({"unet": model}),
+    )
+    return path
+
+
+def trained_unet(
+    seed: int, *, rank: int, alpha: float, pattern: dict[str, int] | None = None
+) -> Any:
+    """A UNet with an adapter of random factors."""
     model = unet()
     config = peft.LoraConfig(
         r=rank,
@@ -83,12 +96,14 @@ def save_diffusers(
     for name, parameter in model.named_parameters():
         if "lora" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
-    diffusers.StableDiffusionPipeline.save_lora_weights(
-        path,
-        unet_lora_layers=peft.get_peft_model_state_dict(model),
-        **diffusers.training_utils._collate_lora_metadata({"unet": model}),
-    )
-    return path
+    return model
+
+
+def deltas_alone(path: Path) -> Deltas:
+    """What a UNet makes of a directory that it saved itself: the change of each weight."""
+    model = unet()
+    model.load_lora_adapter(str(path), prefix=None, adapter_name="x", use_safetensors=True)
+    return _changes(model)
 
 
 def deltas(path: Path) -> Deltas:
