@@ -184,3 +184,11 @@ def test_a_stack_is_measured_matrix_by_matrix():
     compared = gm.compare([first, second])
     close(compared.total.gram[0, 1], (deltas[0] * deltas[1]).sum())
     assert list(compared.by("type")) == ["experts[*]"]
+
+
+@pytest.mark.parametrize("key", ["lora_unet_q.lora_down.weight", "unet.q.proj.lora.down.weight"])
+def test_an_alpha_for_a_file_without_a_complete_module(key: str, tmp_path: Path) -> None:
+    """There is no rank that it could be divided by."""
+    save_file({key: torch.ones(2, 4)}, tmp_path / "a.safetensors")
+    result = gm.inspect(tmp_path / "a.safetensors", alpha=4)
+    assert "has no lora_up (B); the file is incomplete" in result.problems[0]

@@ -68,9 +68,7 @@ class Gguf(Format):
         with collecting(problems):
             if alpha:
                 check_alpha_not_given(contents, _ALPHA)
-            elif modules and contents.alpha is not None:
-                scale = with_given_alpha(contents, {}, modules)
-                assert scale is not None, "an alpha was given"
+            elif (scale := with_given_alpha(contents, {}, modules)) is not None:
                 modules = {name: replace(module, scale=scale) for name, module in modules.items()}
                 alpha = given["alpha"] = contents.alpha
         base_model = _base_model(metadata)

@@ -68,12 +68,12 @@ def lycoris_notes(stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]) 
 def with_given_alpha(
     contents: Contents, stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]
 ) -> float | None:
-    """Return the scale that the alpha given by the user makes, if one was given.
+    """Return the scale that the alpha given by the user makes, if one was given for some modules.
 
     Raises GamMergeError for modules of unlike ranks: one alpha would make their scales differ,
     while their readers take each for 1. Raises it for LyCORIS, too, whose trainer stores alphas.
     """
-    if contents.alpha is None:
+    if contents.alpha is None or not modules:
         return None
     for stem in stems.values():
         if kind := lycoris.kind_of(stem.parts):
