@@ -68,7 +68,7 @@ def _in_one_dialect(
         common.append(dialect.for_base(model).to_common(adapter))
     target = _target(known, form, set().union(*common))
     if target is None:
-        raise _untranslatable(adapters[0], form)
+        raise _no_target(adapters, dialects, form)
     spellings = _spellings(adapters, dialects, target)
     results: list[Adapter] = []
     for adapter, dialect, model, modules in zip(adapters, dialects, models, common, strict=True):
@@ -111,6 +111,23 @@ def _untranslatable(adapter: Adapter, form: Format) -> GamMergeError:
         f"{adapter.source}: module {name} ({adapter.format}) cannot be translated for an output "
         f"in the format {form.name}: no table here has the names of its model in both; merge "
         "adapters that name their modules alike, and keep their format"
+    )
+
+
+def _no_target(
+    adapters: Sequence[Adapter], dialects: Sequence[Dialect | None], form: Format
+) -> GamMergeError:
+    """Return the error for adapters that no dialect of a format has the names of."""
+    described = {
+        dialect: f"{adapter.source} ({dialect.name})"
+        for adapter, dialect in zip(adapters, dialects, strict=True)
+        if dialect is not None
+    }
+    if len(described) == 1:
+        return _untranslatable(adapters[0], form)
+    return GamMergeError(
+        f"{' and '.join(described.values())}: no table here has the names of all of them in the "
+        f"format {form.name}; merge adapters of one model, or choose another --format (format=)"
     )
 
 
