@@ -261,3 +261,10 @@ def test_unlike_shapes_are_refused(tmp_path: Path) -> None:
     new = save_new(tmp_path / "new", "qwen3_moe", 2)
     with pytest.raises(gm.GamMergeError, match=r"1\.up_proj cannot .* it is \(13, 16\), and"):
         gm.merge([old, new])
+
+
+def test_one_expert_has_no_name_in_mlx(tmp_path: Path) -> None:
+    """MLX-LM stacks them, and refuses a file with a name that its model does not have."""
+    old = save_old(tmp_path / "old", "qwen3_moe", 1)
+    with pytest.raises(gm.GamMergeError, match=r"experts\.0\..* MLX-LM stacks experts"):
+        gm.convert(old, format="mlx", out=tmp_path / "out")

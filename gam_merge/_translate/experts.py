@@ -25,9 +25,8 @@ from gam_merge._common.tensors import DerivedTensor
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.layout import ExpertsLayout, Layout
 from gam_merge._translate.dialect import Modules
-from gam_merge._translate.language import PeftNames
+from gam_merge._translate.language import EXPERT, PeftNames
 
-_EXPERT = re.compile(r"(?P<owner>(?:.+\.)?experts)\.(?P<expert>\d+)\.(?P<projection>.+)")
 _STACKED = re.compile(r"(?:.+\.)?experts(?:\.base_layer)*")
 _PROJECTIONS = {
     "gate_proj": "gate", "up_proj": "up", "down_proj": "down",
@@ -58,7 +57,7 @@ class StackedExperts(PeftNames):
         stacked: dict[str, LoraModule] = {}
         layers: dict[str, _Layer] = {}  # by the module of all experts
         for name, module in modules.items():
-            match = _EXPERT.fullmatch(name)
+            match = EXPERT.fullmatch(name)
             if match is None:
                 stacked[name] = module
                 continue
@@ -66,7 +65,7 @@ class StackedExperts(PeftNames):
             layer = layers.setdefault(match["owner"], _Layer(adapter, match["owner"]))
             layer.add(_PROJECTIONS[match["projection"]], int(match["expert"]), module)
         for extra in adapter.extras.values() if layers else ():
-            if _EXPERT.fullmatch(extra.name):
+            if EXPERT.fullmatch(extra.name):
                 raise _cannot(adapter, extra.name, f"its {extra.kind} has no place there")
         count = max((layer.experts for layer in layers.values()), default=0)
         for owner, layer in layers.items():

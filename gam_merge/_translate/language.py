@@ -1,5 +1,6 @@
 """Language models: PEFT and MLX-LM name their modules alike."""
 
+import re
 from collections.abc import Collection
 
 from gam_merge._common.errors import GamMergeError
@@ -7,6 +8,9 @@ from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.diffusers import component_of
 from gam_merge._translate.dialect import Dialect, Modules, no_name, renamed
 from gam_merge._translate.pipeline import full_name
+
+# A module of one expert of several, as transformers 4 has them.
+EXPERT = re.compile(r"(?P<owner>(?:.+\.)?experts)\.(?P<expert>\d+)\.(?P<projection>.+)")
 
 
 class PeftNames(Dialect):
@@ -65,4 +69,8 @@ class MlxNames(Dialect):
         for name in modules:
             if component_of(name):
                 raise no_name(adapter, name, self.name, "MLX-LM runs language models")
+            if EXPERT.fullmatch(name):
+                raise no_name(
+                    adapter, name, self.name, "MLX-LM stacks experts; leave adapters of them out"
+                )
         return {name: renamed(module, name) for name, module in modules.items()}
