@@ -305,6 +305,15 @@ def test_a_format_that_needs_a_directory(kohya: list[Path], tmp_path: Path) -> N
         gm.merge(kohya, format="civitai", out=tmp_path / "out.safetensors")
 
 
+@pytest.mark.parametrize("name", ["out.pt", "out.bin", "out.ckpt", "out.npz", "out.SAFETENSORS"])
+def test_a_name_that_looks_like_a_file_is_not_given_to_a_directory(
+    name: str, kohya: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(gm.GamMergeError, match=r"must end with \.gguf or \.safetensors, got \."):
+        gm.merge(kohya, out=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_the_card_says_how_to_load_it(pair: list[Path], tmp_path: Path) -> None:
     gm.merge(pair, out=tmp_path / "out.safetensors")
     card = (tmp_path / "out.gam-merge" / "README.md").read_text()

@@ -16,6 +16,8 @@ from gam_merge._read.peft import Peft
 
 _DEFAULT = Peft()
 FORMATS: list[Format] = [_DEFAULT, Gguf(), Mlx(), Kohya(), Diffusers()]
+# How the names of files of weights end that are not written.
+_NOT_WRITTEN = (".bin", ".ckpt", ".npz", ".pt", ".pth")
 
 
 def recognized(
@@ -80,8 +82,13 @@ def output_format(
 
 def check_kind(form: Format, out: str | PathLike[str]) -> None:
     """Raise GamMergeError for the name of a file that no reader of a format takes."""
-    suffix = PurePath(out).suffix
-    if suffix in file_suffixes() and form.file_suffix != suffix:
+    suffix, written = PurePath(out).suffix, file_suffixes()
+    if suffix not in written and suffix.lower() in (*written, *_NOT_WRITTEN):
+        raise GamMergeError(
+            f"{out}: the name of a file must end with {' or '.join(written)}, got {suffix}; name "
+            "such a file, or a directory"
+        )
+    if suffix in written and form.file_suffix != suffix:
         kind = "a directory" if form.file_suffix is None else f"a file NAME{form.file_suffix}"
         raise GamMergeError(
             f"{out}: readers of the format {form.name} take {kind}; name one, or choose another "
