@@ -1,5 +1,6 @@
 """Names and layers of one model in the grammars of several formats, held against diffusers."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -366,6 +367,39 @@ def test_layers_of_unlike_ranks_scales_and_presence_are_fused(tmp_path: Path) ->
         delta = source[f"{block}.{layer}"].delta()
         expected[start : start + len(delta)] = delta
     assert (fused.delta() - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize(("alphas", "dtype"), [
+    ((0.0, 0.0), torch.float32),  # of an adapter of PEFT that is switched off
+    ((0.0, 3.0), torch.float32),
+    ((60000.0, 1.0), torch.float16),  # times a factor it is beyond the range
+    ((0.7, 0.1), torch.float16),
+])  # fmt: skip
+def test_scales_of_fused_layers_keep_their_value(
+    alphas: tuple[float, float], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    block, parts = "transformer_blocks.0.attn", ("to_q", "to_k")
+    tensors: Tensors = {}
+    for part in parts:
+        a, b = torch.randn(2, 8, generator=generator), torch.randn(8, 2, generator=generator)
+        tensors[f"base_model.model.{block}.{part}.lora_A.weight"] = (8 * a).to(dtype)
+        tensors[f"base_model.model.{block}.{part}.lora_B.weight"] = (8 * b).to(dtype)
+    name = "base_model.model.single_transformer_blocks.0.proj_out.lora"  # of Flux
+    tensors |= {f"{name}_A.weight": torch.ones(2, 40, dtype=dtype)}
+    tensors |= {f"{name}_B.weight": torch.ones(8, 2, dtype=dtype)}
+    (tmp_path / "a").mkdir()
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    pattern = dict(zip(parts, alphas, strict=True))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "alpha_pattern": pattern}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    out = tmp_path / "b.safetensors"
+    gm.convert(tmp_path / "a", format="kohya", dtype="float32", out=out)
+    fused = gm.load(out).modules["lora_unet_double_blocks_0_img_attn_qkv"].delta()
+    source = gm.load(tmp_path / "a").modules
+    expected = torch.cat([source[f"{block}.{part}"].delta() for part in parts])
+    assert (fused[:16] - expected).norm() <= 1e-6 * expected.norm()
+    assert not fused[16:].any()
 
 
 @pytest.fixture

@@ -70,13 +70,14 @@ def fuse(
     ranks = (0, *(a.shape[0] for a in factors.values()))
     *lefts, rank = accumulate(ranks)
     columns = dict(zip(factors, lefts, strict=True))
-    scales = {layer.scale for layer in present}
-    scale = scales.pop() if len(scales) == 1 else 1.0
+    scale, gains = 1.0, [layer.scale for layer in present]
+    if len(set(gains)) == 1:
+        scale, gains = gains[0], [1.0] * len(gains)
     b = _blocks(
         [layer.b for layer in present],
         shape=(sum(shares) * n, rank),  # (M, R)
         corners=[(tops[layer.name], columns[id(layer.a)]) for layer in present],
-        gains=[layer.scale / scale for layer in present],
+        gains=gains,
     )
     kept = min(layer.kept for layer in present)
     return LoraModule(name, _stacked(list(factors.values())), b, scale, kept=kept)
@@ -133,8 +134,13 @@ def _blocks(
     corners: Sequence[tuple[int, int]],
     gains: Sequence[float],
 ) -> LazyTensor:
-    """Return a matrix of zeros with each block, times its gain, at its upper left corner."""
+    """Return a matrix of zeros with each block, times its gain, at its upper left corner.
+
+    A gain other than 1 is not rounded to a dtype of half precision, nor does it overflow there.
+    """
     dtype = _dtype(blocks)
+    if any(gain != 1 for gain in gains):
+        dtype = torch.promote_types(dtype, torch.float32)
     place = partial(_place, shape=shape, corners=tuple(corners), gains=tuple(gains), dtype=dtype)
     return DerivedTensor(shape, dtype, place, tuple(blocks))
 
