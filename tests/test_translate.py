@@ -572,6 +572,20 @@ def test_other_grammars_of_one_format_are_not_merged_side_by_side(tmp_path: Path
         gm.merge(paths, format="diffusers")
 
 
+def test_adapters_of_unlike_models_are_named_together(tmp_path: Path) -> None:
+    """Not as one that cannot be written in the format that it is in."""
+    save_file(pair(SD_STEM, kohya=True), tmp_path / "a.safetensors")
+    save_file(pair(FLUX_STEM, 24, kohya=True), tmp_path / "b.safetensors")
+    kinds = [r"a\.safetensors \(kohya's names of Stable", r"b\.safetensors \(kohya's names of Flux"]
+    with pytest.raises(gm.GamMergeError, match=".* and .*".join(kinds)):
+        gm.merge([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    language_model = "examples/adapters/addition"
+    with pytest.raises(
+        gm.GamMergeError, match=r"addition \(PEFT's .* one model, or choose another"
+    ):
+        gm.merge([tmp_path / "a.safetensors", language_model], format="kohya")
+
+
 def test_language_models_have_no_stems(tmp_path: Path) -> None:
     with pytest.raises(gm.GamMergeError, match=r"\(peft\) cannot be translated .* format kohya"):
         gm.convert("examples/adapters/addition", format="kohya", out=tmp_path / "a.safetensors")
