@@ -18,6 +18,7 @@ import torch
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import sha256, write_file
 from gam_merge._common.types import Progress
+from gam_merge._read.record import Record
 from gam_merge._recipe import merge_recipe
 from gam_merge._recipes.file import read_recipes
 from gam_merge._trials.journal import Journal, Trial
@@ -107,6 +108,8 @@ def search(
         >>> len(result.trials), result.recipe.name
         (3, 'best.yaml')
     """
+    if trials < 1:
+        raise GamMergeError(f"trials must be at least 1, got {trials}")
     file, home = Path(recipe), Path(out)
     last, _ = read_recipes(file, overrides)[-1]
     space = make_space(last, vary)
@@ -124,9 +127,12 @@ def search(
     except OSError as error:
         raise GamMergeError(f"{home}: cannot be created: {error.strerror}") from error
     journal = Journal(home / "trials.jsonl", about)
+    earlier = len(journal.trials)
     bench = _Bench(file, home, journal, score, tuple(overrides), goal, trials, device, progress)
     with suppress(_Spent):
         optimise(lambda point: bench.loss(space.overrides(point.tolist())), space.start(last), seed)
+    if bench.best.number < earlier:  # best.yaml may be gone, or of another trial
+        bench.keep(merge_recipe(file, overrides=bench.settings(bench.best), device=device).record)
     plot = _plot(home, journal.trials, goal)
     return SearchResult(tuple(journal.trials), bench.best, home / "best.yaml", plot)
 
@@ -184,6 +190,14 @@ class _Bench:
             self.progress(len(self.journal.trials), self.trials)
         return trial
 
+    def settings(self, trial: Trial) -> tuple[str, ...]:
+        """Return what a trial sets over the recipe."""
+        return (*self.overrides, *trial.overrides)
+
+    def keep(self, record: Record) -> None:
+        """Write ``best.yaml``: the recipe of the best merge."""
+        write_file(self.home / "best.yaml", recipe_text(record, self.home).encode())
+
     @property
     def best(self) -> Trial:
         """The first of the trials with the best score."""
@@ -216,6 +230,5 @@ class _Bench:
                     ) from None
                 return self.journal.add(changes, None, str(error))
         if not self._scored or self._sign * score < self._sign * (self.best.score or 0.0):
-            text = recipe_text(result.record, self.home)
-            write_file(self.home / "best.yaml", text.encode())
+            self.keep(result.record)
         return self.journal.add(changes, score, None)

@@ -127,6 +127,20 @@ def test_takes_the_parameters_that_both_have_and_no_others() -> None:
         gm.merge(APART, method="pico+auto")
 
 
+def test_adapters_that_cancel_are_told_from_those_that_share_little() -> None:
+    """Their mean is rounding, which would decide the choice, and -m auto is no remedy."""
+    (first,) = family(0.5, count=1)
+    factors = {n: (-read(m.b), read(m.a)) for n, m in first.modules.items()}
+    for adapters in ([first, adapter(factors, source="opposite")], family(0.5, count=1) * 2):
+        weights = [1.0, 1.0]
+        report = gm.merge(adapters, weights=weights).report
+        cancel = adapters[1].source == "opposite"
+        assert report.choice is not None
+        assert ("the adapters cancel" in report.choice.reason) == cancel
+        assert bool(report.choice.figures) != cancel
+        assert report.notes == ()
+
+
 # What it says.
 
 

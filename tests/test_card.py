@@ -138,6 +138,14 @@ def test_body(tmp_path: Path):
     assert recipe == written
 
 
+def test_parameters_away_from_their_defaults_are_named(tmp_path: Path):
+    sources = adapter(tmp_path / "code"), adapter(tmp_path / "maths")
+    assert "`gam`: align" in card(*sources, method="gam").text
+    chosen = card(*sources, method="gam", params={"anchor": "none"}).text
+    assert "`gam` with `anchor=none`: align" in chosen
+    assert "anchor=none: this project" in chosen
+
+
 def test_sources_on_the_hub_are_linked(tmp_path: Path, hub: Hub):
     local = adapter(tmp_path / "a")
     files = {

@@ -127,6 +127,17 @@ def test_magnitudes_that_cancel_are_an_error(tmp_path: Path) -> None:
         gm.merge([path], method="sum", weights=[-1.0], base_model=tmp_path / "base.safetensors")
 
 
+def test_rows_of_length_zero_are_an_error(tmp_path: Path) -> None:
+    """DoRA divides by the length of each row, here of a base that the adapter was not trained on."""
+    b, a = random_factors(torch.Generator().manual_seed(0), 6, 5, 2, torch.float32)
+    path = write_adapter(tmp_path / "a", {"q": (0 * b, a)}, use_dora=True)
+    file = path / "adapter_model.safetensors"
+    save_file({**load_file(file), "base_model.model.q.lora_magnitude_vector": torch.ones(6)}, file)
+    save_file({"q.weight": torch.zeros(6, 5)}, tmp_path / "base.safetensors")
+    with pytest.raises(gm.GamMergeError, match="module q: a row of the weight plus its delta is z"):
+        gm.merge([path, path], base_model=tmp_path / "base.safetensors")
+
+
 @pytest.mark.parametrize("rank", [1, 3, 16])
 def test_flattened(rank: int, saved: dict[str, Path], tmp_path: Path) -> None:
     """The nearest product of that rank to what the merge changes; all of it at full rank; the loss is told."""

@@ -115,3 +115,6 @@ def test_says_when_it_erased_what_the_mean_keeps():
         == gm.merge(related, method="gam").report.notes
         == ()
     )
+    assert gm.merge(related, method="mean", params={"scale": 0.1}).report.notes == ()
+    zeros = stack([(0 * b, a) for b, a in [random_factors(generator, 60, 50, 3)] * 2])
+    assert not any("keeps" in note for note in gm.merge(zeros, method="gam").report.notes)

@@ -92,6 +92,7 @@ def check_mean(
         "_fsdp_wrapped_module.base_model.model._fsdp_wrapped_module.",
         "base_model.model.base_model.model.",
         "base_model.model.module.",
+        "_forward_module.base_model.model.",
     ],
 )
 @pytest.mark.parametrize("both", [True, False])
@@ -403,6 +404,7 @@ ORIGINAL = "Qwen/Qwen2.5-7B-Instruct"
     ("other", "note"),
     [
         ("", False),
+        ("  ", False),
         ("qwen/qwen2.5-7b-instruct", False),
         ("Qwen/Qwen2.5-7B-Instruct/", False),
         ("unsloth/Qwen2.5-7B-Instruct-bnb-4bit", True),
@@ -516,6 +518,8 @@ def _pickle(folder: Path, *, legacy: bool = False) -> bytes:
         ("adapter_config.json", HTML, "HTML page"),
         (WEIGHTS, b'{"error": "Repository not found"}', "JSON text"),
         (WEIGHTS, b"\x1f\x8b\x08" + bytes(60), "gzip"),
+        (WEIGHTS, b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML text"),
+        ("adapter_model.bin", b"GGUF" + bytes(60), "GGUF file by another name; .*gguf"),
         (WEIGHTS, "zip", "pickle of torch.save by another name; rename it to end in .bin"),
         (WEIGHTS, "legacy", "pickle of torch.save by another name; rename it to end in .bin"),
         ("adapter_model.bin", "zip cut", "pickle.* cut off; download it again"),
@@ -554,6 +558,31 @@ def test_a_whole_model_is_not_an_adapter(tmp_path: Path) -> None:
             gm.load(folder)
     with pytest.raises(gm.GamMergeError, match=r"whole model \(model\.norm\.weight\)"):
         gm.load(tmp_path / "model.safetensors" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("model.safetensors", torch.int32),
+        ("model.safetensors", torch.uint8),
+        ("model.safetensors", torch.float8_e4m3fn),
+        ("model.bin", torch.int32),
+        ("model.bin", torch.uint8),
+    ],
+)
+def test_a_quantised_model_is_not_an_adapter(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """GPTQ, bitsandbytes, FP8: it is named before its dtypes, which nobody should convert."""
+    tensors = {"model.layers.0.mlp.down_proj.qweight": torch.zeros(4, 4).to(dtype), **MODEL}
+    save = torch.save if name == "model.bin" else save_file
+    save(tensors, tmp_path / name)
+    with pytest.raises(gm.GamMergeError, match=r"whole model .*not an adapter; .*extract"):
+        gm.load(tmp_path / name)
+
+
+def test_a_checkpoint_of_a_trainer_is_not_an_adapter(tmp_path: Path) -> None:
+    torch.save({"state_dict": factors(0), "epoch": 3}, tmp_path / "last.ckpt")
+    with pytest.raises(gm.GamMergeError, match=r"holds state_dict, which is not a tensor \(dict\)"):
+        gm.load(tmp_path / "last.ckpt")
 
 
 def test_a_sharded_model_is_not_an_adapter(tmp_path: Path) -> None:

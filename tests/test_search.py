@@ -112,6 +112,32 @@ def test_more_trials_later(folder: Path):
     )
 
 
+def test_a_search_of_no_trials_is_an_error(folder: Path):
+    with pytest.raises(gm.GamMergeError, match="trials must be at least 1, got 0"):
+        gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=0)
+
+
+def test_the_best_recipe_is_that_of_the_journal(folder: Path):
+    """Also where best.yaml is gone, or a score was edited; a setting that is none is one line."""
+    found = gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=5)
+    best = found.recipe.read_text()
+    found.recipe.unlink()
+    again = gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=5)
+    assert again == found
+    assert found.recipe.read_text() == best
+    journal = Path("search/trials.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines[1 if found.best.number else 2]["score"] = 9.0
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    edited = gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=5)
+    assert edited.best.score == 9.0
+    assert edited.recipe.read_text() != best
+    lines[1]["overrides"], lines[1]["score"] = ["nonsense"], 10.0
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(gm.GamMergeError, match=r"nonsense"):
+        gm.search("recipe.yaml", distance([0.6, 0.1, 0.3]), "search", trials=5)
+
+
 def test_another_search_in_the_same_place_is_an_error(folder: Path):
     gm.search("recipe.yaml", distance([1, 0, 0]), "search", trials=1)
     with pytest.raises(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 _LFS, _HTML = b"version https://git-lfs.github.com/spec/", (b"<!doctype html", b"<html")
 _ZIP, _GZIP, _PICKLES = b"PK\x03\x04", b"\x1f\x8b", (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+_XML, _GGUF = b"<?xml", b"GGUF"
 
 
 def mistaken(path: Path) -> str | None:
@@ -25,6 +26,8 @@ def mistaken(path: Path) -> str | None:
         )
     if start.startswith(_GZIP):
         return "is compressed with gzip; unpack it"
+    if start.startswith(_XML):
+        return "is an XML text, as servers answer with errors; download the file again"
     return None
 
 
@@ -35,6 +38,8 @@ def mistaken_weights(path: Path) -> str | None:
         return reason
     if start.lstrip().startswith(b"{"):
         return _json(path)
+    if start.startswith(_GGUF):
+        return "is a GGUF file by another name; rename it to end in .gguf"
     if start[8:9] == b"{" and path.suffix != ".safetensors":
         return "is a safetensors file by another name; rename it to end in .safetensors"
     if start.startswith(_ZIP) and not zipfile.is_zipfile(path):

@@ -33,6 +33,7 @@ from gam_merge._methods.gam import gam
 
 KEPT = 0.95  # the least share of the mean at which gam is taken
 P = -0.25  # of consensus
+_CANCELLED = 1e-12  # a smaller share of the squared norms in the mean's is rounding
 EVIDENCE = (
     "measured on 30 sets of four adapters of SmolLM2-135M: a hint, not a law; a few labelled "
     "questions choose better (gam-merge search)"
@@ -41,33 +42,36 @@ EVIDENCE = (
 
 @dataclass(frozen=True)
 class Premise:
-    """|gam|^2 and |mean|^2 of each module that at least two adapters change."""
+    """|gam|^2, |mean|^2 and the sum of |w_i delta_i|^2 of each module that two adapters change."""
 
     gam: tuple[float, ...]
     mean: tuple[float, ...]
+    parts: tuple[float, ...]
 
     def __add__(self, other: "Premise") -> "Premise":
-        return Premise(self.gam + other.gam, self.mean + other.mean)
+        return Premise(self.gam + other.gam, self.mean + other.mean, self.parts + other.parts)
 
     @property
     def kept(self) -> float | None:
-        """|gam| / |mean| over all modules: None if there is nothing that two adapters change.
+        """|gam| / |mean| over all modules: None if there is no mean, or rounding alone.
 
         The sums are exact, so the order of the modules does not matter.
         """
         mean = fsum(self.mean)
-        return sqrt(fsum(self.gam) / mean) if mean > 0 else None
+        return sqrt(fsum(self.gam) / mean) if mean > _CANCELLED * fsum(self.parts) else None
 
 
 def premise(bucket: Bucket, weights: Tensor) -> Premise:
     """Look at a bucket. weights: (L, N)."""
     if len(bucket.deltas) < 2:
-        return Premise((), ())
+        return Premise((), (), ())
     weights = weights / weights.sum(-1, keepdim=True)
     merged = gam.function(bucket, weights, anchor="none")
     inner = weights.unsqueeze(-1) * inner_products(bucket) * weights.unsqueeze(-2)  # (L, N, N)
     mean = inner.sum((-2, -1)).clamp(min=0.0)  # (L,)
-    return Premise(tuple(merged.norm(bucket).square().tolist()), tuple(mean.tolist()))
+    parts = inner.diagonal(dim1=-2, dim2=-1).sum(-1)  # (L,)
+    gam_squared = merged.norm(bucket).square()
+    return Premise(tuple(gam_squared.tolist()), tuple(mean.tolist()), tuple(parts.tolist()))
 
 
 @rule(
@@ -86,6 +90,8 @@ def auto(seen: Premise | None) -> Choice:
     kept = None if seen is None else seen.kept
     if kept is None:
         reason = "no module is changed by two adapters: there is nothing to filter"
+        if seen is not None and any(seen.parts):
+            reason = "the adapters cancel: they have no mean that gam could filter"
         return Choice("auto", "gam", {"anchor": "none"}, reason)
     figures = {"gam_to_mean": kept}
     if kept >= KEPT:

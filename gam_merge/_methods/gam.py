@@ -43,7 +43,7 @@ class _Aligned(NamedTuple):
     "bucket",
     "gam",
     summary="align singular subspaces by orthogonal Procrustes, then average bases and cores",
-    reference="arXiv 2606.00357, equations 1 to 5",
+    reference="arXiv 2606.00357, equations 1 to 5; anchor=mean and anchor=none: this project",
     use="to repeat the paper, or where what the adapters do not share is noise; no better than the "
     "mean in what was measured",
     avoid="for specialists and separate initialisations: where subspaces do not overlap, little is "

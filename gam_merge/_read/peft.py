@@ -193,7 +193,7 @@ class _Parser:
             self._check_whole()
         with collecting(self.problems):
             self._check_saved()
-        base_model = self.config.get("base_model_name_or_path") or None
+        base_model = (self.config.get("base_model_name_or_path") or "").strip() or None
         extras = dict(sorted(self.extras.items()))
         adapter = Adapter(contents.source, modules, base_model, extras=extras, notes=self._notes())
         return _described(adapter, self.config)

@@ -1,8 +1,8 @@
 """The names of modules in PEFT's files: its prefix, and wrappers of training, which models lack.
 
 torch.compile puts ``_orig_mod`` into a name, FSDP ``_fsdp_wrapped_module``, checkpointing of
-activations ``_checkpoint_wrapped_module``, DDP and DeepSpeed ``module`` in front; a model that PEFT
-wrapped twice has its prefix twice.
+activations ``_checkpoint_wrapped_module``, Lightning ``_forward_module``, DDP and DeepSpeed
+``module`` in front; a model that PEFT wrapped twice has its prefix twice.
 """
 
 import re
@@ -11,7 +11,8 @@ PREFIX = "base_model.model."  # of PEFT, once
 
 # Anywhere in a name, also where a pattern of a config spells it with an escaped dot.
 _INSIDE = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\\?\.(?!lora_)"
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)"
+    r"\\?\.(?!lora_)"
 )
 _IN_FRONT = re.compile(r"(?:module\.(?!lora_)|base_model\.model\.)+")
 

@@ -25,6 +25,7 @@ from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import check_ends
 from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import FileTensor, dtype_name, read
+from gam_merge._read.whole_model import check_keys
 
 NOTE = (
     "its weights are a pickle, of which only tensors are read; "
@@ -134,6 +135,8 @@ def read_pickle(path: Path) -> dict[str, PickledTensor]:
         raise GamMergeError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise GamMergeError(f"{path}: is not a dict of tensors by name")
+    if not all(map(_is_float_tensor, content.values())):
+        check_keys(str(path), content)  # a quantised model
     tensors = {key: _located(path, key, value, places) for key, value in content.items()}
     total = sum(prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
     _check_memory(path, total, "its tensors share numbers, and would")
@@ -224,8 +227,13 @@ def _located(path: Path, key: str, view: Any, places: _Places) -> PickledTensor:
 
     Raises GamMergeError for anything else, and for what is not all stored.
     """
+    if not isinstance(view, _View):
+        raise GamMergeError(
+            f"{path}: holds {key}, which is not a tensor ({type(view).__name__}); save the dict of "
+            "the adapter's tensors alone"
+        )
     if not _is_float_tensor(view):
-        kind = dtype_name(view.storage.dtype) if isinstance(view, _View) else type(view).__name__
+        kind = dtype_name(view.storage.dtype)
         raise GamMergeError(
             f"{path}: tensor {key} is stored as {kind}; convert it to F32, F16 or BF16"
         )

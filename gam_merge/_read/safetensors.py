@@ -21,6 +21,7 @@ from gam_merge._common.files import MAX_MARKS, check_ends, marks
 from gam_merge._common.signature import mistaken_weights
 from gam_merge._common.tensors import FileTensor
 from gam_merge._read.container import PlacedWriter, TensorSpec
+from gam_merge._read.whole_model import check_keys
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _OTHERS = {
@@ -63,6 +64,8 @@ def read_header(
         dtype, shape, begin, end = _parse_entry(path, key, entry)
         one_number = dtype in _DTYPES and prod(shape) == 1  # a format may take it, or not
         if dtype not in dtypes and not one_number:
+            if not any_dtype:
+                check_keys(str(path), header)  # a quantised model
             raise _not_float(path, key, dtype)
         tensor = FileTensor(path, key, shape, _DTYPES[dtype], start + begin)
         if begin + tensor.nbytes != end or start + end > size:

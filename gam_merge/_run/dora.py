@@ -46,7 +46,12 @@ def rescale(
     c_i = torch.stack(gains)  # (L, N, m)
     c = 1 + (shares.unsqueeze(-1) * (c_i - 1)).sum(1)  # (L, m)
     for j, name in enumerate(names):
-        if not (c[j].isfinite().all() and c[j].abs().min() > _VANISHING):
+        if not c_i[j].isfinite().all():
+            raise GamMergeError(
+                f"module {name}: a row of the weight plus its delta is zero, which DoRA cannot "
+                "scale; an adapter belongs to another base model"
+            )
+        if not c[j].abs().min() > _VANISHING:
             raise GamMergeError(
                 f"module {name}: the magnitudes of its DoRA adapters cancel; change the weights"
             )

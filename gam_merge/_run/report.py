@@ -259,13 +259,16 @@ def _least_survival(module: ModuleReport) -> float:
 def erasure_notes(report: MergeReport) -> list[str]:
     """Return a note where a method that should average lost most of what averaging keeps.
 
-    The mean keeps its weight of an adapter that shares nothing with the others.
+    The mean keeps its weight of an adapter that shares nothing with the others. Of a zero adapter
+    there is nothing to keep, who scales the result knows what is left, and a method that was chosen
+    comes with its reason.
     """
-    if len(report.sources) < 2:
+    if report.choice is not None or report.params.get("scale", 1.0) != 1.0:
         return []
-    for share, weight in zip(report.survival, report.weights, strict=True):
-        if share >= weight / 2:
-            return []
+    columns = zip(report.survival, report.weights, report.norms, strict=True)
+    shares = [(share, weight) for share, weight, norm in columns if norm]
+    if len(shares) < 2 or any(share >= weight / 2 for share, weight in shares):
+        return []
     return [
         f"{report.method} keeps at most {100 * max(report.survival):.0f} % of each adapter: they "
         "share few directions, and what one has alone is filtered out; -m auto, the default, does "

@@ -164,8 +164,12 @@ def _weight(source: RecordedSource) -> str:
 
 
 def _method(record: Record) -> str:
-    rule = get_method(record.method).rule
-    text = f"{code(record.method)}: {rule.summary}."
+    method = get_method(record.method)
+    rule = method.rule
+    plain = method.validate({})
+    changed = [f"{name}={value}" for name, value in record.params.items() if value != plain[name]]
+    settings = f" with {', '.join(map(code, changed))}" if changed else ""
+    text = f"{code(record.method)}{settings}: {rule.summary}."
     if rule.reference:
         text += f" Reference: {_ARXIV.sub(_ARXIV_LINK, rule.reference)}."
     return text
