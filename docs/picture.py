@@ -21,16 +21,21 @@ NAMES = ("addition", "sorting", "spelling")
 _INK = {"light": "#1f2328", "dark": "#e6edf3"}
 _MUTED = {"light": "#656d76", "dark": "#8b949e"}
 _COLOURS = {"addition": "#4c8ed9", "sorting": "#d9822b", "spelling": "#9a6dd7", "merge": "#2da160"}
-_MERGE, _BASE = "merge, auto (default)", "base"
+MERGE, BASE = "merge, auto (default)", "base"
 
 
 def losses() -> dict[str, dict[str, float]]:
     """Return the held-out loss of each adapter, the base and the merge on each task."""
     rows = json.loads((ADAPTERS / "figures.json").read_text("utf-8"))["evaluation"]
     table: dict[str, dict[str, float]] = {}
-    for name in (_BASE, *NAMES, _MERGE):
+    for name in (BASE, *NAMES, MERGE):
         table[name] = {task: rows[name][task]["loss"] for task in NAMES}
     return table
+
+
+def merged() -> gm.MergeReport:
+    """Return what the default merge of the adapters did."""
+    return gm.merge([ADAPTERS / name for name in NAMES]).report
 
 
 def draw(scheme: str, path: Path) -> None:
@@ -56,11 +61,10 @@ def draw(scheme: str, path: Path) -> None:
 
 def _draw_factors(axes: Axes, scheme: str) -> None:
     """Draw B and A of the adapters, and of their merge."""
-    report = gm.merge([ADAPTERS / name for name in NAMES]).report
     axes.set(xlim=(0, 10), ylim=(-0.4, 9.6))
     axes.axis("off")
     axes.set_title("three adapters in, one adapter out", loc="left", fontsize=11)
-    for name, bottom, survival in zip(NAMES, (6.6, 3.3, 0.0), report.survival, strict=True):
+    for name, bottom, survival in zip(NAMES, (6.6, 3.3, 0.0), merged().survival, strict=True):
         _draw_adapter(axes, 0.2, bottom, _COLOURS[name])
         axes.text(0.85, bottom + 1.25, name, va="top")
         share = f"{survival:.0%} is in the result"
@@ -87,9 +91,9 @@ def _draw_losses(axes: Axes, scheme: str) -> None:
     axes.set_title("loss on held-out questions: lower is better", loc="left", fontsize=11)
     for place, task in enumerate(NAMES):
         bars = (
-            ("base", table[_BASE][task], _MUTED[scheme]),
+            ("base", table[BASE][task], _MUTED[scheme]),
             ("own", table[task][task], _COLOURS[task]),
-            ("merged", table[_MERGE][task], _COLOURS["merge"]),
+            ("merged", table[MERGE][task], _COLOURS["merge"]),
         )
         for offset, (label, loss, colour) in enumerate(bars):
             x = place + 0.29 * (offset - 1)
