@@ -4,21 +4,25 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import repository
-import tomllib
 import yaml
 from markdown_it import MarkdownIt
 from real import save_adapter
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import gam_merge as gm
 
@@ -131,7 +135,14 @@ def training_outputs(folder: Path) -> None:
 def image_files(folder: Path) -> None:
     """Two LoRAs of Stable Diffusion in kohya's grammar, and a toy pipeline for them."""
     import pipelines
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
 
     for seed, name in enumerate(("style", "person")):
         pipelines.save_kohya(folder / f"{name}.safetensors", seed, rank=4, alpha=2.0)
-    pipelines.stable_diffusion().save_pretrained(folder / "stable-diffusion")
+    pipeline = pipelines.stable_diffusion()
+    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2)
+    pipeline.register_modules(tokenizer=tokenizer, vae=vae)
+    pipeline.save_pretrained(folder / "stable-diffusion")
