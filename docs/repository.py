@@ -15,10 +15,15 @@ LINK = re.compile(r'(?P<before>\]\(|(?:href|src|srcset)=")(?P<target>[^\s)"#]+)'
 _SHOWN_AS_IT_IS = {".md", ".svg", ".png"}
 
 
+def own_pages() -> list[str]:
+    """Return the pages of the root and of docs/, as paths."""
+    pages = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
+    return [page.relative_to(ROOT).as_posix() for page in pages]
+
+
 def repository_files() -> list[str]:
     """Return the pages of docs/ and of the root and all files that they link to, as paths."""
-    paths = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("*.md"))]
-    paths += [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/*.md"))]
+    paths = own_pages()
     for path in paths:  # grows
         if path.endswith(".md"):
             paths += sorted(set(linked_files(path)) - set(paths))
@@ -39,13 +44,21 @@ def links(path: str) -> list[str]:
 
 
 def linked_file(path: str, target: str) -> str | None:
-    """Return the file that a link of a page leads to; None if it is not one of the repository."""
+    """Return the file that a link of a page leads to, and None if the site has no place for it.
+
+    mkdocs leaves out hidden files, such as those of .github.
+    """
     if ":" in target:
         return None
     place = normpath(join(dirname(path), target))
     if (ROOT / place).is_dir():
         place = join(place, "README.md")
-    return place if (ROOT / place).is_file() else None
+    return place if (ROOT / place).is_file() and not place.startswith(".") else None
+
+
+def exists(path: str, target: str) -> bool:
+    """Return whether a link of a page leads to a place of the repository."""
+    return (ROOT / dirname(path) / target).exists()
 
 
 def address(path: str) -> str:

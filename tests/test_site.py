@@ -18,7 +18,7 @@ PAGES = [path for path in repository.repository_files() if path.endswith(".md")]
 def test_links_within_the_repository_lead_to_files(page: str) -> None:
     for target in repository.links(page):
         outside = target.startswith(("https://", "mailto:"))
-        assert outside or repository.linked_file(page, target), target
+        assert outside or repository.exists(page, target), target
 
 
 def test_places_on_the_site_are_found_again() -> None:
