@@ -77,7 +77,7 @@ def _bash(text: str) -> None:
     script = f"set -euo pipefail\n{functions}\nexport -f gam-merge python\n{text}"
     environment = {**os.environ, **_ENVIRONMENT}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _yaml(text: str) -> None:
