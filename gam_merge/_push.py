@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub  # loads its parts on request
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.files import read_text
+from gam_merge._common.files import is_there, read_text
 from gam_merge._read.hub_id import is_repo
 from gam_merge._read.place import place_of
 from gam_merge._write.adapter import CARD_NAME, REPORT_NAME
@@ -126,6 +126,8 @@ def _operations(path: Path, repo: str) -> list["huggingface_hub.CommitOperationA
     add = huggingface_hub.CommitOperationAdd
     files = written_files(path)
     if not files:
+        if not is_there(path):
+            raise GamMergeError(f"{path}: no such file or directory")
         raise GamMergeError(f"{path}: is not a merge that gam-merge wrote; only those are pushed")
     texts: dict[str, str] = {}
     operations: list[huggingface_hub.CommitOperationAdd] = []

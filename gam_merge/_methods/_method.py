@@ -119,9 +119,9 @@ class Method:
     def check_count(self, count: int) -> None:
         """Raise GamMergeError if it does not take that many adapters."""
         if self.rule.adapters not in (None, count):
+            noun = "adapter" if self.rule.adapters == 1 else "adapters"
             raise GamMergeError(
-                f"{self.name} takes {self.rule.adapters} adapters, got {count}; "
-                "mean takes any number"
+                f"{self.name} takes {self.rule.adapters} {noun}, got {count}; mean takes any number"
             )
 
     def parts(self, bucket: Bucket) -> Iterator[Bucket]:
