@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 import gam_merge as gm
-from gam_ui._fields import params_in, weights_in
+from gam_ui._fields import params_in, rank_in, weights_in
 from gam_ui._render import render, report
 from gam_ui._visitors import Visitor, size_of
 
@@ -126,12 +126,12 @@ def _sources(visitor: Visitor) -> list[gm.Adapter]:
     return list(visitor.adapters.values())
 
 
-def _options(method: str, weights: str, params: str, rank: float | None, form: str) -> Any:
+def _options(method: str, weights: str, params: str, rank: str, form: str) -> Any:
     """Return the keyword arguments of merge and plan that the fields spell."""
     return {
         "method": method,
         "weights": weights_in(weights),
         "params": params_in(params),
-        "rank": None if rank is None else int(rank),
+        "rank": rank_in(rank),
         "format": form or None,
     }

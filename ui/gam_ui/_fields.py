@@ -25,3 +25,13 @@ def params_in(text: str) -> dict[str, Any]:
             raise gm.GamMergeError(f"a parameter must be NAME=VALUE, got {line!r}")
         params[name.strip()] = value.strip()
     return params
+
+
+def rank_in(text: str) -> int | None:
+    """Return the whole number in a text, None if there is none. Raises GamMergeError."""
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise gm.GamMergeError(f"rank must be a positive integer, got {text!r}") from None

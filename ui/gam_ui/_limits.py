@@ -14,7 +14,8 @@ class Limits:
         visitor: the bytes of all that a visitor has uploaded.
         disk: the bytes of all folders together, downloads from the Hub among them. Uploads and
             downloads are refused beyond it.
-        idle: the seconds after which the folder of a visitor who does nothing is removed.
+        idle: the seconds after which the folder of a visitor who does nothing is removed. What the
+            web server keeps of an upload goes as late.
         grace: the same for one who has closed the page, or lost the connection.
         waiting: how many actions may wait for their turn.
         at_once: how many actions other than merges run at once; of merges it is one.

@@ -11,7 +11,7 @@ from gam_ui import _actions as actions
 from gam_ui._visitors import Visitors
 
 # gam_merge/_lineup/options.py describes them; the empty one is that of the sources
-_FORMATS = [("as the adapters", ""), "peft", "kohya", "diffusers", "mlx", "gguf"]
+FORMATS = [("as the adapters", ""), "peft", "kohya", "diffusers", "mlx", "gguf"]
 _INTRODUCTION = """# gam-merge
 
 LoRA adapters in, one LoRA adapter out. What you upload is removed when you leave."""
@@ -81,15 +81,13 @@ def page(visitors: Visitors) -> gr.Blocks:
                     elem_id="params",
                 )
                 with gr.Row():
-                    rank = gr.Number(
+                    rank = gr.Textbox(
                         label="Rank",
-                        value=None,
-                        precision=0,
-                        minimum=1,
                         placeholder="the method's own",
+                        max_lines=1,
                         elem_id="rank",
                     )
-                    form = gr.Dropdown(_FORMATS, value="", label="Format", elem_id="format")
+                    form = gr.Dropdown(FORMATS, value="", label="Format", elem_id="format")
             with gr.Column():
                 advice = gr.HTML(actions.NO_ADVICE, elem_id="advice")
                 with gr.Accordion("About the method", open=False):
@@ -114,7 +112,8 @@ def page(visitors: Visitors) -> gr.Blocks:
 
         def on(action: Callable[..., Any]) -> dict[str, Any]:
             """Return the arguments of an event that an action answers."""
-            return {"fn": _answer(visitors, action), "api_visibility": "private"}
+            answer = _answer(visitors, action)
+            return {"fn": answer, "api_name": action.__name__, "api_visibility": "private"}
 
         listed = [adapters, which, files, folder]
         fields = [method, weights, params, rank, form]

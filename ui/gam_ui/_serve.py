@@ -1,6 +1,7 @@
 """``serve``: the page on a web server."""
 
 import os
+import signal
 import tempfile
 import threading
 from importlib.resources import files
@@ -30,7 +31,7 @@ def serve(
     limits: Limits | None = None,
     open_browser: bool = False,
 ) -> None:
-    """Serve the page until the process is interrupted.
+    """Serve the page until the process is interrupted or terminated.
 
     No token of this machine is used: adapters of the Hub must be public, and who pushes gives a
     token. Downloads from the Hub are kept as long as the server has visitors.
@@ -42,12 +43,14 @@ def serve(
         open_browser: show the page in a browser.
     """
     limits = limits or Limits()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves by way of the cleaning
     with tempfile.TemporaryDirectory(prefix="gam-merge-ui-") as folder:
         root = Path(folder).resolve()
-        os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
-        constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = True
-        constants.HF_HUB_CACHE = str(root / "hub")
         visitors = Visitors(root, limits)
+        os.environ["GRADIO_TEMP_DIR"] = str(visitors.uploads)
+        constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = True
+        constants.HF_HUB_CACHE = str(visitors.downloads)
         closed = threading.Event()
         sweeper = threading.Thread(target=_sweep, args=(visitors, closed), daemon=True)
         sweeper.start()

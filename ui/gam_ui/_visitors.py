@@ -1,6 +1,5 @@
 """A temporary folder per visitor, which is removed when they have left."""
 
-import os
 import secrets
 import shutil
 import threading
@@ -101,6 +100,8 @@ class Visitors:
 
     def __init__(self, root: Path, limits: Limits) -> None:
         self.root = root
+        self.uploads = root / "uploads"  # where the web server puts them first
+        self.downloads = root / "hub"  # the cache of huggingface_hub
         self.limits = limits
         self._visitors: dict[str, Visitor] = {}
         self._lock = threading.Lock()
@@ -140,6 +141,9 @@ class Visitors:
                 if visitor.deadline < now and not visitor.busy.locked():
                     visitor.forget()
                     del self._visitors[session]
+            if not self._visitors:
+                shutil.rmtree(self.downloads, ignore_errors=True)
+        _remove_older(self.uploads, self.limits.idle)
 
 
 def size_of(folder: Path) -> int:
@@ -155,7 +159,7 @@ def size_of(folder: Path) -> int:
 
 
 def _take(files: Sequence[Path], folder: Path) -> None:
-    """Link files into a folder: equal uploads of two visitors are one file of the web server's.
+    """Copy files into a folder: equal uploads of two visitors are one file of the web server's.
 
     Raises GamMergeError if two have one name.
     """
@@ -165,7 +169,15 @@ def _take(files: Sequence[Path], folder: Path) -> None:
             raise gm.GamMergeError(
                 f"one adapter at a time: the upload holds {file.name} more than once"
             )
+        shutil.copyfile(file, place)
+
+
+def _remove_older(folder: Path, seconds: float) -> None:
+    """Remove the files in a folder that were written so long ago."""
+    oldest = time.time() - seconds
+    for file in folder.rglob("*"):
         try:
-            os.link(file, place)
-        except OSError:  # a file system without links
-            shutil.copyfile(file, place)
+            if file.is_file() and file.stat().st_mtime < oldest:
+                file.unlink()
+        except FileNotFoundError:
+            continue
