@@ -1,7 +1,7 @@
 """Times the actions of the page under ten visitors at once, over loopback.
 
-Each visitor is a client of the page's own protocol: uploads two adapters, inspects one, compares,
-plans and merges, with pauses between the actions.
+Each visitor is a client of the page's own protocol: opens it, uploads two adapters, inspects one,
+compares, has the figures drawn, plans and merges, with pauses between the actions.
 """
 
 import json
@@ -15,16 +15,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.measure import save, table
+from benchmarks import page
+from benchmarks.measure import machine, save, table
 
+_PAGE = page.PAGE.with_name("ui.md")
 _ADAPTERS = Path(__file__).parents[1] / "examples" / "adapters"
 _NAMES = ("adapter_config.json", "adapter_model.safetensors")
 _FIELDS = ("auto", "", "", "", "")  # method, weights, parameters, rank, format
+_SLOW = ("draw the figures", "merge")  # take turns
 _SECONDS = 120.0  # for the server to start, and for any answer
 
 
@@ -67,6 +71,10 @@ class Client:
                     data: list[Any] = output["data"]
                     return data
         raise Refused("no answer")
+
+    def open(self) -> None:
+        """Load the page."""
+        self.http.get("/").raise_for_status()
 
     def add(self, files: Sequence[Path]) -> list[Any]:
         """Upload files and add the adapters in them."""
@@ -113,45 +121,46 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def main(*, visitors: int, pause: float, rounds: int) -> None:
-    """Print a table and write benchmarks/results/ui.json."""
+    """Print a table, write benchmarks/results/ui.json and the table of docs/ui.md."""
     times: dict[str, list[float]] = {}
     with served() as (url, _), ThreadPoolExecutor(visitors) as pool:
         jobs = [pool.submit(_visit, url, seed, pause, rounds, times) for seed in range(visitors)]
         for job in jobs:
             job.result()
     rows = [_row(name, values) for name, values in times.items()]
-    others = [value for name, values in times.items() if name != "merge" for value in values]
-    rows.append(_row("all but merge", others))
+    quick: list[float] = []
+    for name, values in times.items():
+        if name not in _SLOW:
+            quick += values
+    rows.append(_row(f"all but {' and '.join(_SLOW)}", quick))
     print(table(rows))
     print(save("ui", rows, visitors=visitors, pause=pause, rounds=rounds))
+    host = machine()
+    where = f"Measured on {host['cpu']} with {host['cores']} hardware threads."
+    page.write("ui", f"{table(rows)}\n\n{where}", _PAGE)
 
 
 def _visit(url: str, seed: int, pause: float, rounds: int, times: dict[str, list[float]]) -> None:
     """Do everything that a visitor does, a few times, and take the times."""
     draw = random.Random(seed)
-
-    def timed(name: str, action: Callable[[], Any]) -> Any:
-        time.sleep(draw.uniform(0.5, 1.5) * pause)
-        start = time.perf_counter()
-        result = action()
-        times.setdefault(name, []).append(time.perf_counter() - start)
-        return result
-
     for _ in range(rounds):
-        client = timed("open the page", lambda: _opened(url))
+        client = Client(url)
+        actions: list[tuple[str, Callable[[], Any]]] = [("open the page", client.open)]
         for name in ("addition", "sorting"):
             files = [_ADAPTERS / name / part for part in _NAMES]
-            timed("add", lambda files=files: client.add(files))  # type: ignore[misc]
-        timed("inspect", lambda: client.act("inspect", "adapter-1"))
-        timed("compare", lambda: client.act("compare", ""))
-        timed("plan", lambda: client.act("plan", *_FIELDS))
-        timed("merge", lambda: client.act("merge", *_FIELDS))
-
-
-def _opened(url: str) -> Client:
-    client = Client(url)
-    client.http.get("/").raise_for_status()
-    return client
+            actions.append(("add", partial(client.add, files)))
+        actions += [
+            ("inspect", partial(client.act, "inspect", "adapter-1")),
+            ("compare", partial(client.act, "compare", "")),
+            ("draw the figures", partial(client.act, "draw")),
+            ("plan", partial(client.act, "plan", *_FIELDS)),
+            ("merge", partial(client.act, "merge", *_FIELDS)),
+        ]
+        for name, action in actions:
+            time.sleep(draw.uniform(0.5, 1.5) * pause)
+            start = time.perf_counter()
+            action()
+            times.setdefault(name, []).append(time.perf_counter() - start)
 
 
 def _row(name: str, seconds: Sequence[float]) -> dict[str, Any]:

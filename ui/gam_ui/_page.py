@@ -11,7 +11,14 @@ from gam_ui import _actions as actions
 from gam_ui._visitors import Visitors
 
 # gam_merge/_lineup/options.py describes them; the empty one is that of the sources
-FORMATS = [("as the adapters", ""), "peft", "kohya", "diffusers", "mlx", "gguf"]
+FORMATS: list[str | tuple[str, str]] = [
+    ("as the adapters", ""),
+    "peft",
+    "kohya",
+    "diffusers",
+    "mlx",
+    "gguf",
+]
 _INTRODUCTION = """# gam-merge
 
 LoRA adapters in, one LoRA adapter out. What you upload is removed when you leave."""
@@ -54,6 +61,7 @@ def page(visitors: Visitors) -> gr.Blocks:
             inspect = gr.Button("Inspect", scale=1, elem_id="inspect")
             compare = gr.Button("Compare all", scale=1, elem_id="compare")
         report = gr.HTML(elem_id="report")
+        draw = gr.Button("Draw the figures", size="sm", elem_id="draw")
 
         gr.Markdown("## 3. Merge")
         with gr.Row():
@@ -123,15 +131,10 @@ def page(visitors: Visitors) -> gr.Blocks:
         restart.click(**on(actions.start_over), outputs=listed)
         inspect.click(**on(actions.inspect), inputs=which, outputs=report)
         compare.click(**on(actions.compare), inputs=weights, outputs=[advice, report])
+        draw.click(**on(actions.draw), outputs=report, concurrency_limit=1)
         method.change(**on(actions.describe), inputs=method, outputs=card)
         plan.click(**on(actions.plan), inputs=fields, outputs=result)
-        merge.click(
-            **on(actions.merge),
-            inputs=fields,
-            outputs=result,
-            concurrency_limit=1,
-            concurrency_id="merge",
-        )
+        merge.click(**on(actions.merge), inputs=fields, outputs=result, concurrency_limit=1)
         push.click(**on(actions.push), inputs=[repo, token, private], outputs=pushed)
         blocks.unload(_leave(visitors))
     return blocks.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once)
