@@ -40,7 +40,12 @@ class Client:
     """One open page, without a browser."""
 
     def __init__(self, url: str, session: str | None = None) -> None:
-        self.http = httpx.Client(base_url=url, timeout=_SECONDS, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url,
+            timeout=_SECONDS,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),  # none is left open
+        )
         self.session = session or secrets.token_hex(8)
         events = self.http.get("/config").json()["dependencies"]
         self.events: dict[str, int] = {event["api_name"]: event["id"] for event in events}

@@ -336,7 +336,9 @@ def test_behind_a_proxy_the_hub_is_asked(hub: Hub, files, monkeypatch):
 def test_a_hub_id_is_never_a_path(hub: Hub, files, tmp_path: Path, monkeypatch):
     """Where a text means the directory, and in what the merge records."""
     monkeypatch.chdir(tmp_path)
-    write_adapter(tmp_path / "org" / "adapter", {"other": random_factors(torch.Generator(), 4, 4, 1)})
+    write_adapter(
+        tmp_path / "org" / "adapter", {"other": random_factors(torch.Generator(), 4, 4, 1)}
+    )
     sha = hub.add("org/adapter", files)
     assert set(gm.load("org/adapter").modules) == {"other"}
     adapter = gm.load(gm.HubId("org/adapter"))
