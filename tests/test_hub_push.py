@@ -400,6 +400,6 @@ def test_a_token_that_is_given_is_the_one_that_is_sent(hub: Hub, merged: Path, m
     monkeypatch.setenv("HF_TOKEN", STRANGER)
     gm.push(merged, "me/merged", token=TOKEN)
     assert {token for _, token in hub.requests if token} == {f"Bearer {TOKEN}"}
-    with pytest.raises(gm.GamMergeError, match="does not permit|valid token") as error:
+    with pytest.raises(gm.GamMergeError, match=r"does not permit|valid token") as error:
         gm.push(merged, "me/merged", token="hf_wrong")
     assert "hf_wrong" not in str(error.value)

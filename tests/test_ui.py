@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import browser
-import httpx
 import pytest
 import torch
 import yaml
@@ -285,7 +284,7 @@ def test_uploads_are_limited(page, tmp_path):
     large = tmp_path / "large.safetensors"
     for nbytes, status in ((21_000_000, 413), (31_000_000, 413)):
         large.write_bytes(b"0" * nbytes)
-        with pytest.raises(httpx.HTTPStatusError) as refused:
+        with pytest.raises(clients().httpx.HTTPStatusError) as refused:
             client.upload([large])
         assert refused.value.response.status_code == status
     large.write_bytes(b"0" * 19_000_000)
@@ -303,7 +302,7 @@ def test_a_full_server_refuses(tmp_path):
     with ui.served("disk=6_000_000", environment=environment(tmp_path)) as (url, _):
         client = ui.Client(url)
         client.add(files_of(ADAPTERS[0]))  # 4.9 MB
-        with pytest.raises(httpx.HTTPStatusError) as refused:
+        with pytest.raises(clients().httpx.HTTPStatusError) as refused:
             client.upload(files_of(ADAPTERS[1]))
         assert refused.value.response.status_code == 507
 

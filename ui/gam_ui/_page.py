@@ -10,9 +10,9 @@ import gam_merge as gm
 from gam_ui import _actions as actions
 from gam_ui._visitors import Visitors
 
-# gam_merge/_lineup/options.py describes them; the empty one is that of the sources
+# the empty one leaves it to the library, which takes that of the sources
 FORMATS: list[str | tuple[str, str]] = [
-    ("as the adapters", ""),
+    ("default", ""),
     "peft",
     "kohya",
     "diffusers",
@@ -30,15 +30,16 @@ def page(visitors: Visitors) -> gr.Blocks:
     with gr.Blocks(title="gam-merge", analytics_enabled=False, fill_width=False) as blocks:
         gr.Markdown(_INTRODUCTION)
         gr.Markdown("## 1. Adapters")
+        gr.Markdown("Drop the weights and the config of one adapter together.")
         with gr.Row():
             files = gr.File(
-                label="Files: weights, or the weights and the config of one adapter",
+                label="Files of adapters",
                 file_count="multiple",
                 height=160,
                 elem_id="files",
             )
             folder = gr.File(
-                label="A directory: one adapter",
+                label="Directory of an adapter",
                 file_count="directory",
                 height=160,
                 elem_id="folder",
@@ -91,7 +92,7 @@ def page(visitors: Visitors) -> gr.Blocks:
                 with gr.Row():
                     rank = gr.Textbox(
                         label="Rank",
-                        placeholder="the method's own",
+                        placeholder="default",
                         max_lines=1,
                         elem_id="rank",
                     )
