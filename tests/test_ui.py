@@ -262,6 +262,14 @@ def test_no_address_is_a_path_of_the_server(page, address):
         assert b"root:" not in answer.read()
 
 
+def test_an_upload_cannot_be_read_by_its_address(page):
+    """Gradio alone would give it to anyone who knows what is in it."""
+    client = clients().Client(page[0])
+    (file,) = client.upload([ADAPTERS[0] / PARTS[0]])
+    assert Path(file["path"]).is_file()
+    assert client.http.get(f"/gradio_api/file={file['path']}").status_code == 403
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", str(ADAPTERS[0] / WEIGHTS), "../../etc/passwd"])
 def test_no_event_takes_a_path_of_the_server(page, path):
     ui = clients()
