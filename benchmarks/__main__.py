@@ -179,6 +179,17 @@ def formats_command(
     command.main(page=page)
 
 
+@app.command("ui")
+def ui_command(visitors: int = 10, pause: float = 8.0, rounds: int = 2) -> None:
+    """Time the actions of the page under several visitors at once; needs the extra ``ui``.
+
+    pause: the mean seconds between two actions of a visitor.
+    """
+    from benchmarks import ui
+
+    ui.main(visitors=visitors, pause=pause, rounds=rounds)
+
+
 @app.command("nightly")
 def nightly_command(
     only: Annotated[list[str] | None, typer.Option(help="Names of trials (default: all).")] = None,

@@ -40,6 +40,7 @@ from gam_merge._plan import plan as plan
 from gam_merge._push import push as push
 from gam_merge._read.adapter import Adapter as Adapter
 from gam_merge._read.adapter import LoraModule as LoraModule
+from gam_merge._read.hub_id import HubId as HubId
 from gam_merge._recipe import merge_recipe as merge_recipe
 from gam_merge._recipe import plan_recipe as plan_recipe
 from gam_merge._recipes.recipe import recipe_schema as recipe_schema

@@ -16,10 +16,10 @@ from gam_merge._read.adapter import Adapter
 from gam_merge._read.containers import read_tensors
 from gam_merge._read.format import Contents, Format
 from gam_merge._read.formats import config_names, file_suffixes, recognized, weights_names
-from gam_merge._read.hub_id import parse_hub_id
+from gam_merge._read.hub_id import HubId, parse_hub_id
 from gam_merge._read.whole_model import check_directory
 
-Source = str | PathLike[str] | Adapter
+Source = str | PathLike[str] | HubId | Adapter
 
 
 def load(
@@ -38,9 +38,9 @@ def load(
         source: a directory that PEFT, diffusers or MLX-LM wrote; a ``.safetensors`` file of one of
             these or of kohya's grammar, a ``.gguf`` of llama.cpp, or a pickle (``.bin``, ``.pt``,
             ``.ckpt``); or a Hub id ``org/name[@revision][:subfolder]`` where no path of that name
-            exists (the subfolder may be a file). PEFT's config of ``X.safetensors`` is ``X.json``,
-            ``X_config.json`` or ``adapter_config.json`` next to it. An ``Adapter`` is returned as
-            it is.
+            exists (the subfolder may be a file), or a ``HubId``, which is never a path. PEFT's
+            config of ``X.safetensors`` is ``X.json``, ``X_config.json`` or ``adapter_config.json``
+            next to it. An ``Adapter`` is returned as it is.
         base_model: the model that the adapter was trained on, for files that do not name it.
         alpha: the alpha of all modules, for a file without a config; their ranks are those of the
             tensors.
@@ -160,11 +160,13 @@ def config_file(path: Path) -> Path | None:
     return contents.config_file
 
 
-def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
+def locate(source: str | PathLike[str] | HubId) -> tuple[Path, str | None]:
     """Return the path that a source names, and its commit if it is from the Hub.
 
     Raises GamMergeError.
     """
+    if isinstance(source, HubId):
+        return _fetched(source)
     try:
         str(source).encode()
     except UnicodeEncodeError as error:
@@ -173,10 +175,15 @@ def locate(source: str | PathLike[str]) -> tuple[Path, str | None]:
         ) from error
     path = Path(source)
     if not is_there(path) and isinstance(source, str) and (hub := parse_hub_id(source)):
-        from gam_merge._read.hub import fetch
-
-        return fetch(hub)
+        return _fetched(hub)
     return path, None
+
+
+def _fetched(hub: HubId) -> tuple[Path, str]:
+    """Return where an adapter of the Hub lies in the cache, and its commit."""
+    from gam_merge._read.hub import fetch  # loads huggingface_hub's errors, which takes a while
+
+    return fetch(hub)
 
 
 def weights_file(path: Path) -> Path:

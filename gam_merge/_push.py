@@ -34,10 +34,11 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str = "Merged LoRA adapter",
+    token: str | None = None,
 ) -> str:
     """Upload a merge to a model repository of the Hub, which is created if it does not exist.
 
-    Token, cache and endpoint are those of huggingface_hub.
+    Cache and endpoint are those of huggingface_hub, and so is the token unless one is given.
 
     Args:
         directory: the output of a merge, a directory or a file, or of ``extract`` or ``fuse``.
@@ -47,6 +48,7 @@ def push(
         revision: the branch, which is created if it does not exist.
         create_pr: open a pull request instead.
         commit_message: the message of the commit.
+        token: a token of the Hub that may write to the repository.
 
     Returns:
         The URL of the commit, or of the pull request.
@@ -73,9 +75,10 @@ def push(
         raise GamMergeError(f"{repo}: is not a repository name; give user/name")
     path = Path(directory)
     operations = _operations(path, repo)
+    api = huggingface_hub.HfApi(library_name="gam-merge", token=token)
     try:
         with explained(repo):
-            return _commit(operations, repo, private, revision, create_pr, commit_message)
+            return _commit(api, operations, repo, private, revision, create_pr, commit_message)
     except GamMergeError as error:
         command = _command(path, repo, private, revision, create_pr)
         raise GamMergeError(f"{error}; {path} is complete, push it again with: {command}") from None
@@ -94,6 +97,7 @@ def _command(path: Path, repo: str, private: bool, revision: str | None, create_
 
 
 def _commit(
+    api: "huggingface_hub.HfApi",
     operations: Sequence["huggingface_hub.CommitOperationAdd"],
     repo: str,
     private: bool,
@@ -102,7 +106,6 @@ def _commit(
     message: str,
 ) -> str:
     """Make the commit; return its URL. Raises what huggingface_hub raises."""
-    api = huggingface_hub.HfApi(library_name="gam-merge")
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.model_info(repo).private:
         raise GamMergeError(

@@ -231,3 +231,14 @@ def test_where_nothing_can_be_written(found, tmp_path):
     with pytest.raises(gm.GamMergeError, match="is not a regular file"):
         found["inspection"].save_html(tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_without_figures_has_the_rest(found, tmp_path, kind):
+    whole = found[kind].save_html(tmp_path / "whole.html").read_text("utf-8")
+    tables = found[kind].save_html(tmp_path / "tables.html", figures=False).read_text("utf-8")
+    assert "<svg" in whole
+    assert "<figure" not in tables
+    assert "<svg" not in tables
+    for cell in re.findall(r"<td>.*?</td>", whole):
+        assert cell in tables

@@ -331,3 +331,29 @@ def test_behind_a_proxy_the_hub_is_asked(hub: Hub, files, monkeypatch):
     monkeypatch.setenv("http_proxy", hub.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert gm.load("org/name").rank == 2
+
+
+def test_a_hub_id_is_never_a_path(hub: Hub, files, tmp_path: Path, monkeypatch):
+    """Where a text means the directory, and in what the merge records."""
+    monkeypatch.chdir(tmp_path)
+    write_adapter(
+        tmp_path / "org" / "adapter", {"other": random_factors(torch.Generator(), 4, 4, 1)}
+    )
+    sha = hub.add("org/adapter", files)
+    assert set(gm.load("org/adapter").modules) == {"other"}
+    adapter = gm.load(gm.HubId("org/adapter"))
+    assert set(adapter.modules) == {"layers.0.q", "layers.1.q"}
+    result = gm.merge([gm.HubId.parse("org/adapter@main")], method="mean")
+    assert result.record.sources[0].name(None) == f"org/adapter@{sha}"
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_files_that_are_too_large_are_not_fetched(hub: Hub, files, name):
+    large = {**files, name: files[name] + bytes(10_000)}
+    hub.add("org/adapter", large)
+    most = len(large[name]) - 1
+    with pytest.raises(gm.GamMergeError, match=f"{name} must have at most {most} bytes"):
+        gm.load(gm.HubId.parse("org/adapter", max_bytes=most))
+    assert hub.asked(f"GET .*{name}") == 0
+    with pytest.raises(gm.GamMergeError, match=r"must be org/name.*got '/etc/passwd'"):
+        gm.HubId.parse("/etc/passwd")

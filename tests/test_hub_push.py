@@ -394,3 +394,12 @@ def test_offline(hub: Hub, merged: Path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(gm.GamMergeError, match="HF_HUB_OFFLINE"):
         gm.push(merged, "me/merged")
+
+
+def test_a_token_that_is_given_is_the_one_that_is_sent(hub: Hub, merged: Path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    gm.push(merged, "me/merged", token=TOKEN)
+    assert {token for _, token in hub.requests if token} == {f"Bearer {TOKEN}"}
+    with pytest.raises(gm.GamMergeError, match=r"does not permit|valid token") as error:
+        gm.push(merged, "me/merged", token="hf_wrong")
+    assert "hf_wrong" not in str(error.value)

@@ -28,6 +28,7 @@ from gam_cli._recipe import recipe
 from gam_cli._resize import resize
 from gam_cli._schema import schema
 from gam_cli._search import search
+from gam_cli._ui import ui
 from gam_cli._verify import verify
 
 VERBS = (
@@ -45,6 +46,7 @@ VERBS = (
     batch,
     verify,
     push,
+    ui,
     schema,
     help,
 )

@@ -435,6 +435,29 @@ DryRun = Annotated[
 Explain = Annotated[
     bool, _flag(_RUNNING, "--explain", help="List the ten modules that lost the most.")
 ]
+Host = Annotated[
+    str,
+    _option(
+        _RUNNING,
+        "--host",
+        metavar="ADDRESS",
+        help="Address of the page; 0.0.0.0 is for others to see, too.",
+    ),
+]
+Port = Annotated[
+    int | None,
+    _option(
+        _RUNNING,
+        "--port",
+        metavar="INT",
+        min=1,
+        max=65535,
+        help="Port of the page (default: the first free one from 7860).",
+    ),
+]
+NoBrowser = Annotated[
+    bool, _flag(_RUNNING, "--no-browser", help="Print the address, and open no browser.")
+]
 Quiet = Annotated[bool, _flag(_RUNNING, "--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[
     bool,

@@ -170,6 +170,8 @@ def download(hub: HubId, name: str) -> Path:
 
     Without a connection to the Hub the cache has to hold it.
     """
+    if hub.max_bytes is not None:
+        _check_size(hub, name, hub.max_bytes)
     path = huggingface_hub.hf_hub_download(
         hub.repo,
         name,
@@ -178,6 +180,14 @@ def download(hub: HubId, name: str) -> Path:
         local_files_only=not (constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT)),
     )
     return Path(path)
+
+
+def _check_size(hub: HubId, name: str, most: int) -> None:
+    """Raise GamMergeError for a file that is too large, or of a size that the Hub does not say."""
+    url = huggingface_hub.hf_hub_url(hub.repo, name, revision=hub.revision)
+    size = huggingface_hub.get_hf_file_metadata(url).size
+    if size is None or size > most:
+        raise GamMergeError(f"{hub}: {name} must have at most {most} bytes, got {size}")
 
 
 def _reachable(endpoint: str) -> bool:

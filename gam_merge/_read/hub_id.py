@@ -1,7 +1,9 @@
 """The name of an adapter on the Hub: ``org/name[@revision][:subfolder]``."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from gam_merge._common.errors import GamMergeError
 
 # What huggingface_hub accepts; a repository does not end in .git.
 _WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -14,11 +16,34 @@ _ID = re.compile(
 
 @dataclass(frozen=True)
 class HubId:
-    """A repository, its revision, and a subfolder, which may also be a ``.safetensors`` file."""
+    """The name of an adapter on the Hub: as a source it is never a path.
+
+    A text means a path of that name if there is one.
+
+    Attributes:
+        repo: ``org/name``.
+        revision: a branch, a tag or a commit; the main branch by default.
+        subfolder: the folder of the adapter, or a file of weights.
+        max_bytes: files that are larger are not downloaded, which is an error.
+
+    Example:
+        >>> hub = gm.HubId.parse("user/adapters@main:sorting", max_bytes=10**9)
+        >>> hub.repo, hub.revision, hub.subfolder
+        ('user/adapters', 'main', 'sorting')
+    """
 
     repo: str
     revision: str | None = None
     subfolder: str | None = None
+    max_bytes: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, max_bytes: int | None = None) -> "HubId":
+        """Return the Hub id that a text spells. Raises GamMergeError."""
+        hub = parse_hub_id(text)
+        if hub is None:
+            raise GamMergeError(f"a Hub id must be org/name[@revision][:subfolder], got {text!r}")
+        return replace(hub, max_bytes=max_bytes)
 
     def __str__(self) -> str:
         text = self.repo
