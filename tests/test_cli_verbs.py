@@ -34,7 +34,7 @@ CALLS = {
     "verify": ("verify", "out"),
     "push": ("push", "out me/merged"),
 }
-LOCAL = {"methods"}  # verbs that cannot download
+LOCAL = {"help", "methods", "schema", "ui"}  # verbs that cannot download
 MERGES = (  # the other ways through the verb merge
     ("plan", "a --dry-run"),
     ("merge_recipe", "--recipe recipe.yaml -o out"),

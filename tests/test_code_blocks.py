@@ -22,9 +22,7 @@ FILES = {
 }
 EVERY = [block for page in PAGES for block in blocks(page)]
 
-pytestmark = [
-    pytest.mark.filterwarnings("default")
-]  # PEFT, transformers and diffusers warn of much
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # PEFT, transformers and diffusers warn of much
 
 
 def place(block: Block) -> str:
