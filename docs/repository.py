@@ -44,7 +44,7 @@ def links(path: str) -> list[str]:
 
 
 def linked_file(path: str, target: str) -> str | None:
-    """Return the file that a link of a page leads to, and None if the site has no place for it.
+    """Return the file that a link of a page leads to, and None if the site does not show it.
 
     mkdocs leaves out hidden files, such as those of .github.
     """

@@ -232,7 +232,7 @@ def test_interleaved_experts_are_refused(tmp_path: Path) -> None:
     [
         ("fc1.lora_A.weight", {}, r"experts\.0\.fc1 cannot .* none of gate_proj"),
         ("up_proj.lora_magnitude_vector", {"use_dora": True}, "it is DoRA, which PEFT does not"),
-        ("up_proj.lora_B.bias", {"lora_bias": True}, "its lora_bias has no place there"),
+        ("up_proj.lora_B.bias", {"lora_bias": True}, "it cannot hold lora_bias"),
     ],
 )
 def test_what_cannot_be_stacked(

@@ -193,7 +193,7 @@ def _check_comfyui(lineup: Lineup) -> Iterator[str]:
 
 
 def _check_gguf(lineup: Lineup, target: str) -> None:
-    """Raise GamMergeError for what has no place in an adapter of llama.cpp."""
+    """Raise GamMergeError for what an adapter of llama.cpp cannot hold."""
     for name in lineup.layouts:
         if lineup.owners[name] != name:
             raise _not_served(target, "LoRA on modules that PEFT wraps in one another", name)

@@ -97,23 +97,19 @@ class Diffusers(Format):
                 module = lora_module(where, stem)
                 scale = scales.of(module, has_alpha="alpha" in stem.parts)
                 modules[name] = module if scale is None else replace(module, scale=scale)
-        given: dict[str, Any] = {}
         with collecting(problems):
             if scales or alphas:
                 check_alpha_not_given(contents, METADATA_KEY if scales else "a tensor per module")
-            elif (scale := with_given_alpha(contents, stems, modules)) is not None:
-                modules = {name: replace(module, scale=scale) for name, module in modules.items()}
-                given["alpha"] = contents.alpha
+            else:
+                modules = with_given_alpha(contents, stems, modules)
             if not modules:
                 raise GamMergeError(f"{where}: holds no LoRA factors")
-        if contents.base_model is not None:
-            given["base_model"] = contents.base_model
         return Adapter(
             contents.source,
             modules,
             contents.base_model,
             notes=lycoris_notes(stems, modules),
-            given=given,
+            given=contents.given(),
             format=self.name,
         )
 

@@ -52,6 +52,18 @@ class Contents:
     config_version: FileVersion | None = None
     bare: bool = False
 
+    def given(self, base_model: str | None = None) -> dict[str, Any]:
+        """Return base model and alpha as far as the user had to give them.
+
+        base_model: that of the files, if they name one.
+        """
+        given: dict[str, Any] = {}
+        if base_model is None and self.base_model is not None:
+            given["base_model"] = self.base_model
+        if self.alpha is not None:
+            given["alpha"] = self.alpha
+        return given
+
 
 class Format(ABC):
     """One grammar of keys, and the files that hold it.

@@ -14,7 +14,6 @@ Written from the reader, ``src/llama-adapter.cpp``, and ``convert_lora_to_gguf.p
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
-from typing import Any
 
 from gam_merge._common.errors import GamMergeError, collecting
 from gam_merge._common.tensors import LazyTensor, dtype_name, transposed
@@ -64,25 +63,21 @@ class Gguf(Format):
         if not modules:
             with collecting(problems):
                 raise GamMergeError(f"{where}: holds no LoRA factors")
-        given: dict[str, Any] = {}
         with collecting(problems):
             if alpha:
                 check_alpha_not_given(contents, _ALPHA)
-            elif (scale := with_given_alpha(contents, {}, modules)) is not None:
-                modules = {name: replace(module, scale=scale) for name, module in modules.items()}
-                alpha = given["alpha"] = contents.alpha
+            else:
+                modules = with_given_alpha(contents, {}, modules)
         base_model = _base_model(metadata)
-        if base_model is None and contents.base_model is not None:
-            base_model = given["base_model"] = contents.base_model
         return Adapter(
             contents.source,
             modules,
-            base_model,
+            base_model or contents.base_model,
             config=dict(metadata),
             notes=_notes(norms),
-            given=given,
+            given=contents.given(base_model),
             format=self.name,
-            alpha=alpha,
+            alpha=alpha or contents.alpha,
         )
 
     def check_together(self, adapters: Sequence[Adapter]) -> None:

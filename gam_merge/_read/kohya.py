@@ -82,23 +82,19 @@ class Kohya(Format):
         for name, stem in sorted(stems.items()):
             with collecting(problems):
                 modules[name] = lora_module(where, stem)
-        given: dict[str, Any] = {}
         with collecting(problems):
             if any("alpha" in stem.parts for stem in stems.values()):
                 check_alpha_not_given(contents, "a tensor per module")
-            elif (scale := with_given_alpha(contents, stems, modules)) is not None:
-                modules = {name: replace(module, scale=scale) for name, module in modules.items()}
-                given["alpha"] = contents.alpha
+            else:
+                modules = with_given_alpha(contents, stems, modules)
         base_model = contents.metadata.get(_BASE) or None
-        if base_model is None and contents.base_model is not None:
-            base_model = given["base_model"] = contents.base_model
         return Adapter(
             contents.source,
             modules,
-            base_model,
+            base_model or contents.base_model,
             config=dict(contents.metadata),
             notes=lycoris_notes(stems, modules),
-            given=given,
+            given=contents.given(base_model),
             format=self.name,
         )
 

@@ -4,7 +4,7 @@ Tensor legend: ``m`` out, ``n`` in, ``r`` rank.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from gam_merge._common.errors import GamMergeError
@@ -67,14 +67,14 @@ def lycoris_notes(stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]) 
 
 def with_given_alpha(
     contents: Contents, stems: Mapping[str, Stem], modules: Mapping[str, LoraModule]
-) -> float | None:
-    """Return the scale that the alpha given by the user makes, if one was given for some modules.
+) -> dict[str, LoraModule]:
+    """Return modules with the scale that the alpha given by the user makes, if one was given.
 
     Raises GamMergeError for modules of unlike ranks: one alpha would make their scales differ,
     while their readers take each for 1. Raises it for LyCORIS, too, whose trainer stores alphas.
     """
     if contents.alpha is None or not modules:
-        return None
+        return dict(modules)
     for stem in stems.values():
         if kind := lycoris.kind_of(stem.parts):
             raise GamMergeError(
@@ -87,7 +87,8 @@ def with_given_alpha(
             f"{contents.where}: has modules of rank {ranks[0]} to {ranks[-1]} and no alphas, so "
             "alpha is the rank of each; leave --alpha (alpha=) out"
         )
-    return contents.alpha / ranks[0]
+    scale = contents.alpha / ranks[0]
+    return {name: replace(module, scale=scale) for name, module in modules.items()}
 
 
 def check_alpha_not_given(contents: Contents, place: str) -> None:

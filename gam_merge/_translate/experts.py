@@ -66,7 +66,7 @@ class StackedExperts(PeftNames):
             layer.add(_PROJECTIONS[match["projection"]], int(match["expert"]), module)
         for extra in adapter.extras.values() if layers else ():
             if EXPERT.fullmatch(extra.name):
-                raise _cannot(adapter, extra.name, f"its {extra.kind} has no place there")
+                raise _cannot(adapter, extra.name, f"it cannot hold {extra.kind}")
         count = max((layer.experts for layer in layers.values()), default=0)
         for owner, layer in layers.items():
             stacked |= layer.stacked(count)
@@ -191,7 +191,7 @@ def _router(module: LoraModule) -> dict[str, LoraModule]:
 
 
 def _check_can_stack(adapter: Adapter, module: LoraModule, projection: str) -> None:
-    """Raise GamMergeError for a module of an expert that has no place in a stack."""
+    """Raise GamMergeError for a module of an expert that a stack cannot hold."""
     if _INTERLEAVED.search(adapter.base_model or ""):
         raise _cannot(
             adapter, module.name, f"{adapter.base_model} interleaves gate and up of its experts"
