@@ -130,12 +130,19 @@ def _cells(
     types: Mapping[str, list[int]], layers: Mapping[str, list[int]]
 ) -> dict[tuple[int, int], list[int]]:
     """Return the members of each row and column that have some."""
-    rows = {j: row for row, members in enumerate(types.values()) for j in members}
-    columns = {j: column for column, members in enumerate(layers.values()) for j in members}
+    rows, columns = _groups(types), _groups(layers)
     cells: dict[tuple[int, int], list[int]] = {}
     for j in sorted(rows):
         cells.setdefault((rows[j], columns[j]), []).append(j)
     return cells
+
+
+def _groups(members: Mapping[str, list[int]]) -> dict[int, int]:
+    """Return the number of the group that each position is in."""
+    groups: dict[int, int] = {}
+    for group, positions in enumerate(members.values()):
+        groups |= dict.fromkeys(positions, group)
+    return groups
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:

@@ -48,7 +48,7 @@ def ct_merging(
     own: Annotated[int, Range(1), "number of singular triples that count of each adapter"] = 16,
 ) -> InCore:
     size = max(core.bucket.shape)
-    leading = [tuple(x[..., :own] for x in svd) for svd in core.svds]
+    leading = [(left[..., :own], s[..., :own], right[..., :own]) for left, s, right in core.svds]
     u = _common([left for left, _, _ in leading], min(common, core.m.shape[-2]))  # (L, K, c)
     response = u.mT @ weighted_sum(weights, core.m) / core.m.shape[1]  # (L, c, J)
     p, s, qt = torch.linalg.svd(response, full_matrices=False)

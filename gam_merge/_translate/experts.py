@@ -128,7 +128,7 @@ class _Layer:
                     module.name,
                     f"it is {module.shape}, and {members[0].name} is {(m, n)}",
                 )
-        widths = [max((x.rank for x in modules.values()), default=0) for modules in projections]
+        widths = list(map(_largest_rank, projections))
         scales = tuple(module.scale for module in members)
         blocks = _Blocks(layout, m, n, tuple(widths), tuple(places), scales)
         b_shape, a_shape = layout.join_shapes(m * len(widths), n, sum(widths))
@@ -142,6 +142,11 @@ class _Layer:
             1.0,
             layout,
         )
+
+
+def _largest_rank(modules: Mapping[int, LoraModule]) -> int:
+    """Return the rank that holds each expert of a projection, 0 without any."""
+    return max([module.rank for module in modules.values()], default=0)
 
 
 @dataclass(frozen=True)
