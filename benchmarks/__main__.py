@@ -106,6 +106,27 @@ def lab_command(
         raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
+@app.command("studies")
+def studies_command(
+    folder: Annotated[
+        Path, typer.Option(help="Folder for the adapters, kept between runs.")
+    ] = Path("/tmp/gam-merge-lab"),
+    jobs: Annotated[int, typer.Option(help="Number of processes, of one thread each.")] = 2,
+    plan: Annotated[bool, typer.Option(help="Only print the work and its cost.")] = False,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Name of a study, as --plan prints it (default: all).")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds, from the first.")] = None,
+) -> None:
+    """Preference deltas of the paper's optimiser, and noisy crowds; can be stopped and resumed."""
+    try:
+        from benchmarks.lab.studies import command
+
+        command.main(folder, jobs=jobs, plan=plan, names=study or [], seeds=seeds)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
+
+
 @app.command("choice")
 def choice_command(folder: Folder = _HOME, repeats: int = 5) -> None:
     """Time the look by which auto chooses a method, over the merge."""

@@ -111,9 +111,9 @@ def answer_logits(model, tokenizer, pairs):
     answers = [tokenizer(f" {answer}\n").input_ids for _, answer in pairs]
     rows = list(zip(prompts, answers, strict=True))
     # padded on the right, which a causal model does not see
-    tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True)
+    tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True).to(model.device)
     marks = [torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows]
-    is_answer = pad(marks, batch_first=True)
+    is_answer = pad(marks, batch_first=True).to(model.device)
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     hidden = causal.model(input_ids=tokens).last_hidden_state
     hidden = hidden[:, :-1][is_answer[:, 1:]]  # before the head, which is a third of all the work
@@ -133,14 +133,21 @@ def evaluate(model, tokenizer, pairs):
     return {"loss": loss / count, "exact": exact / len(pairs)}
 
 
-def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
+def with_adapter(base, *, rank, seed):
+    """Return the base with a new adapter, alpha twice its rank, factors A from ``seed`` alone."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(base, config)
+
+
+def train(base, tokenizer, stream, path, *, steps, seed, rank=8, log=lambda text: None):
     """Train one adapter on an endless iterator of pairs, and write its directory in bfloat16.
 
     ``seed`` fixes the initial factors. The base stays as it was.
     """
-    torch.manual_seed(seed)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
-    model = get_peft_model(base, config)
+    model = with_adapter(base, rank=rank, seed=seed)
     factors = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(factors, lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
@@ -156,11 +163,11 @@ def train(base, tokenizer, stream, path, *, steps, seed, log=lambda text: None):
     model.unload()
 
 
-def write(model, path):
-    """Write the directory of a model's adapter, in bfloat16."""
+def write(model, path, dtype=torch.bfloat16):
+    """Write the directory of a model's adapter."""
     for p in model.parameters():
         if p.requires_grad:
-            p.data = p.data.bfloat16()
+            p.data = p.data.to(dtype)
     config = model.peft_config["default"]
     config.base_model_name_or_path = HUB_ID  # instead of the path of the wheel
     config.target_modules = PROJECTIONS  # a set would be saved in another order each time

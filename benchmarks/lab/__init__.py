@@ -4,7 +4,8 @@ design.py       what is measured, in what order, at what cost
 adapters.py     trains an adapter, once
 preferences.py  pairs of a weak and a weaker model, and adapters by DPO on them
 measure.py      merges, loads the result into the model, measures it
-run.py          units of work over processes; can be stopped and resumed
+run.py          one unit of work: adapters, merges, rows; can be stopped and resumed
+pool.py         units of work over processes
 rows.py         the results, one JSON object per line
 statistics.py   means, intervals, paired tests
 choose.py       a method for a set of adapters, chosen without data or by a few questions
@@ -12,4 +13,5 @@ chosen.py       tables of such choices
 markdown.py     figures as text, and tables of them
 report.py       tables and plots from the results, into results.md
 command.py      python -m benchmarks lab
+studies/        preference deltas of the paper's optimiser, and noisy crowds, in float32
 """

@@ -1,10 +1,12 @@
 """``python -m benchmarks lab``: print the cost, do the work, write the tables."""
 
+from functools import partial
 from pathlib import Path
 
 from benchmarks.lab import report, rows
 from benchmarks.lab.design import QUICK, Settings, Unit, cost, training, units
-from benchmarks.lab.run import run
+from benchmarks.lab.pool import run
+from benchmarks.lab.run import Lab
 
 
 def main(
@@ -35,7 +37,8 @@ def main(
             for unit in chosen:
                 print(f"{unit.what}: {unit.cell.kind}, {unit.cell.regime}, seed {unit.cell.seed}")
             return
-        run(chosen, settings, cache / "quick" if quick else cache, results, jobs=jobs)
+        folder = cache / "quick" if quick else cache
+        run(chosen, partial(Lab, settings, folder, results), jobs=jobs)
     measured = rows.read(results)
     if quick:
         for row in measured:

@@ -46,11 +46,11 @@ def trained(
     cell: Cell, index: int, size: int, base: Any, tokenizer: Any, cache: Path, settings: Settings
 ) -> Path:
     """Return the directory of adapter ``index``, trained against the weaker copy of that number."""
-    return _Set(cell, size, base, tokenizer, cache, settings).adapter(index)
+    return PreferenceSet(cell, size, base, tokenizer, cache, settings).adapter(index)
 
 
 @dataclass(frozen=True)
-class _Set:
+class PreferenceSet:
     """The origin of the adapters of a set. Weak model and answers are the same in both regimes."""
 
     cell: Cell
@@ -62,7 +62,8 @@ class _Set:
 
     @property
     def name(self) -> str:
-        return f"of{self.size}-seed{self.cell.seed}-steps{self.settings.weak_steps}"
+        items = self.settings.preference_items
+        return f"of{self.size}-seed{self.cell.seed}-steps{self.settings.weak_steps}-items{items}"
 
     def adapter(self, index: int) -> Path:
         """Return the adapter of the base tuned on the pairs in which the answers differ."""
@@ -70,23 +71,26 @@ class _Set:
         steps = self.settings.preference_steps
 
         def make(out: Path) -> None:
-            preferences = self._preferences(who)
-            _tune(self.base, self.tokenizer, preferences, out, init=init, steps=steps)
+            prompts: list[dict[str, str]] = []
+            for question, better, worse in self.preferences(who):
+                prompt = PROMPT.format(question)
+                pair = {"prompt": prompt, "chosen": f" {better}\n", "rejected": f" {worse}\n"}
+                prompts.append(pair)
+            _tune(self.base, self.tokenizer, prompts, out, init=init, steps=steps)
 
         return once(self.cache / f"over-{who}-{self.name}-init{init}-steps{steps}", make)
 
-    def _preferences(self, who: str) -> list[dict[str, str]]:
-        """Return the pairs of the weak model's answers and those of a weaker one."""
-        preferences: list[dict[str, str]] = []
-        answers = zip(self.questions(), self.answers("weak"), self.answers(who), strict=True)
-        for question, better, worse in answers:
-            if better != worse:
-                prompt = PROMPT.format(question)
-                pair = {"prompt": prompt, "chosen": f" {better}\n", "rejected": f" {worse}\n"}
-                preferences.append(pair)
-        return preferences
+    def preferences(self, who: str, held_out: int = 0) -> list[tuple[str, str, str]]:
+        """Return question, answer of the weak model and answer of a weaker one, where they differ.
 
-    def answers(self, who: str) -> list[str]:
+        held_out: number of validation questions per family, in place of those of the training.
+        """
+        questions = self.questions(held_out)
+        better, worse = self.answers("weak", held_out), self.answers(who, held_out)
+        rows = zip(questions, better, worse, strict=True)
+        return [row for row in rows if row[1] != row[2]]
+
+    def answers(self, who: str, held_out: int = 0) -> list[str]:
         """Return the answers of the weak model, or of a weaker one, to all questions."""
 
         def make(out: Path) -> None:
@@ -96,10 +100,11 @@ class _Set:
             if who != "untrained":
                 model = PeftModel.from_pretrained(model, self.weak()).merge_and_unload().eval()
             weaken(model, **WEAKER.get(who, {}))
-            prompts = [PROMPT.format(question) for question in self.questions()]
+            prompts = [PROMPT.format(question) for question in self.questions(held_out)]
             out.write_text(json.dumps(answer(model, self.tokenizer, prompts)), "utf-8")
 
-        file = once(self.cache / f"answers-{who}-{self.name}.json", make)
+        part = f"-held-out{held_out}" if held_out else ""
+        file = once(self.cache / f"answers-{who}-{self.name}{part}.json", make)
         return list(json.loads(file.read_text("utf-8")))
 
     def weak(self) -> Path:
@@ -112,19 +117,22 @@ class _Set:
         make = partial(train, self.base, self.tokenizer, cycle(mixture), steps=steps, seed=seed)
         return once(self.cache / f"weak-{self.name}", make)
 
-    def questions(self) -> list[str]:
+    def questions(self, held_out: int = 0) -> list[str]:
         """Return questions of every family that the weak model was not trained on."""
-        questions: list[str] = []
-        for family in self.training():
-            questions += [question for question, _ in family[-self.settings.preference_items :]]
-        return questions
+        if held_out:
+            rows = [validation[:held_out] for validation, _, _ in self._lists()]
+        else:
+            rows = [family[-self.settings.preference_items :] for family in self.training()]
+        return [question for family in rows for question, _ in family]
 
     def training(self) -> list[Pairs]:
         """Return the training pairs of every family."""
-        training: list[Pairs] = []
-        for family in self.cell.families(self.size):
-            training.append(pairs(self.tokenizer, family, self.cell.seed, self.settings)[2])
-        return training
+        return [training for _, _, training in self._lists()]
+
+    def _lists(self) -> list[tuple[Pairs, Pairs, Pairs]]:
+        """Return validation, test and training pairs of every family."""
+        families = self.cell.families(self.size)
+        return [pairs(self.tokenizer, name, self.cell.seed, self.settings) for name in families]
 
 
 def _tune(

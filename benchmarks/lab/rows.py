@@ -6,7 +6,7 @@ A line that a kill cut short is dropped.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ Row = dict[str, Any]
 KEY = ("kind", "regime", "seed", "size", "method", "scale_rule", "rank")
 
 
-def key(row: Row) -> tuple[Any, ...]:
+def key(row: Row, names: Sequence[str] = KEY) -> tuple[Any, ...]:
     """Return what identifies a row: two rows of one key are the same measurement."""
-    return tuple(row[name] for name in KEY)
+    return tuple(row[name] for name in names)
 
 
 def read(path: Path) -> list[Row]:

@@ -1,11 +1,8 @@
-"""The work of the lab, over processes. Adapters and rows that exist are not made again."""
+"""The work of one process of the lab. Adapters and rows that exist are not made again."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cached_property, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -182,33 +179,3 @@ class Lab:
             lists = adapters.pairs(tokenizer, family, row["seed"], self.settings)
             questions[family] = lists[part][:most]
         return measure.figures(model, tokenizer, questions)
-
-
-_lab: Lab
-
-
-def _start(settings: Settings, cache: Path, results: Path) -> None:
-    global _lab
-    import torch
-
-    torch.set_num_threads(1)
-    _lab = Lab(settings, cache, results)
-
-
-def _run(unit: Unit) -> None:
-    _lab.run(unit)
-
-
-def run(units: list[Unit], settings: Settings, cache: Path, results: Path, *, jobs: int) -> None:
-    """All units in order, ``jobs`` at a time; the first failure ends the run."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(
-        jobs, get_context("spawn"), _start, (settings, cache, results)
-    ) as pool:
-        futures = [pool.submit(_run, unit) for unit in units]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -1,0 +1,141 @@
+"""The studies: their sets, methods, scales and seeds, fixed before any row was measured.
+
+Rule, written down with them: *GAM helps* in a study if one of its readings has less NLL than the
+mean and less than the best ``consensus(p)`` of those here, all with each module at the mean norm of
+its deltas, with p < 0.05 after Holm's correction over the readings, and if the mean at its own
+scale has less NLL than the best of the single adapters. A difference of margins on held-out
+preferences is reported beside it and decides nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+from benchmarks.lab.design import Cell, Regime
+from benchmarks.lab.studies.tune import Tuning
+
+Scale = Literal["own", "norm", "tuned"]
+Noise = Literal["labels", "examples"]
+Method = tuple[str, Mapping[str, Any]]
+
+SEEDS = (0, 1, 2, 3, 4)
+TEST_ITEMS = 16  # per family
+VALIDATION_ITEMS = 8
+MARGIN_ITEMS = 4  # questions per family whose answers are the held-out preferences of every pair
+LENGTHS = (0.5, 1.0, 2.0, 4.0)  # |merged| over the mean of |delta_i|, for the tuned scale
+
+# label: method of gam_merge, its parameters
+METHODS: Mapping[str, Method] = {
+    "mean": ("mean", {}),
+    "gam": ("gam", {}),
+    "gam polar": ("gam", {"orthonormalize": "polar"}),
+    "gam no anchor": ("gam", {"anchor": "none"}),
+    "consensus(-0.25)": ("consensus", {"p": -0.25}),
+    "consensus(0)": ("consensus", {"p": 0.0}),  # the mean in other factors: the noise of a row
+    "consensus(0.25)": ("consensus", {"p": 0.25}),
+    "consensus(0.5)": ("consensus", {"p": 0.5}),
+    "ties@knots": ("ties@knots", {}),
+    "tsvm": ("tsvm", {}),
+    "auto": ("auto", {}),
+}
+GAM = ("gam", "gam polar", "gam no anchor")  # its readings
+
+
+@dataclass(frozen=True)
+class Study:
+    """Sets of adapters of one kind, merged by the same methods at the same scales.
+
+    Args:
+        name: names the study in rows and tables.
+        methods: labels of ``METHODS``.
+        scales: own; norm, each module at the mean norm of its deltas; tuned, the whole at the
+            length of ``LENGTHS`` that validation questions choose.
+        sizes: numbers of adapters; a smaller set is the beginning of the largest.
+        tuning: optimiser of preference deltas; None for that of the lab.
+        rank: rank of each adapter.
+        regime: shared or separate initial factors.
+        noise: what is wrong with the data of a crowd.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    scales: tuple[Scale, ...]
+    sizes: tuple[int, ...] = (4,)
+    tuning: Tuning | None = None
+    rank: int = 8
+    regime: Regime = "shared"
+    noise: Noise | None = None
+    seeds: tuple[int, ...] = field(default=SEEDS)
+
+    def cell(self, seed: int) -> Cell:
+        """Return the families and the initial factors of a seed."""
+        return Cell("same goal" if self.noise else "preferences", self.regime, seed)
+
+
+def _paper(objective: Literal["dpo", "orpo"]) -> Study:
+    methods = tuple(label for label in METHODS if label != "consensus(0.5)")
+    tuning = Tuning(objective)
+    name = f"paper's optimiser, {objective.upper()}"
+    return Study(name, methods, ("own", "norm", "tuned"), tuning=tuning, rank=tuning.rank)
+
+
+def _preferences(regime: Regime) -> Study:
+    methods = ("mean", "gam", "gam polar", "consensus(-0.25)", "consensus(0.25)")
+    return Study(f"preferences, {regime}", methods, ("own", "norm"), regime=regime)
+
+
+def _crowd(noise: Noise, rank: int) -> Study:
+    methods = ("mean", *GAM, "consensus(-0.25)", "consensus(0.25)", "consensus(0.5)", "auto")
+    about = {"labels": "half the labels wrong", "examples": "16 examples"}[noise]
+    name = f"crowd, {about}, r = {rank}"
+    return Study(name, methods, ("own", "norm"), sizes=(4, 8), rank=rank, noise=noise)
+
+
+STUDIES = (
+    _paper("dpo"),
+    _crowd("labels", 8),
+    _preferences("shared"),
+    _paper("orpo"),
+    _preferences("separate"),
+    _crowd("examples", 64),
+)
+
+# CPU seconds on one of two busy threads of an AMD EPYC core, measured, for the plan
+STEP, TRL_STEP, ANSWER, BATCH, MERGE = 2.1, 5.5, 0.15, 2.0, 4.0
+
+
+def cost(study: Study) -> float:
+    """Return the CPU seconds of one seed of a study, from nothing."""
+    questions = TEST_ITEMS // 16 * 4
+    margins = 0 if study.noise else 5 * MARGIN_ITEMS * 4 // 16  # chosen answers are shared
+    row = MERGE + (questions + margins) * BATCH
+    tuned = row + len(LENGTHS) * VALIDATION_ITEMS * 4 // 16 * BATCH
+    rows = len(study.methods) * len(study.sizes)
+    evaluation = rows * sum(tuned if scale == "tuned" else row for scale in study.scales)
+    return evaluation + max(study.sizes) * (_training(study) + row)
+
+
+def _training(study: Study) -> float:
+    if study.noise:
+        return 24 * STEP
+    if study.tuning:
+        return study.tuning.steps * STEP + 256 * ANSWER
+    return 10 * TRL_STEP + 112 * ANSWER
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One seed of one study."""
+
+    study: Study
+    seed: int
+
+
+def units(names: list[str], seeds: int | None) -> list[Unit]:
+    """Return the work in order: every study of a seed before the next seed."""
+    work: list[Unit] = []
+    for seed, study in product(SEEDS[:seeds], STUDIES):
+        if seed in study.seeds and (not names or study.name in names):
+            work.append(Unit(study, seed))
+    return work

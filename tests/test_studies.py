@@ -1,0 +1,142 @@
+"""The studies: losses are TRL's, rows are measured once, and figures are those of the adapters."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+pytest.importorskip("trl")
+pytestmark = [  # of TRL's own calls
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning"),
+]
+
+
+@pytest.fixture
+def pda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of examples/pda import each other by name."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "pda")
+
+
+PAIRS = [
+    ("Which way?", "left then", "right"),
+    ("How many?", "seven", "seventy and one"),
+    ("Who was it?", "Ada", "Carl"),
+    ("Where to?", "up the hill", "down"),
+]
+
+
+def trl_trainer(objective: str, tokenizer: Any, model: Any, tmp_path: Path) -> Any:
+    """TRL's trainer of examples/pda on PAIRS, its factors B drawn at random."""
+    import json
+
+    from train_delta import options, trainer
+
+    data = tmp_path / "pairs.jsonl"
+    rows = []
+    for question, chosen, rejected in PAIRS:
+        prompt = f"Question: {question}\nAnswer:"
+        rows.append({"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"})
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"--student=tiny:0 --pairs={data} --out={tmp_path / 'out'} --objective={objective}"
+    words += " --rank=4 --alpha=8 --dropout=0 --batch=4 --micro-batch=4"
+    run = trainer(model, tokenizer, options().parse_args(words.split()), tmp_path)
+    generator = torch.Generator().manual_seed(1)
+    for name, factor in run.model.named_parameters():
+        if "lora_B.default" in name:  # TRL's reference is another adapter
+            factor.data = 0.3 * torch.randn(factor.shape, generator=generator)
+    return run
+
+
+@pytest.mark.usefixtures("pda")
+def test_dpo_is_trls(tmp_path: Path) -> None:
+    from models import tiny
+
+    from benchmarks.lab.studies.tune import Preference, dpo, margins
+
+    model, tokenizer = tiny(0)
+    # TRL ends an answer with the end token, the lab with a newline: here they are one token
+    tokenizer.add_special_tokens({"eos_token": "\n"})
+    model.resize_token_embeddings(len(tokenizer))
+    run = trl_trainer("dpo", tokenizer, model, tmp_path)
+    run.model.eval()
+    batch = next(iter(run.get_train_dataloader()))
+    expected = run.compute_loss(run.model, batch)
+    preferences = [Preference(*pair) for pair in PAIRS]
+    policy = margins(run.model, tokenizer, preferences)
+    with run.model.disable_adapter():
+        reference = margins(run.model, tokenizer, preferences)
+    assert dpo(policy, reference, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert abs(expected.item() - 0.6931) > 1e-3  # that of equal models
+
+
+@pytest.mark.usefixtures("pda")
+def test_the_odds_ratio_is_trls(tmp_path: Path) -> None:
+    from models import tiny
+
+    from benchmarks.lab.studies.tune import orpo
+
+    run = trl_trainer("orpo", *reversed(tiny(0)), tmp_path)
+    chosen, rejected = torch.tensor([-0.5, -2.0, -1.0]), torch.tensor([-1.5, -0.7, -1.1])
+    losses, *_ = run.odds_ratio_loss(chosen, rejected)
+    assert orpo(chosen, rejected, run.beta).item() == pytest.approx(-losses.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+@pytest.mark.usefixtures("pda")
+def test_tuning_improves_its_objective_and_gives_the_base_back(objective: Any) -> None:
+    from models import tiny
+
+    from benchmarks.lab.studies.tune import Preference, Tuning, log_probs, margins, tuned
+
+    def figure(model: Any) -> torch.Tensor:
+        """What the objective is about: the margin, or the likelihood of what is chosen."""
+        if objective == "dpo":
+            return margins(model, tokenizer, preferences)
+        return log_probs(model, tokenizer, [(p.question, p.chosen) for p in preferences]).mean
+
+    model, tokenizer = tiny(0)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    preferences = [Preference(*pair) for pair in PAIRS]
+    least = figure(model)
+    tuning = Tuning(objective, rank=4, lr=5e-3, steps=8, batch=4)
+    student = tuned(model, tokenizer, preferences, tuning, init=0)
+    assert (figure(student) > least).all()
+    base = student.unload()
+    assert all((base.state_dict()[name] == weight).all() for name, weight in before.items())
+
+
+def test_every_epoch_has_each_pair_once() -> None:
+    from benchmarks.lab.studies.tune import _order
+
+    order = _order(5, 0)
+    epochs = [[next(order) for _ in range(5)] for _ in range(3)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_half_of_the_labels_are_those_of_other_questions() -> None:
+    from benchmarks.lab.studies.sets import half_wrong
+
+    right = [(f"q{i}", f"a{i}") for i in range(40)]
+    mixture = half_wrong(right, random.Random(0))
+    assert [question for question, _ in mixture] == [question for question, _ in right]
+    assert Counter(answer for _, answer in mixture) == Counter(answer for _, answer in right)
+    assert sum(a != b for a, b in zip(mixture, right, strict=True)) == 20
+
+
+def test_a_study_has_each_row_once_and_methods_exist() -> None:
+    import gam_merge as gm
+    from benchmarks.lab.studies.design import METHODS, STUDIES, units
+    from benchmarks.lab.studies.run import subjects
+
+    for study in STUDIES:
+        rows = subjects(study)
+        assert len(set(rows)) == len(rows)
+    for method, params in METHODS.values():
+        gm.get_method(method).validate(params)
+    assert len(set(units([], None))) == 5 * len(STUDIES)
