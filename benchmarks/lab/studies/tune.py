@@ -7,16 +7,20 @@ PEFT alone.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from examples.smollm import BATCH, answer_logits, with_adapter
+from examples.smollm import BATCH, answer_logits, one_line, with_adapter, write
+
+Form = Callable[[str, str], tuple[str, str]]  # question and answer to texts of prompt and answer
 
 
 class Preference(NamedTuple):
@@ -35,7 +39,7 @@ class Tuning:
     rank: int = 64  # alpha is twice the rank
     lr: float = 1e-5  # of AdamW, along a cosine after the warm-up
     steps: int = 59
-    batch: int = 8  # pairs per step
+    batch: int = 4  # pairs per step
     beta: float = 0.1
     warm_up: float = 0.1  # share of the steps
 
@@ -52,16 +56,20 @@ class Answers(NamedTuple):
         return self.total / self.tokens
 
 
-def log_probs(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> Answers:
+def log_probs(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], form: Form = one_line
+) -> Answers:
     """Return the log-probability of each answer, given its question."""
-    logits, targets, index = answer_logits(model, tokenizer, list(pairs))
+    logits, targets, index = answer_logits(model, tokenizer, list(pairs), form)
     of_tokens = -F.cross_entropy(logits, targets, reduction="none")  # (tokens,)
     total = of_tokens.new_zeros(len(pairs)).index_add(0, index, of_tokens)
     return Answers(total, torch.bincount(index, minlength=len(pairs)))
 
 
 @torch.no_grad()
-def margins(model: Any, tokenizer: Any, preferences: Sequence[Preference]) -> Tensor:
+def margins(
+    model: Any, tokenizer: Any, preferences: Sequence[Preference], form: Form = one_line
+) -> Tensor:
     """Return log p(chosen) - log p(rejected) of each preference, in nats, without gradients.
 
     An answer that several preferences share is scored once, and answers of like length together.
@@ -72,22 +80,19 @@ def margins(model: Any, tokenizer: Any, preferences: Sequence[Preference]) -> Te
     score: dict[tuple[str, str], Tensor] = {}
     for start in range(0, len(by_length), BATCH):
         batch = by_length[start : start + BATCH]
-        score |= zip(batch, log_probs(model, tokenizer, batch).total, strict=True)
+        score |= zip(batch, log_probs(model, tokenizer, batch, form).total, strict=True)
     less = [score[p.question, p.chosen] - score[p.question, p.rejected] for p in preferences]
     return torch.stack(less)
 
 
-def _margins(model: Any, tokenizer: Any, preferences: Sequence[Preference]) -> Tensor:
-    chosen, rejected = _both(model, tokenizer, preferences)
-    return chosen.total - rejected.total
-
-
-def _both(model: Any, tokenizer: Any, preferences: Sequence[Preference]) -> tuple[Answers, Answers]:
+def _both(
+    model: Any, tokenizer: Any, preferences: Sequence[Preference], form: Form
+) -> tuple[Answers, Answers]:
     """Return the chosen and the rejected answers, from one forward pass."""
     n = len(preferences)
     rows = [(p.question, p.chosen) for p in preferences]
     rows += [(p.question, p.rejected) for p in preferences]
-    total, tokens = log_probs(model, tokenizer, rows)
+    total, tokens = log_probs(model, tokenizer, rows, form)
     return Answers(total[:n], tokens[:n]), Answers(total[n:], tokens[n:])
 
 
@@ -110,6 +115,8 @@ def tuned(
     *,
     init: int,
     seed: int = 0,
+    form: Form = one_line,
+    start: Path | None = None,
 ) -> Any:
     """Return the base with an adapter tuned on preferences; ``unload`` it to have the base back.
 
@@ -120,21 +127,29 @@ def tuned(
         tuning: the optimiser.
         init: seed of the initial factors A.
         seed: seed of the order.
+        form: texts of prompt and answer.
+        start: directory of an adapter that is tuned on, and is the reference, in place of a new
+            one.
     """
-    model = with_adapter(base, rank=tuning.rank, seed=init)
+    if start:
+        model = PeftModel.from_pretrained(base, start, is_trainable=True)
+    else:
+        model = with_adapter(base, rank=tuning.rank, seed=init)
     factors = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(factors, lr=tuning.lr, weight_decay=0.0)
     warm_up = round(tuning.warm_up * tuning.steps)
     schedule = get_cosine_schedule_with_warmup(optimizer, warm_up, tuning.steps)
-    reference = margins(model, tokenizer, preferences) if tuning.objective == "dpo" else None
+    reference = torch.zeros(len(preferences))
+    if tuning.objective == "dpo":
+        reference = margins(model, tokenizer, preferences, form)
     order = _order(len(preferences), seed)
     for _ in range(tuning.steps):
         indices = [next(order) for _ in range(tuning.batch)]
         batch = [preferences[i] for i in indices]
-        if reference is not None:
-            loss = dpo(_margins(model, tokenizer, batch), reference[indices], tuning.beta)
+        chosen, rejected = _both(model, tokenizer, batch, form)
+        if tuning.objective == "dpo":
+            loss = dpo(chosen.total - rejected.total, reference[indices], tuning.beta)
         else:
-            chosen, rejected = _both(model, tokenizer, batch)
             likelihood = -chosen.total.sum() / chosen.tokens.sum()
             loss = likelihood + orpo(chosen.mean, rejected.mean, tuning.beta)
         loss.backward()
@@ -142,6 +157,25 @@ def tuned(
         schedule.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+def write_delta(
+    out: Path,
+    base: Any,
+    tokenizer: Any,
+    pairs: Sequence[Preference],
+    tuning: Tuning,
+    init: int,
+    **options: Any,
+) -> None:
+    """Tune the base on preferences, and write the directory of the adapter in float32.
+
+    Of the moves of the factors at small learning rates bfloat16 would keep a part. ``options`` are
+    those of ``tuned``.
+    """
+    model = tuned(base, tokenizer, pairs, tuning, init=init, **options)
+    write(model, out, torch.float32)
+    model.unload()
 
 
 def _order(count: int, seed: int) -> Iterator[int]:

@@ -1,0 +1,111 @@
+"""Deltas of one countable quality each: the study of examples/pda/axes.yaml, over seeds.
+
+Questions, pairs, prompts and counts are those of the example; training is the loop of tune.py on a
+base in bfloat16, in a third of the time of TRL in float32.
+"""
+
+import json
+import random
+import sys
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.adapters import once
+from benchmarks.lab.rows import Row
+from benchmarks.lab.studies.design import Part, Study, number
+from benchmarks.lab.studies.tune import Preference, write_delta
+
+# the scripts of examples/pda import each other by name
+sys.path.append(str(Path(__file__).parents[3] / "examples" / "pda"))
+import axes as example
+from evaluate import answers, on_axes
+from pairs import messages
+from questions import open_questions
+
+SYSTEM, TRAINING_ITEMS, TEST_ITEMS = "Be brief.", 96, 24
+ASK = Namespace(system=SYSTEM, template="{question}", batch=32, max_new_tokens=40)
+TEST = Namespace(system=SYSTEM, template="{question}", batch=24, max_new_tokens=48)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The adapters of one seed: one per axis, one on all pairs, one on one axis after another."""
+
+    study: Study
+    seed: int
+    base: Any
+    tokenizer: Any
+    folder: Path
+
+    @cached_property
+    def _questions(self) -> list[dict[str, str]]:
+        return list(open_questions(random.Random(self.seed), TRAINING_ITEMS + TEST_ITEMS))
+
+    def adapter(self, name: str) -> Path:
+        """Return the directory of an adapter, which is trained if needed."""
+        axes = list(example.AXES)
+        if name == "joint":
+            mixture: list[Preference] = []
+            for axis in axes:
+                mixture += self.preferences(axis)
+            return self._trained(name, mixture, epochs=len(axes))
+        if name == "sequential":
+            start = self.adapter("single 0")
+            for axis in axes[1:]:
+                start = self._trained(f"then-{axis}", self.preferences(axis), start=start)
+            return start
+        axis = axes[number(name)]
+        return self._trained(axis, self.preferences(axis))
+
+    def preferences(self, axis: str) -> list[Preference]:
+        """Return pairs of an answer that has a quality once and the same answer without it."""
+        rng = random.Random(self.seed)
+        preferences: list[Preference] = []
+        for asked, answer in zip(self._questions, self._answers(), strict=False):
+            words = example.first_sentence(answer)
+            if len(words) > 1:
+                marked = example.AXES[axis](words, rng)
+                preferences.append(Preference(asked["question"], marked, " ".join(words)))
+        return preferences
+
+    def figures(self, model: Any, part: Part) -> Row:
+        """Return counts per answer on every axis, and the NLL of plain text."""
+        row = dict(on_axes(model, self.tokenizer, self._questions[TRAINING_ITEMS:], TEST))
+        nll, beyond = row.pop("prose NLL"), row.pop("beyond")
+        return {"nll": {"prose": nll}, "beyond": beyond, "counts": row}
+
+    def _answers(self) -> list[str]:
+        """Return the student's own answers."""
+
+        def make(out: Path) -> None:
+            asked = self._questions[:TRAINING_ITEMS]
+            out.write_text(json.dumps(answers(self.base, self.tokenizer, asked, ASK)), "utf-8")
+
+        file = once(self.folder / f"axes-answers-seed{self.seed}.json", make)
+        return list(json.loads(file.read_text("utf-8")))
+
+    def _trained(self, name: str, pairs: list[Preference], epochs: int = 1, **options: Any) -> Path:
+        tuning = self.study.tuning
+        assert tuning is not None
+        make = partial(
+            write_delta,
+            base=self.base,
+            tokenizer=self.tokenizer,
+            pairs=pairs,
+            tuning=replace(tuning, steps=epochs * tuning.steps),
+            init=self.seed,
+            form=self._form,
+            **options,
+        )
+        return once(self.folder / f"axes-{name}-seed{self.seed}-lr{tuning.lr}", make)
+
+    def _form(self, question: str, answer: str) -> tuple[str, str]:
+        """Return the texts of prompt and answer of a conversation."""
+        conversation = messages(question, SYSTEM, "{question}")
+        prompt = self.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=False
+        )
+        return prompt, answer + self.tokenizer.eos_token

@@ -1,0 +1,34 @@
+"""What is measured of a model: likelihood of right answers, margins on held-out preferences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.lab import measure
+from benchmarks.lab.adapters import Pairs, pairs
+from benchmarks.lab.design import Settings
+from benchmarks.lab.rows import Row
+from benchmarks.lab.studies.design import TEST_ITEMS, VALIDATION_ITEMS, Part
+from benchmarks.lab.studies.tune import Preference, margins
+
+_ITEMS: Mapping[Part, int] = {"validation": VALIDATION_ITEMS, "test": TEST_ITEMS}  # per family
+
+
+def of_tasks(model: Any, tokenizer: Any, families: tuple[str, ...], seed: int, part: Part) -> Row:
+    """Return NLL per answer token and accuracy, by family."""
+    index = list(_ITEMS).index(part)  # of the lists of adapters.pairs
+    questions: dict[str, Pairs] = {}
+    for family in families:
+        lists = pairs(tokenizer, family, seed, Settings())
+        questions[family] = lists[index][: _ITEMS[part]]
+    return dict(measure.figures(model, tokenizer, questions))
+
+
+def of_preferences(model: Any, tokenizer: Any, held_out: Mapping[str, list[Preference]]) -> Row:
+    """Return the mean margin on the held-out preferences of every pair of models, in nats."""
+    preferences: list[Preference] = []
+    for of_pair in held_out.values():
+        preferences += of_pair
+    sizes = [len(of_pair) for of_pair in held_out.values()]
+    parts = margins(model, tokenizer, preferences).split(sizes)
+    means = [part.mean().item() for part in parts]
+    return {"margin": dict(zip(held_out, means, strict=True))}
