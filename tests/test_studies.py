@@ -243,3 +243,56 @@ def test_the_run_on_a_gpu_at_toy_size(tmp_path: Path, monkeypatch: pytest.Monkey
     names = [row["method"] for row in measured]
     assert names == ["base", *(f"single {i}" for i in range(4)), "compare", "mean", "gam"]
     assert {row["study"] for row in measured} == {"paper's optimiser, DPO, batch 128"}
+
+
+def test_the_tables_are_those_of_the_rows() -> None:
+    from benchmarks.lab import rows
+    from benchmarks.lab.studies import report
+    from benchmarks.lab.studies.design import STUDIES
+
+    measured = rows.read(rows.STUDIED)
+    text = report.PAGE.read_text("utf-8")
+    there = text.partition("<!-- studies -->")[2].partition("<!-- /studies -->")[0].strip()
+    assert there == report.tables(measured)
+    (study,) = (study for study in STUDIES if study.axes)
+    example = report.EXAMPLE.read_text("utf-8")
+    assert report.axes(report.Results(measured), study) in example
+
+
+def made_rows(nll: dict[str, float], single: float) -> list[dict[str, Any]]:
+    """Rows of a study in five seeds, with a little noise between them."""
+    rows: list[dict[str, Any]] = []
+    for seed in range(5):
+        shift = 0.2 * seed
+        own = {"study": "made", "seed": seed, "scale": "own", "accuracy": {"x": 0.5}}
+        rows.append({**own, "size": 1, "method": "base", "nll": {"x": 9 + shift}})
+        for i in range(2):
+            row = {**own, "size": 1, "method": f"single {i}", "nll": {"x": single + shift + i}}
+            rows.append(row)
+        for method, value in nll.items():
+            noise = 0.001 * (seed % 2) * len(method)
+            for scale in ("own", "norm"):
+                figure = {"x": value + shift + noise}
+                rows.append({**own, "scale": scale, "size": 2, "method": method, "nll": figure})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("gam", "single", "answer"),
+    [
+        (0.8, 2.0, "yes, gam"),
+        (0.8, 0.5, "no"),  # the mean is no better than the best adapter
+        (0.95, 2.0, "no"),  # below the mean, not below the best consensus
+        (1.1, 2.0, "no"),
+    ],
+)
+def test_gam_helps_by_the_rule_alone(gam: float, single: float, answer: str) -> None:
+    from benchmarks.lab.studies import report
+    from benchmarks.lab.studies.design import Study
+
+    methods = ("mean", "gam", "gam polar", "consensus(-0.25)", "consensus(0.25)")
+    study = Study("made", methods, ("own", "norm"), (2,))
+    nll = dict(zip(methods, (1.0, gam, 1.2, 0.97, 0.9), strict=True))
+    results = report.Results(made_rows(nll, single))
+    assert report.verdict(results, study, 2).startswith(f"GAM helps: {answer};")
+    assert "consensus(0.25)" in report.verdict(results, study, 2)

@@ -7,6 +7,8 @@ from benchmarks.lab import report, rows
 from benchmarks.lab.design import QUICK, Settings, Unit, cost, training, units
 from benchmarks.lab.pool import run
 from benchmarks.lab.run import Lab
+from benchmarks.lab.studies import picture
+from benchmarks.lab.studies import report as studies_report
 
 
 def main(
@@ -46,5 +48,13 @@ def main(
                 about = [row[name] for name in ("kind", "regime", "method", "scale_rule")]
                 print(*about, f"{report.nll(row):.3f}", sep=", ")
     else:
-        report.write(measured)
-        report.plot(measured, report.PAGE.with_name("results.svg"))
+        write_tables(measured)
+
+
+def write_tables(measured: list[rows.Row]) -> None:
+    """Write all tables and pictures from the rows, those of the studies, too."""
+    report.write(measured)
+    report.plot(measured, report.PAGE.with_name("results.svg"))
+    studied = rows.read(rows.STUDIED)
+    studies_report.write(studied)
+    picture.plot(studied)

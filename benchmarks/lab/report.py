@@ -1,6 +1,5 @@
 """Tables and plots from the result rows, into results.md between its markers."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from benchmarks.lab import chosen
 from benchmarks.lab.choose import POINTS
 from benchmarks.lab.design import AT_SIZES, CUT, METHODS, OTHERS, PLANE, Settings
-from benchmarks.lab.markdown import NONE, judged, table, text
+from benchmarks.lab.markdown import NONE, between, judged, table, text
 from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import differences, interval
 
@@ -347,9 +346,7 @@ def tables(rows: Iterable[Row]) -> str:
 
 def write(rows: Iterable[Row], page: Path = PAGE) -> None:
     """Replace the tables in the page."""
-    new = f"<!-- tables -->\n\n{tables(rows)}\n\n<!-- /tables -->"
-    pattern = re.compile("<!-- tables -->.*<!-- /tables -->", re.DOTALL)
-    page.write_text(pattern.sub(lambda _: new, page.read_text("utf-8")), "utf-8")
+    between(page, "tables", tables(rows))
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results.jsonl"
+STUDIED = Path(__file__).parent / "studies" / "results.jsonl"
 Row = dict[str, Any]
 KEY = ("kind", "regime", "seed", "size", "method", "scale_rule", "rank")
 

@@ -3,7 +3,13 @@
 design.py   sets, methods, scales and seeds, fixed before any row was measured; what they cost
 tune.py     DPO and ORPO in one short loop
 sets.py     adapters of a study, each trained once, and held-out preferences
+axes.py     deltas of one countable quality each
+copies.py   deltas of the student's own damaged copies
+regimen.py  the grid of their training
+figures.py  what is measured of a model
 run.py      the rows: base, adapters, merges, evaluated in float32
+report.py   tables from the rows, into ../results.md
+picture.py  the picture of the axes
 command.py  python -m benchmarks studies
 results.jsonl  the rows, one JSON object per line
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.lab.pool import run
 from benchmarks.lab.studies.design import cost, units
-from benchmarks.lab.studies.run import RESULTS, Studies
+from benchmarks.lab.studies.run import Studies
 
 
 def main(folder: Path, *, jobs: int, plan: bool, names: list[str], seeds: int | None) -> None:
@@ -16,4 +16,4 @@ def main(folder: Path, *, jobs: int, plan: bool, names: list[str], seeds: int | 
     for unit in work:
         print(f"{unit.study.name}, seed {unit.seed}: {cost(unit.study) / 60:.0f} core minutes")
     if not plan:
-        run(work, partial(Studies, folder, RESULTS), jobs=jobs)
+        run(work, partial(Studies, folder), jobs=jobs)

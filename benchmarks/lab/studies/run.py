@@ -18,7 +18,6 @@ from benchmarks.lab.studies.design import (
 )
 from benchmarks.lab.studies.sets import AdapterSet, adapter_set
 
-RESULTS = Path(__file__).with_name("results.jsonl")
 KEY = ("study", "seed", "size", "method", "scale")
 
 Subject = tuple[int, str, str]  # number of adapters, label, scale
@@ -133,7 +132,7 @@ class Measurement:
 class Studies:
     """One process: the models, and the places of adapters and rows."""
 
-    def __init__(self, folder: Path, results: Path = RESULTS) -> None:
+    def __init__(self, folder: Path, results: Path = rows.STUDIED) -> None:
         self.folder, self.results, self.models = folder, results, Models()
 
     def run(self, unit: Unit) -> None:
