@@ -43,6 +43,15 @@ def test_every_rule_is_that_of_the_cpu(results: dict[str, Any]) -> None:
         assert row["seconds"] > 0 < row["CPU (s)"]
 
 
+def test_the_cases_and_their_order(results: dict[str, Any]) -> None:
+    assert [(case.model, case.rank) for case in merges.CASES] == [
+        (model, rank) for rank in (16, 64, 256) for model in ("qwen3-8b", "llama3-70b")
+    ]
+    kinds = [row["what"] for row in results["rows"]]
+    order = [kind for kind, before in zip(kinds, ["", *kinds], strict=False) if kind != before]
+    assert order == ["merge", "routine", "chunk", "merge"]
+
+
 def test_distances_are_relative_and_per_module(tmp_path: Path) -> None:
     sources = make_adapters(tmp_path, "smollm2-135m", count=3, rank=4, layers=1)
     options: dict[str, Any] = {"rank": 4, "dtype": "float32"}

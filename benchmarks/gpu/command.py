@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from typing import Any
 
 import torch
@@ -43,15 +43,20 @@ def rows_in_time(command: list[str], seconds: float) -> Iterator[dict[str, Any]]
 
     A row that would outlast the time is cut off. Raises SystemExit if the process fails before.
     """
+    over = Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        timer = Timer(seconds, process.kill)
+
+        def end() -> None:
+            over.set()
+            process.kill()
+
+        timer = Timer(seconds, end)
         timer.start()
         for line in process.stdout or ():
             if line.endswith("\n"):
                 yield json.loads(line)
-        in_time = timer.is_alive()
         timer.cancel()
-    if not in_time:
+    if over.is_set():
         print("the time is over: what is left is unmeasured")
     elif process.returncode:
         raise SystemExit(f"measuring failed with exit code {process.returncode}")
