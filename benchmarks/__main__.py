@@ -145,6 +145,26 @@ def theory_command(
     command.main(page=page)
 
 
+@app.command("gpu")
+def gpu_command(
+    folder: Folder = _HOME,
+    device: Annotated[str, typer.Option(help="Of torch; results of cpu need --out.")] = "cuda",
+    toy: Annotated[bool, typer.Option(help="Only small stacks and one small layer.")] = False,
+    minutes: Annotated[float, typer.Option(help="Time after which the rest is left out.")] = 7.5,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for gpu.json; the page stays as it is.")
+    ] = None,
+    page: Annotated[bool, typer.Option(help="Only write the tables from the results.")] = False,
+) -> None:
+    """Merge on a GPU and on the CPU, and compare the routines that a GPU has, in eight minutes."""
+    from benchmarks.gpu import command, report
+
+    if page:
+        report.write()
+    else:
+        command.main(folder, device=device, toy=toy, minutes=minutes, out=out)
+
+
 @app.command("memory")
 def memory_command(
     only: Annotated[str, typer.Option(help="Only methods with this in their name.")] = "",

@@ -45,10 +45,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write rows, the machine and more fields to benchmarks/results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(name: str, rows: list[dict[str, Any]], *, folder: Path = RESULTS, **more: Any) -> Path:
+    """Write rows, the machine and more fields to NAME.json in benchmarks/results/."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **more, "rows": rows}, indent=2) + "\n")
     return path
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -87,35 +87,44 @@ MODELS = {
 
 
 def make_adapters(
-    folder: Path, model: str, *, count: int, rank: int, dtype: torch.dtype = torch.bfloat16
+    folder: Path,
+    model: str,
+    *,
+    count: int,
+    rank: int,
+    dtype: torch.dtype = torch.bfloat16,
+    layers: int | None = None,
 ) -> list[Path]:
     """Return ``count`` PEFT directories below ``folder``, which are made once.
 
-    A is as PEFT initialises it; B is of the size that training leaves, and one part of it is common
-    to all adapters.
+    layers: how many they adapt, if not all of the model. A is as PEFT initialises it; B is of the
+    size that training leaves, and one part of it is common to all adapters.
     """
+    shapes, name = MODELS[model], model
+    if layers is not None:
+        shapes, name = replace(shapes, layers=layers), f"{model}-{layers}-layers"
     paths: list[Path] = []
     for i in range(count):
-        path = folder / f"{model}-r{rank}-{i}"
+        path = folder / f"{name}-r{rank}-{i}"
         paths.append(path)
         if (path / "adapter_config.json").exists():
             continue
         path.mkdir(parents=True, exist_ok=True)
         common, private = torch.Generator().manual_seed(0), torch.Generator().manual_seed(i + 1)
         tensors = {}
-        for name, m, n in MODELS[model]:
+        for module, m, n in shapes:
             a = (torch.rand(rank, n, generator=private) * 2 - 1) / n**0.5
             shared = torch.randn(m, rank, generator=common)
             b = 1e-3 * (shared + torch.randn(m, rank, generator=private))
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a.to(dtype)
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b.to(dtype)
+            tensors[f"base_model.model.{module}.lora_A.weight"] = a.to(dtype)
+            tensors[f"base_model.model.{module}.lora_B.weight"] = b.to(dtype)
         save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
-            "base_model_name_or_path": MODELS[model].base,
+            "base_model_name_or_path": shapes.base,
             "r": rank,
             "lora_alpha": 2 * rank,
-            "target_modules": sorted({name.rpartition(".")[2] for name in MODELS[model].modules}),
+            "target_modules": sorted({part.rpartition(".")[2] for part in shapes.modules}),
             "task_type": "CAUSAL_LM",
         }
         (path / "adapter_config.json").write_text(json.dumps(config, indent=2))

