@@ -18,7 +18,6 @@ from gam_merge._lineup.options import MergeOptions, explicit
 from gam_merge._lineup.serving import check_target
 from gam_merge._load import Source, load
 from gam_merge._plan import MergePlan, plan
-from gam_merge._push import push
 from gam_merge._read.adapter import Adapter, Extra, LoraModule
 from gam_merge._read.place import companions_of, is_file_name
 from gam_merge._read.record import Record
@@ -113,6 +112,8 @@ class MergeResult:
         Raises:
             GamMergeError: with the command that tries again.
         """
+        from gam_merge._push import push  # loads huggingface_hub, which takes a while
+
         directory = self.path
         if directory is None:
             directory = self.save(Path(tempfile.mkdtemp(prefix="gam-merge-")) / "merged")

@@ -91,6 +91,27 @@ def test_the_library_takes_neither_peft_nor_the_command_line():
     assert done.stdout.strip() == "[]"
 
 
+MERGE = """
+import sys
+import gam_merge as gm
+gm.merge(["a", "b"], out=sys.argv[1])
+print(sorted({"pydantic", "huggingface_hub", "scipy", "rich", "gam_merge._verbs"} & set(sys.modules)))
+print(gm.batch.__name__, gm.recipe_schema.__name__, "search" in dir(gm), hasattr(gm, "nonsense"))
+"""
+
+
+def test_a_merge_imports_nothing_that_other_verbs_need(folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE, tmp_path / "out"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["[]", "batch recipe_schema True False"]
+
+
 def test_a_merge_in_a_pipe(folder, tmp_path):
     done = run(["a", "b", LONG, "-o", tmp_path / "out", "-v"], folder)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,7 +22,6 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from rich.traceback import Traceback
 
 # rules below the headers and between sections
 _BOX = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
@@ -138,6 +137,8 @@ def print_error(error: Exception, *, known: bool, traceback: bool) -> None:
 
 def _traceback_lines(error: Exception, width: int) -> Iterator[str]:
     """The traceback without colour: what a message in it holds stays text."""
+    from rich.traceback import Traceback  # loads pygments, which takes a while
+
     plain = Console(width=width, color_system=None)
     with plain.capture() as captured:
         plain.print(Traceback.from_exception(type(error), error, error.__traceback__))

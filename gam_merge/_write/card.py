@@ -9,9 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 from urllib.parse import quote
-
-import huggingface_hub  # loads its parts on request
 
 from gam_merge._common import yaml
 from gam_merge._common.errors import printable
@@ -51,7 +50,7 @@ def card_text(
 ) -> str:
     """Return the card of an adapter. files: the SHA-256 of those next to it, by name."""
     base = _base_model(adapter)
-    metadata = _front_matter(base, adapter, record).to_yaml()
+    metadata = yaml.dump([_front_matter(base, adapter, record)])
     sections = (
         "# Merged LoRA adapter",
         _summary(base, len(record.sources)),
@@ -68,22 +67,22 @@ def card_text(
         "## How to load it",
         *_uses(base or "BASE_MODEL", adapter),
     )
-    return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{metadata}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(
-    base: str | None, adapter: Adapter, record: Record
-) -> "huggingface_hub.ModelCardData":
-    return huggingface_hub.ModelCardData(
-        base_model=[base] if base else None,
-        base_model_relation="adapter" if base else None,
-        library_name=_LIBRARIES.get(adapter.format, adapter.format),
-        pipeline_tag=_task(adapter)[0],
-        license=_license(record),
-        tags=["lora", adapter.format, "merge", "gam-merge"],
-        merge_method=record.method,
-        merge_sources=[printable(source.name(None)) for source in record.sources],
-    )
+def _front_matter(base: str | None, adapter: Adapter, record: Record) -> dict[str, Any]:
+    """Return the fields of the card that the Hub reads."""
+    fields = {
+        "base_model": [base] if base else None,
+        "library_name": _LIBRARIES.get(adapter.format, adapter.format),
+        "license": _license(record),
+        "pipeline_tag": _task(adapter)[0],
+        "tags": ["lora", adapter.format, "merge", "gam-merge"],
+        "base_model_relation": "adapter" if base else None,
+        "merge_method": record.method,
+        "merge_sources": [printable(source.name(None)) for source in record.sources],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _base_model(adapter: Adapter) -> str | None:

@@ -11,7 +11,6 @@ from gam_merge._common.files import FileVersion, sha256
 from gam_merge._common.version import VERSION
 from gam_merge._read.hub_id import parse_hub_id
 from gam_merge._read.record import Record
-from gam_merge._recipes.recipe import Recipe
 from gam_merge._write.adapter import RECIPE_NAME
 
 METHOD_KEY, ORIGINS_KEY = "gam_merge.method", "gam_merge.sources"  # in the metadata of the weights
@@ -114,19 +113,13 @@ def _add(
     if base:
         document["base_model"] = base
     document["output"] = dict(record.output)
-    plain = _plain(document)
+    plain = json.loads(json.dumps(document))  # in the types of YAML
     for known in documents:
         if {**plain, "name": known["name"]} == known:
             return str(known["name"])
     name = _free(wanted, [known["name"] for known in documents])
     documents.append({"name": name, **plain})
     return name
-
-
-def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document in the types of YAML, after it was checked as a recipe."""
-    checked = Recipe.model_validate(json.loads(json.dumps(document)))
-    return checked.model_dump(exclude_none=True, exclude_unset=True)
 
 
 def _free(wanted: str, taken: Sequence[str]) -> str:

@@ -35,24 +35,24 @@ def record(lineup: Lineup, job: Job, policy: RankPolicy, base: Path | HubId | No
 def _recorded_output(lineup: Lineup, job: Job, policy: RankPolicy) -> dict[str, Any]:
     output: dict[str, Any] = {"rank": lineup.rank}
     if policy.needs_spectra or lineup.format.mixed_ranks:
-        output = {
-            "rank": policy.rank,
-            "energy": policy.energy,
-            "max_rank": policy.max_rank,
-            "per_module_rank": policy.per_module,
-        }
+        sizes = {"rank": policy.rank, "energy": policy.energy, "max_rank": policy.max_rank}
+        output = {name: size for name, size in sizes.items() if size is not None}
+        output["per_module_rank"] = policy.per_module
     if job.flatten_dora:
         output["flatten_dora"] = True
     return {**output, "format": lineup.format.name, "dtype": dtype_name(job.dtype)}
 
 
 def _recorded(adapter: Adapter, weight: Setting) -> RecordedSource:
+    given = dict(adapter.given)
+    if "alpha" in given:
+        given["alpha"] = float(given["alpha"])  # as it comes back from a recipe
     return RecordedSource(
         source=adapter.source,
         weight=weight,
         rank=adapter.rank,
         alpha=adapter.alpha,
-        given=adapter.given,
+        given=given,
         file=adapter.file,
         version=adapter.version,
         config_file=adapter.config_file,

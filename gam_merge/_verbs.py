@@ -1,0 +1,36 @@
+"""Every public name that a plain merge does without: ``gam_merge`` has them on request."""
+
+from gam_merge._batch import BatchItem as BatchItem
+from gam_merge._batch import batch as batch
+from gam_merge._checkpoints import average_checkpoints as average_checkpoints
+from gam_merge._compare import compare as compare
+from gam_merge._convert import convert as convert
+from gam_merge._diagnose.comparison import Comparison as Comparison
+from gam_merge._diagnose.comparison import ModuleComparison as ModuleComparison
+from gam_merge._diagnose.inspection import Inspection as Inspection
+from gam_merge._diagnose.inspection import ModuleInspection as ModuleInspection
+from gam_merge._diagnose.inspection import Part as Part
+from gam_merge._diagnose.measures import Measures as Measures
+from gam_merge._extract import ExtractedModule as ExtractedModule
+from gam_merge._extract import ExtractReport as ExtractReport
+from gam_merge._extract import ExtractResult as ExtractResult
+from gam_merge._extract import extract as extract
+from gam_merge._fuse import FuseReport as FuseReport
+from gam_merge._fuse import fuse as fuse
+from gam_merge._inspect import inspect as inspect
+from gam_merge._models.edit import FusedModule as FusedModule
+from gam_merge._push import push as push
+from gam_merge._recipe import merge_recipe as merge_recipe
+from gam_merge._recipe import plan_recipe as plan_recipe
+from gam_merge._recipes.recipe import recipe_schema as recipe_schema
+from gam_merge._resize import resize as resize
+from gam_merge._result_schema import result_schema as result_schema
+from gam_merge._search import SearchResult as SearchResult
+from gam_merge._search import search as search
+from gam_merge._state_dict import from_state_dict as from_state_dict
+from gam_merge._state_dict import merge_state_dicts as merge_state_dicts
+from gam_merge._state_dict import state_dict as state_dict
+from gam_merge._trials.journal import Trial as Trial
+from gam_merge._verify import Check as Check
+from gam_merge._verify import Verification as Verification
+from gam_merge._verify import verify as verify
