@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import choice, diagnose, digests, kohya, memory, process
+from benchmarks import choice, diagnose, digests, kohya, memory, modules, process
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -25,6 +25,20 @@ def process_command(
 ) -> None:
     """Time the whole command, over importing torch, reading the files and writing the result."""
     process.main(folder, rank=rank, count=count, repeats=repeats)
+
+
+@app.command("modules")
+def modules_command(
+    folder: Folder = _HOME,
+    layers: Annotated[
+        list[int] | None, typer.Option(help="Layers of 128 experts (default: 4 and all 48).")
+    ] = None,
+    rank: int = 16,
+    count: int = 3,
+    repeats: int = 3,
+) -> None:
+    """Time plan, config and report of experts, 384 modules per layer, over the merge."""
+    modules.main(folder, layers=layers or [4, 48], rank=rank, count=count, repeats=repeats)
 
 
 @app.command("speed")

@@ -84,6 +84,8 @@ MODELS = {
     "sdxl": _sdxl(),
     "moe-128": _experts("Qwen/Qwen3-30B-A3B", 4, 128, 2048, 768),  # 4 of 48 layers
 }
+for _layers in range(1, 49):
+    MODELS[f"moe-128-{_layers}"] = replace(MODELS["moe-128"], layers=_layers)
 
 
 def make_adapters(

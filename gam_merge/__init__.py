@@ -28,7 +28,7 @@ from gam_merge._run.report import ModuleReport as ModuleReport
 __version__ = _VERSION
 
 if _typing.TYPE_CHECKING:
-    from gam_merge._verbs import *
+    from gam_merge._verbs import *  # noqa: F403 - a list of names, and no code
 else:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:

@@ -72,7 +72,9 @@ class Report(_Closed):
     energy_kept: float
     fallbacks: list[str] = Field(description="Modules for which float32 was not exact enough.")
     warnings: dict[str, list[str]] = Field(description="Each warning, with its modules.")
-    modules: list[_ModuleReport]
+    modules: list[_ModuleReport] = Field(
+        description="One per module, by name; figures to six significant digits."
+    )
     url: str = Field(default="", description="The repository, if the merge was pushed.")
 
 

@@ -12,6 +12,7 @@ from strategies import Problem, problems
 from torch import Tensor
 
 import gam_merge as gm
+from gam_merge._write.adapter import as_json
 
 
 def projected(merged: Tensor, delta: Tensor) -> Tensor:
@@ -120,3 +121,31 @@ def test_fallbacks_are_named():
             for name, pair in (("good", good), ("bad", (b, a)))
         }
         assert gm.merge([helpers.adapter(factors)] * 2).report.fallbacks == expected
+
+
+def test_the_report_of_all_experts_stays_small():
+    """18,432 modules of four adapters below 10 MB, and each figure to six digits."""
+    figure = 0.12345678901
+    modules: list[gm.ModuleReport] = []
+    for layer in range(48):
+        for expert in range(128):
+            for name in ("gate", "up", "down"):
+                module = gm.ModuleReport(
+                    name=f"model.layers.{layer}.mlp.experts.{expert}.{name}_proj",
+                    shape=(2048, 768),
+                    ranks=(16,) * 4,
+                    norms=(figure,) * 4,
+                    inners=(figure,) * 4,
+                    responses=(figure,) * 4,
+                    mean_norm=figure,
+                    merged_rank=16,
+                    merged_norm=figure,
+                    energy_kept=figure,
+                )
+                modules.append(module)
+    report = gm.MergeReport("gam", ("a", "b", "c", "d"), (0.25,) * 4, 0, 16, "bf16", tuple(modules))
+    text = as_json(report.to_dict())
+    assert len(text) < 10e6
+    first = json.loads(text)["modules"][0]
+    assert first["norms"] == [0.123457] * 4
+    assert first["survival"] == [float(f"{1 / figure:.6g}")] * 4

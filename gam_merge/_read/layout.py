@@ -7,6 +7,7 @@ Tensor legend: ``L`` modules, ``S`` matrices in each, ``m`` out, ``n`` in, ``r``
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -49,7 +50,7 @@ class Layout:
 
     def split_shapes(self, b: Shape, a: Shape) -> tuple[Shape, Shape]:
         """Return the shapes of the matrices of one module: (S, m, r), (S, r, n)."""
-        return _shapes(self.split, (1, *b), (1, *a))
+        return _split_shapes(self, b, a)
 
     def join_shapes(self, m: int, n: int, r: int) -> tuple[Shape, Shape]:
         """Return the shapes of the stored B and A of one module."""
@@ -133,6 +134,11 @@ class ExpertsLayout(Layout):
     def join(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         b, a = (x.unflatten(0, (-1, self.count)) for x in (b, a))  # (L, S, m, r), (L, S, r, n)
         return b.movedim(1, -1).flatten(2), a.flatten(1, 2)
+
+
+@lru_cache  # thousands of modules have few shapes
+def _split_shapes(layout: Layout, b: Shape, a: Shape) -> tuple[Shape, Shape]:
+    return _shapes(layout.split, (1, *b), (1, *a))
 
 
 def _shapes(

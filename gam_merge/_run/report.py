@@ -71,9 +71,13 @@ class ModuleReport:
         return tuple(map(_cross_talk, self.own, self.responses))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        figures = ("norm_ratio", "survival", "cross_talk")
-        return {**vars(self), **{name: getattr(self, name) for name in figures}}
+        """Return plain data for JSON, figures to six significant digits.
+
+        So the report of twenty thousand modules, as adapters of experts have, stays below 10 MB.
+        """
+        shares = ("norm_ratio", "survival", "cross_talk")
+        figures = {**vars(self), **{name: getattr(self, name) for name in shares}}
+        return {name: _rounded(value) for name, value in figures.items()}
 
 
 def combined(parts: Sequence[ModuleReport]) -> ModuleReport:
@@ -222,6 +226,13 @@ _TOTALS = (
     "norms", "merged_norm", "norm_ratio", "survival", "cross_talk", "shared", "energy_kept",
     "fallbacks", "warnings",
 )  # fmt: skip
+
+
+def _rounded(value: Any) -> Any:
+    """Return a number or several to six significant digits; anything else as it is."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return tuple(map(_rounded, value)) if isinstance(value, tuple) else value
 
 
 def _sums(rows: Iterable[Sequence[float]]) -> tuple[float, ...]:
