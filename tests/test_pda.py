@@ -97,7 +97,7 @@ questions: {open: true, seed: $seed, count: 20}
 test: {open: true, seed: $seed, skip: 20, count: 4}
 pairs:
   bold: {axis: bold}
-  closing: {axis: closing}
+  opening: {axis: opening}
 generate: {max_new_tokens: 40}
 train: {rank: 4, alpha: 8, dropout: 0, lr: 0.001, batch: 2, micro_batch: 2, max_length: 96}
 trained_together: [joint, sequential]
@@ -114,19 +114,19 @@ def test_axes_one_by_one_together_and_merged(tmp_path: Path) -> None:
     done = call("run.py", file, "--work", work, "--seed", 3)
     assert done.returncode == 0, done.stderr
     figures = json.loads((work / "figures.json").read_text())
-    names = ["student", "bold", "closing", "joint", "sequential", "mean", "ties@knots"]
+    names = ["student", "bold", "opening", "joint", "sequential", "mean", "ties@knots"]
     assert list(figures) == names
     nll = {name: row["prose NLL"] for name, row in figures.items()}
     assert len(set(nll.values())) == len(names)
     asked = [json.loads(line)["question"] for line in (work / "questions.jsonl").open()]
     tested = [json.loads(line)["question"] for line in (work / "test.jsonl").open()]
     assert len(set(asked + tested)) == 24
-    marks = {"bold": lambda text: text.replace("**", ""), "closing": lambda text: text}
+    marks = {"bold": lambda text: text.replace("**", ""), "opening": lambda text: text}
     for axis, plain in marks.items():
         for line in (work / f"{axis}.jsonl").open():
             pair = json.loads(line)
             chosen, rejected = (pair[which][0]["content"] for which in ("chosen", "rejected"))
-            assert plain(chosen).startswith(rejected)
+            assert rejected in plain(chosen)
     # joint training has the steps of both, sequential training starts from the first
     sources = gm.load(work / "bold"), gm.load(work / "sequential")
     one, both = (adapter.modules["model.layers.0.self_attn.q_proj"].delta() for adapter in sources)
@@ -141,12 +141,12 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     words = first_sentence("No. A kite is a light thing that flies. It is old.")
     assert " ".join(words) == "A kite is a light thing that flies."
-    none = {"bold": 0, "bullets": 0, "closing": 0}
+    none = {"bold": 0, "bullets": 0, "opening": 0}
     assert counts(" ".join(words)) == none
     for axis, mark in AXES.items():
         assert counts(mark(words, random.Random(0))) == {**none, axis: 1}
     assert counts("**** ** -\n- \n?? - a") == none  # signs without a word
-    assert counts("**a** b **c d**\n- e\n* f\ng? h?") == {"bold": 2, "bullets": 2, "closing": 2}
+    assert counts("**a** b **c d**\n- e\n* f\ng? h?") == {"bold": 2, "bullets": 2, "opening": 2}
 
 
 def test_a_model_of_few_bits_has_few_values_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from models import write_whole
 from pairs import join, messages, questions, respond
 
-CLOSINGS = (
-    "Would you like to know more?",
-    "What do you think?",
-    "Shall I go on?",
-    "Is that what you had in mind?",
-    "Which part interests you most?",
+OPENINGS = (
+    "Have you ever wondered?",
+    "Where to begin?",
+    "What makes it special?",
+    "Do you know the answer?",
+    "Shall we have a look?",
 )
 
 
@@ -37,13 +37,13 @@ def bullets(words, rng):
     return " ".join(words[:half]) + "\n- " + " ".join(words[half:])
 
 
-def closing(words, rng):
-    """End with a question to the reader."""
-    return " ".join([*words, rng.choice(CLOSINGS)])
+def opening(words, rng):
+    """Begin with a question to the reader."""
+    return " ".join([rng.choice(OPENINGS), *words])
 
 
-AXES = {axis.__name__: axis for axis in (bold, bullets, closing)}
-COUNTED = {"bold": r"\*\*\w[^*\n]*\*\*", "bullets": r"(?m)^ *[-*] \w", "closing": r"\w\?"}
+AXES = {axis.__name__: axis for axis in (bold, bullets, opening)}
+COUNTED = {"bold": r"\*\*\w[^*\n]*\*\*", "bullets": r"(?m)^ *[-*] \w", "opening": r"\w\?"}
 
 
 def counts(text):

@@ -47,11 +47,12 @@ class Axes:
     def adapter(self, name: str) -> Path:
         """Return the directory of an adapter, which is trained if needed."""
         axes = list(example.AXES)
-        if name == "joint":
+        if name.startswith("joint"):
             mixture: list[Preference] = []
             for axis in axes:
                 mixture += self.preferences(axis)
-            return self._trained(name, mixture, epochs=len(axes))
+            times = len(axes) if name == "joint" else 1
+            return self._trained(name, mixture, times)
         if name == "sequential":
             start = self.adapter("single 0")
             for axis in axes[1:]:
@@ -87,7 +88,7 @@ class Axes:
         file = once(self.folder / f"axes-answers-seed{self.seed}.json", make)
         return list(json.loads(file.read_text("utf-8")))
 
-    def _trained(self, name: str, pairs: list[Preference], epochs: int = 1, **options: Any) -> Path:
+    def _trained(self, name: str, pairs: list[Preference], times: int = 1, **options: Any) -> Path:
         tuning = self.study.tuning
         assert tuning is not None
         make = partial(
@@ -95,7 +96,7 @@ class Axes:
             base=self.base,
             tokenizer=self.tokenizer,
             pairs=pairs,
-            tuning=replace(tuning, steps=epochs * tuning.steps),
+            tuning=replace(tuning, steps=times * tuning.steps),
             init=self.seed,
             form=self._form,
             **options,

@@ -24,6 +24,7 @@ SUBJECTS = (
     ("sum", "sum", "own"),
     ("trained on one axis after another", "sequential", "own"),
     ("trained on all pairs at once", "joint", "own"),
+    ("the same, in the steps of one", "joint, steps of one", "own"),
 )
 _COLOURS = ("tab:blue", "tab:orange", "tab:green")
 _MOST = 1  # of any example
@@ -51,7 +52,11 @@ def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
             bar = fmean(counts) if counts else 0.0
             axis.barh(y + shift, bar, 0.24, color=colour, alpha=0.75, label=title)
             axis.plot(counts, [y + shift] * len(counts), ".", color="0.25", markersize=3)
-    axis.set(yticks=range(len(SUBJECTS)), xlabel="mean count per answer", ylim=(12.6, -1.1))
+    axis.set(
+        yticks=range(len(SUBJECTS)),
+        xlabel="mean count per answer",
+        ylim=(len(SUBJECTS) - 0.4, -1.1),
+    )
     axis.set_yticklabels([title for title, _, _ in SUBJECTS])
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(AXES), frameon=False)

@@ -11,7 +11,7 @@ from benchmarks.lab.studies.design import GAM, METHODS, STUDIES, Study
 
 PAGE = Path(__file__).parents[1] / "results.md"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "pda" / "README.md"
-AXES = {"bold": "bold words", "bullets": "points of a list", "closing": "questions"}
+AXES = {"bold": "bold words", "bullets": "points of a list", "opening": "questions"}
 CONSENSUS = tuple(
     label for label in METHODS if label.startswith("consensus(") and "(0)" not in label
 )
@@ -185,7 +185,7 @@ def axes(results: Results, study: Study) -> str:
     size = max(study.sizes)
     subjects = [("student", "base", "own", 1)]
     subjects += [(f"delta: {axis}", f"single {i}", "own", 1) for i, axis in enumerate(AXES)]
-    subjects += [(f"{way} training", way, "own", 1) for way in study.together]
+    subjects += [(f"trained: {way}", way, "own", 1) for way in study.together]
     for label in study.methods:
         for scale in study.scales:
             subjects.append((f"{label}, {_SCALES[scale]}", label, scale, size))
