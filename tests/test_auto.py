@@ -147,11 +147,11 @@ def test_adapters_that_cancel_are_told_from_those_that_share_little() -> None:
 def test_says_which_the_figure_and_why() -> None:
     text = str(choice(APART))
     assert text.startswith(
-        "auto: consensus p=-0.25 (the adapters share few directions: gam would keep "
+        "auto: consensus p=-0.25 (the adapters share few directions: gam anchor=none would keep "
     )
     assert text.endswith(" % of the mean); -m gam for the paper's rule")
     assert str(choice(ALIKE)).startswith(
-        "auto: gam anchor=none (the adapters share their directions: gam keeps "
+        "auto: gam anchor=none (the adapters share their directions: it keeps "
     )
 
 
