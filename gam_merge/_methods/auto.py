@@ -22,7 +22,7 @@ within 0.011 nats of the mean.
 """
 
 from dataclasses import dataclass
-from math import fsum, sqrt
+from math import floor, fsum, sqrt
 
 from torch import Tensor
 
@@ -106,4 +106,5 @@ def auto(seen: Premise | None) -> Choice:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    """Return whole percents, rounded down: below the bar is not written as the bar."""
+    return f"{floor(100 * share)} %"
