@@ -1,7 +1,7 @@
 """Times the actions of the page under ten visitors at once, over loopback.
 
 Each visitor is a client of the page's own protocol: opens it, uploads two adapters, inspects one,
-compares, has the figures drawn, plans and merges, with pauses between the actions.
+compares, plans and merges, with pauses between the actions.
 """
 
 import json
@@ -28,7 +28,6 @@ _PAGE = page.PAGE.with_name("ui.md")
 _ADAPTERS = Path(__file__).parents[1] / "examples" / "adapters"
 _NAMES = ("adapter_config.json", "adapter_model.safetensors")
 _FIELDS = ("auto", "", "", "", "")  # method, weights, parameters, rank, format
-_SLOW = ("draw the figures", "merge")  # take turns
 _SECONDS = 120.0  # for the server to start, and for any answer
 
 
@@ -135,9 +134,9 @@ def main(*, visitors: int, pause: float, rounds: int) -> None:
     rows = [_row(name, values) for name, values in times.items()]
     quick: list[float] = []
     for name, values in times.items():
-        if name not in _SLOW:
+        if name != "merge":
             quick += values
-    rows.append(_row(f"all but {' and '.join(_SLOW)}", quick))
+    rows.append(_row("all but merge", quick))
     print(table(rows))
     print(save("ui", rows, visitors=visitors, pause=pause, rounds=rounds))
     write_page()
@@ -163,7 +162,6 @@ def _visit(url: str, seed: int, pause: float, rounds: int, times: dict[str, list
         actions += [
             ("inspect", partial(client.act, "inspect", "adapter-1")),
             ("compare", partial(client.act, "compare", "")),
-            ("draw the figures", partial(client.act, "draw")),
             ("plan", partial(client.act, "plan", *_FIELDS)),
             ("merge", partial(client.act, "merge", *_FIELDS)),
         ]

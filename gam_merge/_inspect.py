@@ -77,6 +77,7 @@ def inspect(
         problems=tuple(problems),
         modules=tuple(sorted(modules, key=lambda module: module.name)),
         extras=Counter(extra.kind for extra in adapter.extras.values()),
+        notes=adapter.notes,
     )
 
 

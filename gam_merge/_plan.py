@@ -140,7 +140,17 @@ class MergePlan:
         """
         on_base = self.base.notes if self.base else ()
         on_target = check_target(self.lineup, self.target)
-        return (*self.lineup.notes, *rank_notes(self.lineup), *on_base, *on_target)
+        notes = (*self.lineup.notes, *rank_notes(self.lineup), *on_base, *on_target)
+        return (*notes, *self._anchor_notes())
+
+    def _anchor_notes(self) -> tuple[str, ...]:
+        """Say so if an anchor other than the default has no effect."""
+        job = self.job
+        if job.anchor == 0 or any(job.method.takes_anchor(job.params_of(n)) for n in self.modules):
+            return ()
+        method = self.choice.by if self.choice else self.method
+        source = self.adapters[job.anchor].source
+        return (f"anchor {source} has no effect on {method}; gam with anchor=adapter aligns to it",)
 
     @property
     def pending(self) -> str | None:

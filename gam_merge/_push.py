@@ -13,7 +13,7 @@ import huggingface_hub  # loads its parts on request
 
 from gam_merge._common.errors import GamMergeError
 from gam_merge._common.files import is_there, read_text
-from gam_merge._read.hub_id import is_repo
+from gam_merge._read.hub_id import HubId
 from gam_merge._read.place import place_of
 from gam_merge._write.adapter import CARD_NAME, REPORT_NAME
 from gam_merge._write.card import FIGURE_PLACEHOLDER, REPO_PLACEHOLDER
@@ -71,9 +71,8 @@ def push(
     """
     from gam_merge._read.hub import explained
 
-    if not is_repo(repo):
-        raise GamMergeError(f"{repo}: is not a repository name; give user/name")
-    path = Path(directory)
+    HubId.parse_repo(repo)
+    path = place_of(Path(directory)).path
     operations = _operations(path, repo)
     api = huggingface_hub.HfApi(library_name="gam-merge", token=token)
     try:

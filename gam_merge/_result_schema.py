@@ -151,6 +151,7 @@ class Inspection(_Closed):
     settings: dict[str, Any] = Field(description="What makes it more than a plain LoRA.")
     extras: dict[str, int]
     problems: list[str] = Field(description="Why a merge would refuse it.")
+    notes: list[str] = Field(description="How it was read.")
     zero: list[str]
     broken: list[str]
     total: _Part

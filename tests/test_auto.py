@@ -20,7 +20,7 @@ import gam_merge as gm
 import gam_merge._run.walk as walking
 from benchmarks.lab import rows
 from gam_merge._common.tensors import read
-from gam_merge._methods.auto import KEPT, P
+from gam_merge._methods.auto import KEPT, P, Premise, auto
 from gam_merge._run.choice import choose, sample
 from gam_merge._run.survey import survey
 
@@ -147,12 +147,25 @@ def test_adapters_that_cancel_are_told_from_those_that_share_little() -> None:
 def test_says_which_the_figure_and_why() -> None:
     text = str(choice(APART))
     assert text.startswith(
-        "auto: consensus p=-0.25 (the adapters share few directions: gam would keep "
+        "auto: consensus p=-0.25 (the adapters share few directions: gam anchor=none would keep "
     )
     assert text.endswith(" % of the mean); -m gam for the paper's rule")
     assert str(choice(ALIKE)).startswith(
-        "auto: gam anchor=none (the adapters share their directions: gam keeps "
+        "auto: gam anchor=none (the adapters share their directions: it keeps "
     )
+
+
+def test_a_figure_below_the_bar_is_not_rounded_up_to_it() -> None:
+    below = auto.function(Premise((0.9496**2,), (1.0,), (1.0,)))
+    assert (below.method, below.figures["gam_to_mean"] < 0.95) == ("consensus", True)
+    assert "would keep 94 % of the mean" in below.reason
+    assert "keeps 95 % of the mean" in auto.function(Premise((0.951**2,), (1.0,), (1.0,))).reason
+
+
+def test_the_card_says_why(tmp_path: Path) -> None:
+    report = gm.merge(APART, out=tmp_path / "out").report
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- The method was chosen by {report.choice}.\n" in card
 
 
 def test_a_plan_says_that_it_will_choose() -> None:

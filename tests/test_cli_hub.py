@@ -92,6 +92,14 @@ def test_a_failed_push_leaves_the_merge_and_the_command_that_goes_on(
     )
 
 
+def test_a_bad_name_is_refused_before_the_merge(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(folder)
+    done = invoke("a", "b", "-o", tmp_path / "out", "--push-to-hub", "bad id")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "error: bad id: is not a repository name; give user/name\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_directory(folder: Path, hub: Hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.chdir(folder)

@@ -5,6 +5,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import browser
@@ -15,10 +16,16 @@ import torch
 from browser import Browser, chromium
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from rich.cells import cell_len
 
 import gam_merge as gm
 from gam_merge import _diagnose
-from gam_merge._common.names import grid, shortened
+from gam_merge._common.names import Grid, grid, shortened
+from gam_merge._diagnose.drawing import COLORS
+from gam_merge._diagnose.panels import Curve, Curves, Heatmap
+from gam_merge._diagnose.picture import picture_of
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">$x^2$&amp;"
 
@@ -131,6 +138,37 @@ def test_the_figures_show_the_figures(found):
     np.testing.assert_array_equal(drawn, comparison.grid("times_chance_u").values)
 
 
+def test_a_picture_has_a_cell_for_each_number():
+    """In the colour of the map at that number, next to each other without a gap; none for NaN."""
+    values = np.array([[0.0, 1.0, 2.0], [np.nan, 4.0, 3.0]])
+    shown = Grid(("layers.0", "layers.1", "layers.2"), ("a", "b"), values, (2, 3))
+    rects = picture_of(Heatmap("title", shown)).rects[:5]
+    expected = colormaps["viridis"](values[np.isfinite(values)] / 4)
+    assert [rect.color for rect in rects] == [to_hex(color) for color in expected]
+    first, second, _, below, _ = rects
+    assert (first.x + first.width, first.y) == (second.x, second.y)
+    assert (second.x, second.y + second.height) == (below.x, below.y)
+
+
+def test_a_curve_passes_its_points():
+    """On axes whose ticks are at their numbers; a logarithm leaves zeros out."""
+    curve = Curve("label", np.array([20.0, 21.0, 22.0]), np.array([10.0, 1.0, 0.0]))
+    picture = picture_of(Curves("title", "x", "y", [curve], log=True))
+    points = next(line.points for line in picture.strokes if line.color == COLORS[0])
+    places = {label.text: (label.x, label.y - 4) for label in picture.labels}
+    assert [place[1] for place in points] == pytest.approx([places["10"][1], places["1"][1]])
+    assert points[1][0] == pytest.approx(places["21"][0])
+
+
+def test_long_names_of_layers_do_not_touch():
+    layers = tuple(f"lora_unet_down_blocks_{i}" for i in range(25))
+    picture = picture_of(Heatmap("title", Grid(layers, ("a",), np.ones((1, 25)), (1, 25))))
+    named = [label for label in picture.labels if label.text in layers]
+    assert len(named) > 3
+    for left, right in pairwise(named):
+        assert right.x - left.x > cell_len(right.text) * 6.6  # pixels of a character
+
+
 def test_a_grid_that_is_too_large_is_pooled():
     """Neighbours are averaged, cells without a module apart."""
     names = [f"layers.{i}.t{j}" for i in range(5) for j in range(3) if i != j]
@@ -213,7 +251,7 @@ def test_odd_adapters_have_pages_too(tmp_path):
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_without_the_extra(found, tmp_path, monkeypatch, package):
-    for name in ("drawing", "figures", "html"):
+    for name in ("drawing", "figures", "html", "picture"):
         monkeypatch.delitem(sys.modules, f"gam_merge._diagnose.{name}", raising=False)
         monkeypatch.delattr(_diagnose, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
@@ -231,14 +269,3 @@ def test_where_nothing_can_be_written(found, tmp_path):
     with pytest.raises(gm.GamMergeError, match="is not a regular file"):
         found["inspection"].save_html(tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_report_without_figures_has_the_rest(found, tmp_path, kind):
-    whole = found[kind].save_html(tmp_path / "whole.html").read_text("utf-8")
-    tables = found[kind].save_html(tmp_path / "tables.html", figures=False).read_text("utf-8")
-    assert "<svg" in whole
-    assert "<figure" not in tables
-    assert "<svg" not in tables
-    for cell in re.findall(r"<td>.*?</td>", whole):
-        assert cell in tables

@@ -585,6 +585,8 @@ def tensor(name: bytes, sides: tuple[int, ...], kind: int, offset: int) -> bytes
 
 
 BROKEN = {
+    "nothing": (b"", "is not a complete GGUF file"),
+    "cut off": (b"GG", "is not a complete GGUF file"),
     "empty": (b"GGUF", "its header claims 8 bytes of 4"),
     "version": (header(version=1), "GGUF file of version 1 or of another byte order"),
     "big-endian": (header(version=3 << 24), "of another byte order"),

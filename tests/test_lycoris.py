@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gam_merge as gm
+from gam_cli._options import GroupBy
+from gam_cli._tables_inspect import of_inspection
 from gam_merge._read import lycoris as reading
 
 pytest.importorskip("lycoris")
@@ -190,6 +192,11 @@ def test_a_kronecker_product_of_high_rank_is_cut_and_says_so(tmp_path: Path) -> 
     adapter = gm.load(tmp_path / "a.safetensors")
     assert adapter.rank == reading.MAX_RANK == 256
     assert any(f"{kept:.1%} of the squared norm kept" in note for note in adapter.notes)
+    inspection = gm.inspect(adapter)
+    assert inspection.notes == adapter.notes
+    shown = "".join(str(line) for line in of_inspection(inspection, GroupBy.type))
+    page = inspection.save_html(tmp_path / "a.html").read_text("utf-8")
+    assert all(note[1:] in shown and note[1:] in page for note in adapter.notes)
     result = gm.convert(adapter, out=tmp_path / "out.safetensors")
     assert result.report.energy_kept == pytest.approx(kept, rel=1e-6)
     assert any("LoKr of two full factors is cut" in note for note in result.report.notes)

@@ -58,6 +58,17 @@ def made(sources: list[Path], folder: Path, method: str) -> State:
     return state(out)
 
 
+def test_the_folder_of_texts_stands_for_the_file(sources: list[Path], tmp_path: Path) -> None:
+    """Where a user completes the wrong one of two names."""
+    out = tmp_path / "out.safetensors"
+    gm.merge(sources, method="mean", out=out)
+    assert gm.verify(tmp_path / "out.gam-merge").checks == gm.verify(out).checks
+    assert gm.verify(tmp_path / "out.gam-merge").holds
+    out.unlink()
+    (first, *_) = gm.verify(tmp_path / "out.gam-merge").failed
+    assert (first.name, first.state) == ("out.safetensors", "missing")
+
+
 _CHANGES = {
     *("os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir"),
     *("shutil.rmtree", "fcntl.flock"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import random_factors, write_adapter
+from helpers import adapter, random_factors, write_adapter
 
 import gam_merge as gm
 
@@ -67,6 +67,45 @@ def test_plan_and_merge_refuse_alike(folder, sources, settings, message, monkeyp
         with pytest.raises(gm.GamMergeError, match=message):
             function(sources, **settings)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_an_anchor_without_effect_is_noted(folder):
+    """By methods that have none, and by those that are told to do without; not where it counts."""
+    sources = [folder / "a", folder / "b"]
+    text = f"anchor {folder / 'b'} has no effect on"
+
+    def noted(**options):
+        notes = gm.plan(sources, **options).notes
+        assert gm.merge(sources, **options).report.notes[: len(notes)] == notes
+        return any(note.startswith(text) for note in notes)
+
+    assert noted(anchor=1)  # auto
+    assert noted(anchor=1, method="mean")
+    assert noted(anchor=1, method="gam", params={"anchor": "none"})
+    assert noted(anchor=1, method="mean", weights=[0.3, 0.7])
+    assert not noted(anchor=0, method="mean")
+    assert not noted(method="mean", weights=[0.3, 0.7])
+    assert not noted(anchor=1, method="gam")
+    assert not noted(anchor=1, method="np_lora")
+
+
+@pytest.mark.parametrize("method", [method.name for method in gm.methods()])
+def test_an_anchor_has_an_effect_where_the_card_says_so(method):
+    """Three unlike adapters, merged with each of two as the anchor."""
+    generator = torch.Generator().manual_seed(0)
+    count = gm.get_method(method).adapters or 3
+    if count < 2 or gm.get_method(method).chooses:
+        return
+    made = []
+    for i in range(count):
+        factors = {"layers.0.q": random_factors(generator, 12, 13, 4)}
+        made.append(adapter(factors, source=str(i)))
+    deltas = []
+    for anchor in (0, 1):
+        merged = gm.merge(made, method=method, anchor=anchor, rank=12).adapter
+        deltas.append(merged.modules["layers.0.q"].delta())
+    differs = not torch.allclose(*deltas, atol=1e-5)
+    assert differs == gm.get_method(method).takes_anchor({})
 
 
 def test_a_misspelt_option_names_the_verb() -> None:

@@ -81,6 +81,7 @@ def test_a_filter_of_numbers_is_for_layers(pattern, layers):
     ("setting", "expected"),
     [
         ("half", "weight must be a finite number, got 'half'"),
+        ("0-9:1,*:2", r"got '0-9:1,\*:2'; filters are spelled"),
         (float("nan"), "must be a finite number"),
         (True, "must be a finite number"),
         ([], "must be a list of numbers or of"),

@@ -65,6 +65,8 @@ def merge(
         subject, plan, make = recipe, gm.plan_recipe, gm.merge_recipe
         settings = {"overrides": set_ or ()}
     settings |= {"out": out, "force": force, "device": device}
+    if push_to_hub is not None:
+        gm.HubId.parse_repo(push_to_hub)  # before the work
 
     with present.running("merging", "modules", quiet=quiet, verbose=verbose) as run:
         if dry_run:

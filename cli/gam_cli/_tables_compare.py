@@ -60,7 +60,7 @@ def _adapters(comparison: Comparison) -> Table:
     if comparison.shared < len(comparison.modules):
         rows.add_row("in common", "", str(comparison.shared), "", "")
     rows.add_row("mean", "", "", "", number(float(total.mean_norm)))
-    rows.add_row("gam", "", "", "", number(float(total.gam_norm)))
+    rows.add_row(f"gam, anchor {comparison.anchor}", "", "", "", number(float(total.gam_norm)))
     return rows
 
 

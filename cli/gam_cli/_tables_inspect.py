@@ -39,6 +39,7 @@ def of_inspection(inspection: Inspection, by: GroupBy) -> Iterator[RenderableTyp
     yield from other_tensors(inspection.extras)
     for name, value in inspection.settings.items():
         yield f"{printable(name)} = {printable(json_line(value))}"
+    yield from map(warning, inspection.notes)
     yield from _defects(inspection)
     if inspection.modules:
         yield ""

@@ -1,13 +1,8 @@
-"""Drawing tools on matplotlib, without global effects: no pyplot, no default style.
+"""Drawing tools on matplotlib, without global effects: no pyplot, no default style."""
 
-Text and axes of an inline SVG take the colour of the page around it, so that figures suit light
-and dark alike.
-"""
-
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from io import BytesIO, StringIO
+from io import BytesIO
 from typing import Any
 
 import matplotlib
@@ -21,7 +16,7 @@ Draw = Callable[[Axes], None]
 # Line colours: distinct on white, on black, and to most colour-blind eyes.
 COLORS = ("#4c78c8", "#e0853d", "#3f9f6b", "#c2559d", "#8b74d1", "#b59a2d", "#3aa6b9", "#cf5f5f")
 _LINES = ("-", "--", ":", "-.")
-_INK = "#0a0b0c"  # stands for the colour of the page's text
+_INK = "#0a0b0c"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "text.color": _INK,
@@ -36,7 +31,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "svg.fonttype": "none",
-    "text.hinting": "no_hinting",  # nearly the widths that a browser gives its text;
+    "text.hinting": "no_hinting",  # nearly the widths that a browser gives the text of an SVG;
     "figure.constrained_layout.w_pad": 0.15,  # room for what its font is wider
     "svg.hashsalt": "gam-merge",  # the same figure has the same bytes
 }
@@ -67,23 +62,8 @@ def save(figure: Figure, out: Any, kind: str) -> None:
 def png(draw: Draw, size: tuple[float, float]) -> bytes:
     """Draw a single panel as the bytes of a PNG."""
     content = BytesIO()
-    save(_single(draw, size), content, "png")
+    save(compose({"panel": draw}, [["panel"]], size), content, "png")
     return content.getvalue()
-
-
-def inline_svg(draw: Draw, size: tuple[float, float], prefix: str) -> str:
-    """Draw a single panel as SVG for a page: transparent, in its text colour, with unique ids."""
-    out = StringIO()
-    figure = _single(draw, size)
-    with _styled():
-        figure.savefig(out, format="svg", transparent=True, metadata=_NO_METADATA["svg"])
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-
-
-def _single(draw: Draw, size: tuple[float, float]) -> Figure:
-    return compose({"panel": draw}, [["panel"]], size)
 
 
 def _styled() -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""The panels of comparisons and inspections, drawn."""
+"""The panels of comparisons and inspections, drawn for paper with matplotlib."""
 
 from functools import partial
 
@@ -7,22 +7,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from gam_merge._common.names import clipped, shortened
 from gam_merge._diagnose.drawing import COLORS, Draw, compose, finish, line
-from gam_merge._diagnose.panels import CosineMatrix, Curves, Heatmap, Panel, Sheet
+from gam_merge._diagnose.panels import NUMBERED, CosineMatrix, Curves, Heatmap, Panel, Sheet
 
 _TICKS = 12  # layers that are named below a heat map
 _ROWS = 24  # types that are named next to it
-_NUMBERED = 10  # adapters up to which the cells of a matrix show their numbers
 
 
 def draw_sheet(sheet: Sheet) -> Figure:
     """Draw all panels of a sheet together."""
-    panels = {name: drawing_of(panel) for name, panel in sheet.panels.items()}
+    panels = {name: _drawing_of(panel) for name, panel in sheet.panels.items()}
     return compose(panels, sheet.rows, (12, 9))
 
 
-def drawing_of(panel: Panel) -> Draw:
+def _drawing_of(panel: Panel) -> Draw:
     """Return the function that draws a panel on its axes."""
     match panel:
         case Heatmap():
@@ -38,24 +36,17 @@ def _heatmap(panel: Heatmap, axes: Axes) -> None:
     image = axes.pcolormesh(np.ma.masked_invalid(grid.values), cmap="viridis", vmin=0.0)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01)
     assert bar.solids is not None
-    bar.solids.set_rasterized(False)  # no bitmap in an SVG: pages allow no images
+    bar.solids.set_rasterized(False)  # no bitmap in an SVG
     bar.solids.set_edgecolor("face")
     bar.outline.set_visible(False)
-    types, layers = list(shortened(grid.types).values()), list(shortened(grid.layers).values())
-    step = -(-len(layers) // _TICKS)
-    axes.set_xticks(np.arange(0, len(layers), step) + 0.5, map(clipped, layers[::step]))
-    step = -(-len(types) // _ROWS)
-    axes.set_yticks(np.arange(0, len(types), step) + 0.5, map(clipped, types[::step]))
+    columns, rows = panel.columns(_TICKS), panel.rows(_ROWS)
+    axes.set_xticks([i + 0.5 for i, _ in columns], [label for _, label in columns])
+    axes.set_yticks([i + 0.5 for i, _ in rows], [label for _, label in rows])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.set_title(panel.title, loc="left")
-    axes.set_xlabel(_axis("layer", grid.pooled[1]))
-    if grid.pooled[0] > 1:
-        axes.set_ylabel(_axis("type", grid.pooled[0]))
-
-
-def _axis(noun: str, pooled: int) -> str:
-    return noun if pooled == 1 else f"{noun} (the mean of {pooled} neighbours each)"
+    axes.set_xlabel(panel.x)
+    axes.set_ylabel(panel.y)
 
 
 def _curves(panel: Curves, axes: Axes) -> None:
@@ -78,7 +69,7 @@ def _curves(panel: Curves, axes: Axes) -> None:
 def _cosine_matrix(panel: CosineMatrix, axes: Axes) -> None:
     cosines, size = panel.cosines, len(panel.labels)
     axes.pcolormesh(np.ma.masked_invalid(cosines), cmap="RdBu_r", vmin=-1, vmax=1)
-    if size <= _NUMBERED:
+    if size <= NUMBERED:
         for i, j in np.argwhere(np.isfinite(cosines)):
             _number_cell(axes, i, j, cosines[i, j])
     ticks = np.arange(size) + 0.5

@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from math import isnan
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gam_merge._common.version import VERSION
-from gam_merge._diagnose.drawing import inline_svg
-from gam_merge._diagnose.figures import drawing_of
-from gam_merge._diagnose.panels import Heatmap, Panel
-
-_WIDE, _NARROW = (10.5, 2.9), (5.0, 3.6)  # inches
+from gam_merge._diagnose.panels import Panel
+from gam_merge._diagnose.picture import picture_of
 
 
 def report(template: str, panels: Mapping[str, Panel], **values: Any) -> str:
     """Return the text of a report: a template of this package with its figures and values."""
+    figures = {name: picture_of(panel) for name, panel in panels.items()}
+    return _environment().get_template(template).render(version=VERSION, figures=figures, **values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("gam_merge", "_diagnose/templates"),
         autoescape=True,
@@ -28,16 +32,11 @@ def report(template: str, panels: Mapping[str, Panel], **values: Any) -> str:
         "figure1": lambda x: _number(x, "{:.1f}"),
         "digits4": lambda x: _number(x, "{:#.4g}"),
         "percent": lambda x: _number(100 * x, "{:.1f} %"),
+        "pixels": lambda x: f"{x:.1f}".removesuffix(".0"),
         "sentence": lambda text: text[:1].upper() + text[1:],
         "as_json": lambda value: json.dumps(value, ensure_ascii=False),  # and escaped like text
     }
-    figures = {name: _svg(name, panel) for name, panel in panels.items()}
-    return environment.get_template(template).render(version=VERSION, figures=figures, **values)
-
-
-def _svg(name: str, panel: Panel) -> str:
-    size = _WIDE if isinstance(panel, Heatmap) else _NARROW
-    return inline_svg(drawing_of(panel), size, prefix=name)
+    return environment
 
 
 def _number(value: Any, form: str) -> str:

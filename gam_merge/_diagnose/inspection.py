@@ -116,7 +116,7 @@ class Inspection(Result[Part]):
     """One adapter: its modules and what is wrong with it.
 
     ``settings`` are the fields of its config that make it more than a plain LoRA; ``problems``
-    the reasons for which a merge would refuse it.
+    the reasons for which a merge would refuse it, ``notes`` how it was read.
 
     Example:
         >>> inspection = gm.inspect("examples/adapters/addition")
@@ -135,6 +135,7 @@ class Inspection(Result[Part]):
     problems: tuple[str, ...]
     modules: tuple[ModuleInspection, ...]
     extras: Mapping[str, int] = field(default_factory=dict[str, int])  # other tensors, by kind
+    notes: tuple[str, ...] = ()
 
     _template: ClassVar[str] = "inspection.html"
 
@@ -172,6 +173,7 @@ class Inspection(Result[Part]):
             "settings": dict(self.settings),
             "extras": dict(self.extras),
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "zero": list(self.zero),
             "broken": list(self.broken),
             "total": self.total.to_dict(),

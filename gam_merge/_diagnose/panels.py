@@ -1,15 +1,21 @@
-"""The panels of a sheet as plain data: results describe them, ``figures`` draws them."""
+"""The panels of a sheet as plain data: results describe them.
+
+``figures`` draws them for paper, ``picture`` for pages.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gam_merge._common.names import Grid
+from gam_merge._common.names import Grid, clipped, shortened
 from gam_merge._diagnose.measures import Array
 
 SCREEN = 64, 256  # rows and columns of a heat map that a screen shows
 MOST_CURVES = 16  # more cannot be told apart, nor named in a legend
+NUMBERED = 10  # adapters up to which the cells of a matrix show their numbers
+
+Tick = tuple[int, str]  # the position of a row or column, and its label
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,34 @@ class Heatmap:
 
     title: str
     grid: Grid
+
+    @property
+    def x(self) -> str:
+        """What the columns are."""
+        return _axis("layer", self.grid.pooled[1])
+
+    @property
+    def y(self) -> str:
+        """What the rows are, where it has to be said."""
+        return _axis("type", self.grid.pooled[0]) if self.grid.pooled[0] > 1 else ""
+
+    def columns(self, most: int) -> list[Tick]:
+        """Return at most so many layers at equal distances, with their labels."""
+        return _ticks(self.grid.layers, most)
+
+    def rows(self, most: int) -> list[Tick]:
+        """Return at most so many types at equal distances, with their labels."""
+        return _ticks(self.grid.types, most)
+
+
+def _axis(noun: str, pooled: int) -> str:
+    return noun if pooled == 1 else f"{noun} (the mean of {pooled} neighbours each)"
+
+
+def _ticks(names: Sequence[str], most: int) -> list[Tick]:
+    step = -(-len(names) // most)
+    labels = [clipped(label) for label in shortened(names).values()]
+    return list(enumerate(labels))[::step]
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,8 @@ class Result(ABC, Generic[PartT]):
         drawing.save(figures.draw_sheet(self._sheet()), content, kind)
         return write_file(out, content.getvalue())
 
-    def save_html(self, path: str | PathLike[str], *, figures: bool = True) -> Path:
+    def save_html(self, path: str | PathLike[str]) -> Path:
         """Write a report as one HTML file that loads nothing else. Replaces an existing file.
-
-        figures: draw them, which takes most of the time; without them it has the tables alone.
 
         Needs matplotlib and jinja2. Raises GamMergeError.
         """
@@ -99,7 +97,7 @@ class Result(ABC, Generic[PartT]):
             from gam_merge._diagnose import html
         except ImportError as error:
             raise _not_installed(error) from error
-        panels = self._sheet().panels if self.modules and figures else {}
+        panels = self._sheet().panels if self.modules else {}
         text = html.report(self._template, panels, **self._values())
         return write_file(Path(path), text.encode())
 

@@ -128,7 +128,10 @@ def check_setting(name: str, setting: Setting, *, number: bool = False) -> None:
         )
     if not isinstance(setting, list | tuple):
         if number and not is_number(setting):
-            raise GamMergeError(f"{name} must be a finite number, got {setting!r}")
+            hint = ""
+            if isinstance(setting, str) and ":" in setting:
+                hint = "; filters are spelled [{filter: 0-9, value: 1}, {filter: '*', value: 0.5}]"
+            raise GamMergeError(f"{name} must be a finite number, got {setting!r}{hint}")
     elif setting and all(isinstance(entry, Mapping) for entry in setting):
         for entry in setting:
             if set(entry) != {"filter", "value"} or not isinstance(entry["filter"], str):

@@ -137,6 +137,10 @@ class Method:
         """Tell whether an adapter must have one weight in all modules."""
         return params.get("scope") == "global"
 
+    def takes_anchor(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether the result depends on which adapter is the anchor."""
+        return self.rule.anchored and params.get("anchor", "adapter") == "adapter"
+
     def surveys(self, params: Mapping[str, Any]) -> tuple[Survey, ...]:
         """Return the passes that must run on all buckets before the first is merged, if any.
 

@@ -72,6 +72,7 @@ class Rule(Card):
     entries: Callable[..., Tensor] | None = None
     survey: Callable[..., Any] | None = None
     reads_factors: bool = False
+    anchored: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def rule(
     entries: Callable[..., Tensor] | None = None,
     survey: Callable[..., Any] | None = None,
     reads_factors: bool = False,
+    anchored: bool = False,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Declare the decorated function as a rule: how deltas become one.
 
@@ -199,6 +201,8 @@ def rule(
             merged. Summaries are added up with ``+``, and a rule of the kind "bucket" gets the sum
             as ``summary``.
         reads_factors: Whether a rule of the kind "bucket" needs ``bucket.factors``.
+        anchored: Whether the result depends on ``bucket.anchor``, unless a parameter ``anchor`` is
+            set away from "adapter". For other rules a user who names an anchor gets a note.
 
     Returns:
         A decorator that turns the function into a rule; ``rule.function`` is the function itself.
@@ -243,6 +247,7 @@ def rule(
             entries=function if kind == "entries" else entries,
             survey=survey,
             reads_factors=reads_factors,
+            anchored=anchored,
         )
 
     return declare

@@ -22,7 +22,7 @@ within 0.011 nats of the mean.
 """
 
 from dataclasses import dataclass
-from math import fsum, sqrt
+from math import floor, fsum, sqrt
 
 from torch import Tensor
 
@@ -95,12 +95,16 @@ def auto(seen: Premise | None) -> Choice:
         return Choice("auto", "gam", {"anchor": "none"}, reason)
     figures = {"gam_to_mean": kept}
     if kept >= KEPT:
-        reason = f"the adapters share their directions: gam keeps {_percent(kept)} of the mean"
+        reason = f"the adapters share their directions: it keeps {_percent(kept)} of the mean"
         return Choice("auto", "gam", {"anchor": "none"}, reason, figures)
-    reason = f"the adapters share few directions: gam would keep {_percent(kept)} of the mean"
+    reason = (
+        "the adapters share few directions: gam anchor=none would keep "
+        f"{_percent(kept)} of the mean"
+    )
     otherwise = "-m gam for the paper's rule"
     return Choice("auto", "consensus", {"p": P}, reason, figures, otherwise)
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    """Return whole percents, rounded down: below the bar is not written as the bar."""
+    return f"{floor(100 * share)} %"

@@ -36,6 +36,7 @@ _CONVERGED = 1e-12
     avoid="where subspaces hardly overlap: the mean is not unique; for adapters of different "
     "ranks: refused",
     rank="largest",
+    anchored=True,
     breaks={
         "permutation": "it starts at the anchor, and may end elsewhere from another start",
         "mixed ranks": "deltas of different ranks do not have a mean here",

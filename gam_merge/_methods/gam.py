@@ -49,6 +49,7 @@ class _Aligned(NamedTuple):
     avoid="for specialists and separate initialisations: where subspaces do not overlap, little is "
     "left; the default, auto, tests for that",
     rank="largest",
+    anchored=True,
     breaks={"permutation": "the anchor is one of the adapters (anchor=none and =mean have none)"},
 )
 def gam(

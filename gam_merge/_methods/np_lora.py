@@ -26,6 +26,7 @@ from gam_merge._methods._schema import Range
     use="where one adapter must keep its strength, such as a style that a subject is added to",
     avoid="for adapters of equal standing: the anchor has the say",
     normalize=False,
+    anchored=True,
     breaks={
         "equal": "the anchor is whole, and copies of it add their damped share",
         "permutation": "the first adapter is the anchor, unless another is named",

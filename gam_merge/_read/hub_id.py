@@ -45,6 +45,13 @@ class HubId:
             raise GamMergeError(f"a Hub id must be org/name[@revision][:subfolder], got {text!r}")
         return replace(hub, max_bytes=max_bytes)
 
+    @classmethod
+    def parse_repo(cls, text: str) -> "HubId":
+        """Return the repository that a text names, to upload to. Raises GamMergeError."""
+        if not is_repo(text):
+            raise GamMergeError(f"{text}: is not a repository name; give user/name")
+        return cls(text)
+
     def __str__(self) -> str:
         text = self.repo
         if self.revision:

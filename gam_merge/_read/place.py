@@ -36,7 +36,8 @@ class Place:
 
 
 def place_of(path: Path) -> Place:
-    """Return where a merge lies that was written to a path."""
+    """Return where a merge lies that was written to a path, or the texts about which are there."""
+    path = _file_about(path) or path
     if is_file_name(path) and not path.is_dir():
         return Place(path, path, companions_of(path))
     form = format_in(path)
@@ -46,6 +47,14 @@ def place_of(path: Path) -> Place:
 def is_file_name(out: Path) -> bool:
     """Tell whether an output of this name is a file, by its suffix."""
     return out.suffix in file_suffixes()
+
+
+def _file_about(home: Path) -> Path | None:
+    """Return the file of weights that the texts in a directory are about, if there is one."""
+    if home.suffix != _COMPANIONS or not home.is_dir():
+        return None
+    files = [home.with_suffix(suffix) for suffix in file_suffixes()]
+    return next((file for file in files if file.is_file()), None)
 
 
 def companions_of(file: Path) -> Path:

@@ -184,6 +184,8 @@ def _outcome(report: MergeReport, record: Record) -> str:
         f"- {len(report.modules)} modules, written in {report.dtype}.",
         *(f"- {code(public_note(note, renamed))}" for note in report.notes),
     ]
+    if report.choice:
+        lines.insert(0, f"- The method was chosen by {printable(str(report.choice))}.")
     for text, names in report.warnings.items():
         lines.append(
             f"- {printable(text)} in {len(names)} of {len(report.modules)} modules, "

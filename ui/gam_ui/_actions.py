@@ -56,22 +56,13 @@ def inspect(visitor: Visitor, progress: Progress, name: str | None) -> str:
     """Report on one adapter."""
     if name is None or name not in visitor.adapters:
         raise gm.GamMergeError("choose an adapter to inspect")
-    visitor.look = gm.inspect(visitor.adapters[name], progress=progress)
-    return report(visitor.look, figures=False)
+    return report(gm.inspect(visitor.adapters[name], progress=progress))
 
 
 def compare(visitor: Visitor, progress: Progress, weights: str) -> Contents:
     """Compare all adapters: the advice, and the report that it rests on."""
     comparison = gm.compare(_sources(visitor), weights=weights_in(weights), progress=progress)
-    visitor.look = comparison
-    return render("advice.html", comparison=comparison), report(comparison, figures=False)
-
-
-def draw(visitor: Visitor, progress: Progress) -> str:
-    """Report as the last look did, with its figures."""
-    if visitor.look is None:
-        raise gm.GamMergeError("nothing to draw yet: inspect an adapter, or compare all")
-    return report(visitor.look, figures=True)
+    return render("advice.html", comparison=comparison), report(comparison)
 
 
 def describe(visitor: Visitor, progress: Progress, name: str) -> str:

@@ -18,7 +18,7 @@ class Limits:
             web server keeps of an upload goes as late.
         grace: the same for one who has closed the page, or lost the connection.
         waiting: how many actions may wait for their turn.
-        at_once: how many quick actions run at once; merges and drawings take turns.
+        at_once: how many quick actions run at once; merges take turns.
     """
 
     file: int = 1 * _GB

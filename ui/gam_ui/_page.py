@@ -62,7 +62,6 @@ def page(visitors: Visitors) -> gr.Blocks:
             inspect = gr.Button("Inspect", scale=1, elem_id="inspect")
             compare = gr.Button("Compare all", scale=1, elem_id="compare")
         report = gr.HTML(elem_id="report")
-        draw = gr.Button("Draw the figures", size="sm", elem_id="draw")
 
         gr.Markdown("## 3. Merge")
         with gr.Row():
@@ -132,7 +131,6 @@ def page(visitors: Visitors) -> gr.Blocks:
         restart.click(**on(actions.start_over), outputs=listed)
         inspect.click(**on(actions.inspect), inputs=which, outputs=report)
         compare.click(**on(actions.compare), inputs=weights, outputs=[advice, report])
-        draw.click(**on(actions.draw), outputs=report, concurrency_limit=1)
         method.change(**on(actions.describe), inputs=method, outputs=card)
         plan.click(**on(actions.plan), inputs=fields, outputs=result)
         merge.click(**on(actions.merge), inputs=fields, outputs=result, concurrency_limit=1)

@@ -31,9 +31,9 @@ def render(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def report(result: gm.Comparison | gm.Inspection, *, figures: bool) -> str:
+def report(result: gm.Comparison | gm.Inspection) -> str:
     """Return the HTML report of a result in a frame that runs no script."""
     with TemporaryDirectory() as folder:
-        file = result.save_html(Path(folder) / "report.html", figures=figures)
+        file = result.save_html(Path(folder) / "report.html")
         text = file.read_text("utf-8")
     return f'<iframe class="report" title="Report" sandbox srcdoc="{escape(text)}"></iframe>'

@@ -24,7 +24,6 @@ class Visitor:
         limits: what they may take up.
         deadline: when the folder is removed, by the monotonic clock.
         adapters: what they have added, by name.
-        look: what they have inspected or compared last.
         busy: held while one of their actions runs.
     """
 
@@ -33,7 +32,6 @@ class Visitor:
     limits: Limits
     deadline: float = 0.0
     adapters: dict[str, gm.Adapter] = field(default_factory=dict[str, gm.Adapter])
-    look: gm.Comparison | gm.Inspection | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -88,7 +86,6 @@ class Visitor:
     def forget(self) -> None:
         """Remove everything of theirs."""
         self.adapters.clear()
-        self.look = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def without_paths(self, text: str) -> str:
