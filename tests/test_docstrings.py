@@ -20,7 +20,8 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 def public(module: ModuleType) -> dict[str, Any]:
     """What a module offers, by its full name."""
     names: dict[str, Any] = {}
-    for name, value in vars(module).items():
+    for name in dir(module):  # some are imported when they are asked for
+        value = getattr(module, name)
         if not name.startswith("_") and callable(value):
             names[f"{module.__name__}.{name}"] = value
     return names
