@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import choice, diagnose, digests, kohya, memory, modules, process
+from benchmarks import busy, choice, diagnose, digests, kohya, memory, modules, process
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -54,6 +54,12 @@ def speed_command(
 ) -> None:
     """Time library calls and PEFT over the floor: reading, writing and the least arithmetic."""
     speed.main(folder, repeats=repeats, quick=quick, page=page)
+
+
+@app.command("busy")
+def busy_command(folder: Folder = _HOME, others: int = 2, repeats: int = 5) -> None:
+    """Time a merge while other processes compute, over how much slower matrix products get."""
+    busy.main(folder, others=others, repeats=repeats)
 
 
 @app.command("kohya")

@@ -136,3 +136,13 @@ def test_gram_of_more_rows_than_are_converted_at_a_time(layout: str) -> None:
     side_by_side = torch.cat([x, y], -1).double()
     expected = side_by_side.mT @ side_by_side
     torch.testing.assert_close(stacked_gram([x, y]), expected, rtol=0, atol=1e-13 * 9001)
+
+
+def test_gram_of_more_columns_than_a_strip_is_mirrored() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for widths in ((70, 1, 90), (64, 64), (130,)):
+        pieces = [torch.randn(2, 300, r, generator=generator) for r in widths]
+        x = torch.cat(pieces, -1).double()
+        g = stacked_gram(pieces)
+        torch.testing.assert_close(g, x.mT @ x, rtol=0, atol=1e-13 * 300)
+        assert torch.equal(g[:, 64:, :64], g[:, :64, 64:].mT)

@@ -1,5 +1,6 @@
 """Deltas in orthonormal coordinates, and what is read off them, against the dense matrices."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import generators
 from torch import Tensor
 
+import gam_kernels
 from gam_kernels import (
     Delta,
     compress,
@@ -202,3 +204,24 @@ def test_a_cut_is_as_good_as_the_best(exponent: int) -> None:
     for k in range(1, r):
         error = full - (b @ left[..., :k]) @ (a @ right[..., :k]).mT
         assert float(error.norm() - s[k:].norm()) < 1e-9
+
+
+@pytest.mark.parametrize("condition", [1e0, 1e2, 1e6, math.inf], ids="{:.0e}".format)
+@pytest.mark.parametrize("shape", [(7, 7), (5, 9), (9, 5)])
+def test_thin_svd_is_that_of_lapack(shape: tuple[int, int], condition: float) -> None:
+    """From eigenvectors where the condition number allows it, together with modules where not."""
+    generator = torch.Generator().manual_seed(0)
+    (p, q), k = shape, min(shape)
+    left, _ = torch.linalg.qr(torch.randn(2, p, k, generator=generator).double())
+    right, _ = torch.linalg.qr(torch.randn(2, q, k, generator=generator).double())
+    expected = torch.logspace(0, -1, k).double().repeat(2, 1)
+    expected[1] = torch.logspace(0, -math.log10(min(condition, 1e6)), k)
+    expected[1, -1] = 1 / condition
+    x = left * expected.unsqueeze(-2) @ right.mT
+    u, s, vt = gam_kernels.thin_svd(x)
+    torch.testing.assert_close(u * s.unsqueeze(-2) @ vt, x, rtol=0, atol=1e-14)
+    torch.testing.assert_close(s, expected, rtol=0, atol=1e-14)
+    eye = torch.eye(k).double().expand(2, k, k)
+    # eps times the square of the largest condition number that takes the fast route
+    torch.testing.assert_close(u.mT @ u, eye, rtol=0, atol=3e-10)
+    torch.testing.assert_close(vt @ vt.mT, eye, rtol=0, atol=3e-10)

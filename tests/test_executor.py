@@ -1,5 +1,8 @@
 """Any executor runs the chunks: the same bytes come out."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +49,52 @@ def test_threads_and_chunk_size_change_no_byte(sources, tmp_path, monkeypatch):
         == helpers.digest(tmp_path / "default")
         == helpers.digest(tmp_path / "one-by-one")
     )
+
+
+_COUNT_THREADS = """
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import torch
+import gam_merge as gm
+import gam_merge._run.walk as walking
+
+walking._CHUNK_BYTES = 1
+
+def threads():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+def adapter(i):
+    generator = torch.Generator().manual_seed(i)
+    tensors = {}
+    for layer in range(4):
+        for name, shape in {"lora_A": (160, 256), "lora_B": (256, 160)}.items():
+            tensors[f"layers.{layer}.q_proj.{name}.weight"] = torch.randn(shape, generator=generator)
+    return gm.from_state_dict(tensors, {"r": 160, "lora_alpha": 160}, name=str(i))
+
+adapters = [adapter(i) for i in range(3)]
+x = torch.randn(1000, 1000)
+x @ x  # starts the threads of the caller's own kernels
+before, size = threads(), torch.get_num_threads()
+with ThreadPoolExecutor(2) as pool:
+    gm.merge(adapters, method="consensus", rank=160, executor=pool if "given" in sys.argv else None)
+    end = time.monotonic() + 10
+    while threads() - before > int(sys.argv[2]) and time.monotonic() < end:
+        time.sleep(0.01)  # a thread that was joined takes a moment to end
+    print(threads() - before, torch.get_num_threads() - size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize("executor", ["given", "ours"])
+def test_kernels_start_no_threads_on_workers(executor: str) -> None:
+    """Neither BLAS nor LAPACK; the caller has as many threads as before."""
+    workers = {"given": 2, "ours": 0}[executor]  # ours are gone
+    command = [sys.executable, "-c", _COUNT_THREADS, executor, str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert list(map(int, done.stdout.split())) == [workers, 0]
 
 
 def test_processes_of_a_dask_cluster(sources, tmp_path):

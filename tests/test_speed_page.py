@@ -12,10 +12,14 @@ def test_is_up_to_date() -> None:
     assert page == replaced(page, "speed", report.tables(results)), (
         "run: python -m benchmarks speed --page"
     )
-    measured = [(row["model"], row["N"], row["r"], row["method"]) for row in results["rows"]]
-    assert measured == [
-        (model, n, r, method) for model, n, r, methods in CASES for method in methods
-    ]
+
+
+def test_a_case_without_a_result_is_called_unmeasured() -> None:
+    results = report.read()
+    del results["rows"][0]
+    model, count, rank, (method, *_) = CASES[0]
+    assert (results["rows"][0]["model"], results["rows"][0]["N"]) != (model, count)
+    assert f"| {count} | {rank} | {method} | unmeasured | unmeasured |" in report.tables(results)
 
 
 def test_a_changed_figure_changes_the_tables() -> None:

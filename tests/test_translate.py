@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_cli import run
 
 import gam_merge as gm
+from gam_merge._common.tensors import FileTensor, read
 from gam_merge._read.adapter import Adapter
 from gam_merge._translate.translate import DIALECTS, dialect_of
 
@@ -660,6 +661,34 @@ def test_merge_of_fused_and_split_layers(form: str, tmp_path: Path) -> None:
             expected = expected + 0.75 * output(sources[1], f"{block}.{layer}", x)
         y = output(merged, f"{block}.{layer}", x)
         assert (y - expected).norm() <= 1e-5 * expected.norm(), layer
+
+
+def test_each_byte_of_a_fused_layer_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its B by the layers that it is split into; its A, which they share, by each of them."""
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    up = torch.arange(3.0 * N * 2).reshape(3 * N, 2)
+    save_file(
+        {
+            f"{stem}.lora_down.weight": torch.ones(2, N),
+            f"{stem}.lora_up.weight": up,
+            f"{stem}.alpha": torch.tensor(2.0),
+        },
+        tmp_path / "a.safetensors",
+    )
+    modules = KOHYA_FLUX.to_common(gm.load(tmp_path / "a.safetensors"))
+    places: list[tuple[int, int]] = []
+    read_into = FileTensor.read_into
+
+    def counted(tensor: FileTensor, out: torch.Tensor, start: int = 0) -> None:
+        places.append((start, out.numel()))
+        read_into(tensor, out, start)
+
+    monkeypatch.setattr(FileTensor, "read_into", counted)
+    rows = [read(module.b) for module in modules.values()]
+    assert places == [(0, N * 2), (N * 2, N * 2), (2 * N * 2, N * 2)]
+    assert torch.equal(torch.cat(rows), up)
 
 
 def output(tensors: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:

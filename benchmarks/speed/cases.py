@@ -19,10 +19,10 @@ CASES = [
     ("smollm2-135m", 16, 16, ("gam",)),
     ("smollm2-135m", 32, 16, ("gam",)),
     ("qwen3-8b", 3, 8, ("gam",)),
-    ("qwen3-8b", 3, 16, ("gam", "mean")),
+    ("qwen3-8b", 3, 16, ("gam", "mean", "consensus", "auto")),
     ("qwen3-8b-72", 3, 16, ("gam",)),
     ("qwen3-8b", 4, 16, ("gam", "mean")),
-    ("qwen3-8b", 3, 64, ("gam", "mean")),
+    ("qwen3-8b", 3, 64, ("gam", "mean", "consensus", "auto")),
     ("moe-128", 3, 16, ("gam",)),
     ("llama3-70b", 3, 16, ("gam",)),
     ("qwen3-8b", 3, 256, ("gam",)),
@@ -40,7 +40,8 @@ def peak():
     lines = status.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 before = peak()
-gm.merge(sys.argv[3:], method=sys.argv[1], out=sys.argv[2], force=True)
+method, rank, out, *sources = sys.argv[1:]
+gm.merge(sources, method=method, rank=int(rank), out=out, force=True)
 print((peak() - before) / 1024)
 """
 
@@ -48,11 +49,14 @@ print((peak() - before) / 1024)
 def measure(
     folder: Path, model: str, count: int, rank: int, methods: tuple[str, ...], repeats: int
 ) -> list[dict[str, Any]]:
-    """Return a row per method: library calls, taking turns with reading and writing alone."""
+    """Return a row per method: library calls, taking turns with reading and writing alone.
+
+    Results have the rank of the sources.
+    """
     sources = make_adapters(folder, model, count=count, rank=rank)
     out, copy = folder / "merged", folder / "copy.bin"
     jobs = {"disk": partial(floor.read_and_write, sources, copy)}
-    jobs |= {method: partial(_merge, sources, method, out) for method in methods}
+    jobs |= {method: partial(_merge, sources, method, rank, out) for method in methods}
     for job in jobs.values():  # warm the page cache and the libraries
         job()
     seconds = medians(jobs, repeats)
@@ -66,19 +70,19 @@ def measure(
             "seconds": seconds[method],
             "floor (s)": least,
             "over the floor": seconds[method] / least,
-            "memory above imports (MB)": peak_memory(sources, method, out),
+            "memory above imports (MB)": peak_memory(sources, method, rank, out),
         }
         for method in methods
     ]
 
 
-def _merge(sources: list[Path], method: str, out: Path) -> None:
+def _merge(sources: list[Path], method: str, rank: int, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    gm.merge(sources, method=method, out=out)
+    gm.merge(sources, method=method, rank=rank, out=out)
 
 
-def peak_memory(sources: list[Path], method: str, out: Path) -> float:
+def peak_memory(sources: list[Path], method: str, rank: int, out: Path) -> float:
     """Return the megabytes at the peak of a merge above those of a process with the library."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-c", _RSS, method, str(out), *map(str, sources)]
+    command = [sys.executable, "-c", _RSS, method, str(rank), str(out), *map(str, sources)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -1,14 +1,18 @@
 """The tables of docs/benchmarks.md and the plot, from the committed results."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks import page
 from benchmarks.measure import RESULTS, table
+from benchmarks.speed.cases import CASES
 
 FILE = RESULTS / "speed.json"
 PLOT = FILE.with_suffix(".svg")
+_UNMEASURED = "unmeasured"
+_FIGURES = ("seconds", "floor (s)", "over the floor", "memory above imports (MB)")
 _TITLES = {
     "smollm2-135m": "SmolLM2-135M",
     "qwen3-8b": "Qwen3-8B",
@@ -30,25 +34,34 @@ def tables(results: dict[str, Any]) -> str:
         f"torch {on['torch']}; median of {results['repeats']}."
     )
     cases: list[dict[str, Any]] = []
-    for row in results["rows"]:
-        figures = {name: value for name, value in row.items() if name != "model"}
-        cases.append({"shapes": _TITLES[row["model"]], **figures})
+    for model, count, rank, methods in CASES:
+        for method in methods:
+            row = _case(results, model, count, rank, method)
+            case = {"shapes": _TITLES[model], "N": count, "r": rank, "method": method}
+            cases.append({**case, **{name: row[name] for name in _FIGURES}})
     return "\n\n".join([where, table(cases), table(bars(results)), table(_peers(results))])
 
 
 def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was measured next to what is required."""
-    small, large = _case(results, "qwen3-8b", 3, 16), _case(results, "qwen3-8b", 3, 64)
-    deep = _case(results, "qwen3-8b-72", 3, 16)
+    worst, over, memory = results["errors"][-1], "over the floor", "memory above imports (MB)"
+    measured: list[tuple[str, float | str, float]] = []
+    for rank in (64, 16):
+        for method, bar in (("gam", 2.0), ("mean", 2.2), ("consensus", 2.2)):
+            row = _case(results, "qwen3-8b", 3, rank, method)
+            measured.append((f"3 x Qwen3-8B, r = {rank}, {method}, {over}", row[over], bar))
+    for rank in (64, 16):
+        # Of random adapters, which share few directions, auto takes consensus.
+        what = f"3 x Qwen3-8B, r = {rank}, auto over the method that it takes"
+        auto, taken = (_case(results, "qwen3-8b", 3, rank, name) for name in ("auto", "consensus"))
+        measured.append((what, _ratio(auto, taken), 1.1))
     few, many = (_case(results, "smollm2-135m", count, 16) for count in (4, 16))
-    worst = results["errors"][-1]
-    memory = "memory above imports"
-    measured = [
-        ("3 x Qwen3-8B, r = 64, over the floor", large["over the floor"], 3.0),
-        ("3 x Qwen3-8B, r = 16, over the floor", small["over the floor"], 3.0),
-        ("N = 16 over N = 4", many["seconds"] / few["seconds"], 4.6),
-        ("72 layers over 36", deep["seconds"] / small["seconds"], 2.1),
-        (f"{memory}, 3 x Qwen3-8B, r = 64 (MB)", large[f"{memory} (MB)"], 600.0),
+    shallow, deep = (_case(results, model, 3, 16) for model in ("qwen3-8b", "qwen3-8b-72"))
+    large = _case(results, "qwen3-8b", 3, 64)
+    measured += [
+        ("N = 16 over N = 4", _ratio(many, few), 4.2),
+        ("72 layers over 36", _ratio(deep, shallow), 2.1),
+        ("memory above imports, 3 x Qwen3-8B, r = 64 (MB)", large[memory], 150.0),
         (f"error in float32, condition {worst['condition']}", worst["gam, relative error"], 1e-5),
     ]
     rows = [{"what": what, "measured": value, "at most": bar} for what, value, bar in measured]
@@ -57,10 +70,22 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _case(results: dict[str, Any], model: str, count: int, rank: int) -> dict[str, Any]:
-    """Return the row of ``gam`` in one case."""
-    key = (model, count, rank, "gam")
-    return next(r for r in results["rows"] if (r["model"], r["N"], r["r"], r["method"]) == key)
+def _ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | str:
+    """Return the seconds of one row over those of another."""
+    if _UNMEASURED in (one["seconds"], other["seconds"]):
+        return _UNMEASURED
+    return float(one["seconds"] / other["seconds"])
+
+
+def _case(
+    results: dict[str, Any], model: str, count: int, rank: int, method: str = "gam"
+) -> Mapping[str, Any]:
+    """Return the row of a method in one case."""
+    key = (model, count, rank, method)
+    for row in results["rows"]:
+        if (row["model"], row["N"], row["r"], row["method"]) == key:
+            return row
+    return dict.fromkeys(_FIGURES, _UNMEASURED)
 
 
 def _peers(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -117,8 +117,30 @@ class DerivedTensor:
         out.copy_(flat[start : start + out.numel()].view(out.shape))
 
 
+@dataclass(frozen=True)
+class TensorRows:
+    """Some rows of a tensor: of one in a file no others are read."""
+
+    whole: LazyTensor
+    first: int
+    count: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.count, *self.whole.shape[1:]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.whole.dtype
+
+    def read_into(self, out: Tensor, start: int = 0) -> None:
+        self.whole.read_into(out, self.first * prod(self.whole.shape[1:]) + start)
+
+
 def stored_dtype(tensor: LazyTensor) -> torch.dtype:
     """Return the dtype in which a file holds a tensor, or what it is computed from."""
+    if isinstance(tensor, TensorRows):
+        return stored_dtype(tensor.whole)
     if isinstance(tensor, DerivedTensor):
         dtype = reduce(torch.promote_types, map(stored_dtype, tensor.inputs))
         return dtype if dtype.is_floating_point else tensor.dtype  # packed bytes say nothing

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_kernels import Delta, Span, gram, span
+from gam_kernels import Delta, Span, gram, span, thin_svd
 from gam_merge._deltas.bucket import Bucket, Merged
 
 _EPS = torch.finfo(torch.float64).eps
@@ -139,7 +139,7 @@ class Core:
 
     def lift(self, merged: InCore) -> Merged:
         """Return a merged core in coefficients of the stacked factors: balanced singular pairs."""
-        p, s, qt = torch.linalg.svd(merged.x, full_matrices=False)  # (L, K, k), (L, k), (L, k, J)
+        p, s, qt = thin_svd(merged.x)  # (L, K, k), (L, k), (L, k, J)
         root = s.sqrt().unsqueeze(-2)
         return Merged(self.u @ (p * root), self.v @ (qt.mT * root), merged.warnings, s)
 

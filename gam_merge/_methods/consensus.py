@@ -61,10 +61,25 @@ def _exponent(side: float | None, p: float) -> float:
 def _filter(bases: tuple[Tensor, ...], weights: Tensor, p: float, floor: bool) -> Tensor:
     """f(P): (L, K, K), from bases (L, K, k_i)."""
     projector = sum(weights[:, i, None, None] * x @ x.mT for i, x in enumerate(bases))
-    shares, directions = torch.linalg.eigh(projector)  # (L, K), (L, K, K)
+    shares, directions = _eigen(projector)  # (L, K), (L, K, K)
     least = 1 / len(bases) if floor else torch.finfo(shares.dtype).tiny
     shares = shares.clamp(min=least)
     return directions * shares.pow(p).unsqueeze(-2) @ directions.mT
+
+
+def _eigen(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (L, K) and eigenvectors (L, K, K) of symmetric matrices up to 1 in size.
+
+    Those of diagonal ones are known: the coordinates of a core diagonalise the projector of equal
+    weights.
+    """
+    values = x.diagonal(dim1=-2, dim2=-1).clone()
+    rest = (x - torch.diag_embed(values)).flatten(1)  # (L, K K)
+    vectors = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x).clone()
+    full = rest.abs().amax(-1) > x.shape[-1] * torch.finfo(x.dtype).eps  # (L,)
+    if full.any():
+        values[full], vectors[full] = torch.linalg.eigh(x[full])
+    return values, vectors
 
 
 def _flatten(x: Tensor, q: float, size: int) -> Tensor:

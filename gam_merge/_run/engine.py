@@ -87,7 +87,7 @@ def _joined(
     """Return the module that some matrices are together."""
     stack.sort(key=lambda matrix: matrix.position)
     b, a = layout.join(
-        torch.stack([matrix.b for matrix in stack]), torch.stack([matrix.a for matrix in stack])
+        _stacked([matrix.b for matrix in stack]), _stacked([matrix.a for matrix in stack])
     )  # (1, *stored shape) each
     name, magnitude = stack[0].module, stack[0].magnitude
     lazy_a, lazy_b = MemoryTensor(a.squeeze(0)), MemoryTensor(b.squeeze(0))
@@ -100,6 +100,11 @@ def _joined(
             "bfloat16 or float32"
         )
     return LoraModule(name, lazy_a, lazy_b, 1.0, layout, MemoryTensor(stored))
+
+
+def _stacked(matrices: Sequence[Tensor]) -> Tensor:
+    """Return matrices (m, k) as one tensor (stack, m, k), without a copy if there is one."""
+    return matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(list(matrices))
 
 
 def run_extras(lineup: Lineup, job: Job, sink: Sink) -> None:

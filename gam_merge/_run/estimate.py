@@ -68,7 +68,7 @@ def _arithmetic_seconds(lineup: Lineup, job: Job) -> float:
         kinds.setdefault((bucket.layout, bucket.shape, bucket.ranks), []).append(bucket)
     largest_first = sorted(kinds.values(), key=lambda kind: -sum(map(_entries, kind)))
     done, seconds = 0, 0.0
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(1) as pool:
         start = perf_counter()
         for kind in largest_first:
             chunk = _random_chunk(next(chunks_of(kind[0])))

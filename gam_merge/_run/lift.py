@@ -75,13 +75,18 @@ def _cut(bucket: Bucket, merged: Merged, rank: int) -> tuple[Tensor, Tensor, Ten
 def sum_of_products(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """Return [x_1 ... x_N] @ coefficients without stacking.
 
-    factors: (L, m, r_i) each. coefficients: (L, R, k). Returns (L, m, k).
+    factors: (L, m, r_i) each. coefficients: (L, R, k). Returns (L, m, k), which is laid out in
+    memory as the factors are.
     """
     parts = coefficients.to(factors[0].dtype).split([x.shape[-1] for x in factors], -2)
-    out = factors[0] @ parts[0]
-    for x, part in zip(factors[1:], parts[1:], strict=True):
-        out.baddbmm_(x, part)
-    return out
+    terms = list(zip(factors, parts, strict=True))
+    is_transposed = factors[0].stride(-1) > 1
+    if is_transposed:
+        terms = [(part.mT, x.mT) for x, part in terms]
+    out = torch.bmm(*terms[0])
+    for left, right in terms[1:]:
+        out.baddbmm_(left, right)
+    return out.mT if is_transposed else out
 
 
 def output_factors(
@@ -99,10 +104,19 @@ def output_factors(
                 f"module {name} of the merge does not fit into {dtype_name(job.dtype)}; "
                 f"write {remedy}"
             )
-    padding = 0, bucket.output_rank - lifted.b.shape[-1]
-    b = torch.nn.functional.pad(lifted.b.to(job.dtype), padding).cpu()
-    a = torch.nn.functional.pad(lifted.a.to(job.dtype), padding).cpu()
-    return b, a.mT.contiguous()
+    b, a = lifted.b.to(job.dtype), lifted.a.to(job.dtype)
+    padding = 0, bucket.output_rank - b.shape[-1]
+    if any(padding):  # even by nothing it copies
+        b, a = torch.nn.functional.pad(b, padding), torch.nn.functional.pad(a, padding)
+    return b.cpu(), a.cpu().mT.contiguous()
+
+
+def largest_entry(x: Tensor) -> Tensor:
+    """Return the largest absolute value of each matrix, NaN if one is in it: (L, m, k) -> (L,).
+
+    Without the copy that ``abs`` makes.
+    """
+    return torch.maximum(x.amax((1, 2)), -x.amin((1, 2)))
 
 
 def balanced(lifted: Lifted, dtype: torch.dtype) -> tuple[Lifted, Tensor]:
@@ -110,8 +124,7 @@ def balanced(lifted: Lifted, dtype: torch.dtype) -> tuple[Lifted, Tensor]:
 
     Where one alone would leave it, a power of two is moved from one factor to the other.
     """
-    b = lifted.b.abs().amax((1, 2)).double()  # (L,)
-    a = lifted.a.abs().amax((1, 2)).double()
+    b, a = largest_entry(lifted.b).double(), largest_entry(lifted.a).double()  # (L,)
     low, high, limits = torch.minimum(b, a), torch.maximum(b, a), torch.finfo(dtype)
     outside = (low > 0) & high.isfinite() & ((low < limits.tiny) | (high > limits.max))
     if not outside.any():

@@ -61,7 +61,7 @@ def walk_chunks(
 ) -> Iterator[list[T]]:
     """Walk with a ``task`` that reads its modules itself: its results, in the same order."""
     with _executor(executor) as (pool, window):
-        yield from _ordered(pool, window, partial(_in_memory, task), _all_chunks(lineup))
+        yield from _ordered(pool, window, partial(_on_worker, task), _all_chunks(lineup))
 
 
 @torch.no_grad()
@@ -70,8 +70,28 @@ def _visit_chunk(reader: Reader, visit: Callable[[Bucket], T], chunk: LineupBuck
     return [visit(bucket) for bucket in reader.buckets(chunk)]
 
 
+def _on_worker(task: Task[T], chunk: LineupBucket) -> list[T]:
+    """Do the task on the thread that calls, whatever the executor: others have cores of their own.
+
+    A chunk is too small to be shared out within one operation.
+    """
+    with _one_thread():
+        return _in_memory(task, chunk)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the kernels that this thread calls, BLAS and LAPACK among them, from starting others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _in_memory(task: Task[T], chunk: LineupBucket) -> list[T]:
-    """Do the task, in halves where there is no memory for the whole chunk. Runs on a worker."""
+    """Do the task, in halves where there is no memory for the whole chunk."""
     try:
         return task(chunk)
     except (MemoryError, RuntimeError) as error:
@@ -99,21 +119,19 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 def _executor(given: Executor | None) -> Iterator[tuple[Executor, int]]:
     """Open the executor, with the number of chunks that it may hold.
 
-    Ours has one thread per core, each with single-threaded kernels: a chunk is too small to be
-    shared out within one operation.
+    Ours has one thread per core.
     """
-    if given is not None:
-        yield given, 2 * (os.cpu_count() or 1)
-        return
     workers = torch.get_num_threads()
-    # For the caller: its idle OpenMP threads would spin on the cores that the workers need.
-    torch.set_num_threads(1)
-    initialize = torch.set_num_threads
     try:
-        with ThreadPoolExecutor(workers, "gam-merge", initialize, (1,)) as pool:
+        if given is not None:
+            yield given, 2 * (os.cpu_count() or 1)
+            return
+        # For the caller: its idle OpenMP threads would spin on the cores that the workers need.
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(workers, "gam-merge") as pool:
             yield pool, workers + 1
     finally:
-        torch.set_num_threads(workers)
+        torch.set_num_threads(workers)  # of threads to come, too, which take the last that was set
 
 
 def _ordered(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gam_merge._common.errors import GamMergeError
-from gam_merge._common.tensors import DerivedTensor, LazyTensor
+from gam_merge._common.tensors import DerivedTensor, LazyTensor, TensorRows
 from gam_merge._read.adapter import Adapter, LoraModule
 from gam_merge._read.layout import Layout
 
@@ -32,8 +32,7 @@ def split(
     start = 0
     for name, share in zip(names, shares, strict=True):
         m = share * n
-        rows = partial(_rows, start=start, count=m)
-        b = DerivedTensor((m, module.rank), module.b.dtype, rows, (module.b,))  # (M, r) -> (m, r)
+        b = TensorRows(module.b, start, m)  # (M, r) -> (m, r)
         layers[name] = replace(module, name=name, b=b, spelling="")
         start += m
     return layers
@@ -147,10 +146,6 @@ def _blocks(
 
 def _dtype(tensors: Sequence[LazyTensor]) -> torch.dtype:
     return reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
-
-
-def _rows(b: Tensor, *, start: int, count: int) -> Tensor:
-    return b[start : start + count]
 
 
 def _swapped(b: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ next to it.
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from stat import S_ISREG
@@ -21,7 +22,7 @@ from gam_merge._read.format import OpenWriter
 from gam_merge._read.formats import file_suffixes
 from gam_merge._read.place import companions_of, is_file_name
 from gam_merge._read.safetensors import SafetensorsWriter
-from gam_merge._write.staging import clear_dead, staged, staged_pair
+from gam_merge._write.staging import clear_dead, staged, staged_pair, sync
 
 # In the metadata of every file of tensors that gam-merge writes; --force replaces nothing else.
 _STAMP, _COMPANIONS = "gam_merge.version", "gam_merge.companions"
@@ -89,8 +90,16 @@ class OutputWriter:
                 writer.finish()
 
     def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file of tensors that has been written."""
-        return sha256(self._place_tensors / name)
+        """Return the SHA-256 of a file of tensors that has been written.
+
+        Meanwhile it goes to the disk, for which ``commit`` would have to wait.
+        """
+        file = self._place_tensors / name
+        with _naming(self._out), ThreadPoolExecutor(1, "gam-merge-sync") as aside:
+            synced = aside.submit(sync, file)
+            digest = sha256(file)
+            synced.result()
+        return digest
 
     def copy(self, file: Path) -> None:
         """Copy a companion as it is."""

@@ -52,13 +52,13 @@ class Staging:
         Raises OSError if a target exists and is not to be replaced: of many writers one wins.
         """
         for path in (*self.new.iterdir(), self.new):
-            _sync(path)
+            sync(path)
         if not (replace and os.path.lexists(self._target)):
             os.rename(self.new, self._target)
         elif not _exchange(self.new, self._target):
             os.rename(self._target, self._home / _OLD)
             os.rename(self.new, self._target)
-        _sync(self._target.parent)
+        sync(self._target.parent)
 
 
 class PairStaging:
@@ -79,7 +79,7 @@ class PairStaging:
         Raises OSError as above.
         """
         for path in (*self.pair.rglob("*"), self.pair):
-            _sync(path)
+            sync(path)
         file = self.pair / self._target.name
         if not replace:
             _link(file, self._target)
@@ -87,7 +87,7 @@ class PairStaging:
             _link(file, self._home / _LINK)
             os.replace(self._home / _LINK, self._target)
         _place_companions(self._home, self._target)
-        _sync(self._target.parent)
+        sync(self._target.parent)
 
 
 def _link(file: Path, name: Path) -> None:
@@ -256,7 +256,8 @@ def _exchange(x: Path, y: Path) -> bool:
     return result == 0
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk. Raises OSError."""
     if sys.platform == "win32":
         return  # Windows syncs neither directories nor files that are open for reading
     descriptor = os.open(path, os.O_RDONLY)

@@ -22,3 +22,4 @@ from gam_kernels._span import Span as Span
 from gam_kernels._span import span as span
 from gam_kernels._svd import compress as compress
 from gam_kernels._svd import rank_for_energy as rank_for_energy
+from gam_kernels._svd import thin_svd as thin_svd
