@@ -13,6 +13,7 @@ Without the floor p = -1/2 is TSV-M: polar([U_1 ... U_N]) = (N P_U)^(-1/2) [U_1 
 and q = 0 it is Iso-C / N.
 """
 
+from functools import reduce
 from typing import Annotated
 
 import torch
@@ -60,7 +61,8 @@ def _exponent(side: float | None, p: float) -> float:
 
 def _filter(bases: tuple[Tensor, ...], weights: Tensor, p: float, floor: bool) -> Tensor:
     """f(P): (L, K, K), from bases (L, K, k_i)."""
-    projector = sum(weights[:, i, None, None] * x @ x.mT for i, x in enumerate(bases))
+    projectors = [weights[:, i, None, None] * x @ x.mT for i, x in enumerate(bases)]
+    projector = reduce(torch.add, projectors)  # (L, K, K)
     shares, directions = _eigen(projector)  # (L, K), (L, K, K)
     least = 1 / len(bases) if floor else torch.finfo(shares.dtype).tiny
     shares = shares.clamp(min=least)
