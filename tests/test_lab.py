@@ -31,6 +31,7 @@ def test_the_tables_are_those_of_the_results() -> None:
     text = report.PAGE.read_text("utf-8")
     there = text.partition("<!-- tables -->")[2].partition("<!-- /tables -->")[0].strip()
     assert there == report.tables(results)
+    assert report.summary(results) in report.FRONT.read_text("utf-8")
 
 
 def test_no_measurement_is_there_twice() -> None:

@@ -14,9 +14,20 @@ from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import differences, interval
 
 PAGE = Path(__file__).parent / "results.md"
+FRONT = PAGE.with_name("README.md")
 REFERENCE = "mean"
 CELLS = list(product(("specialists", "same goal", "preferences"), ("shared", "separate")))
 _SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
+# of the front page
+_SHORT = (
+    ("gam", "own"),
+    ("gam", "norm"),
+    ("mean", "norm"),
+    ("consensus(-0.25)", "own"),
+    ("tsvm", "norm"),
+    ("ties@knots", "norm"),
+    ("iso_c", "norm"),
+)
 # of the plot, scale by scale
 _COLOURS, _SHIFTS = ("tab:blue", "tab:orange", "tab:green"), (-0.22, 0.0, 0.22)
 _ABOUT = ("kind", "regime", "method", "scale_rule", "rank", "size")
@@ -344,9 +355,30 @@ def tables(rows: Iterable[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def write(rows: Iterable[Row], page: Path = PAGE) -> None:
-    """Replace the tables in the page."""
-    between(page, "tables", tables(rows))
+def summary(rows: Iterable[Row]) -> str:
+    """Return the one table of the front page: the mean over seeds of the NLL, less the mean's."""
+    results = Results(rows)
+    lines: list[list[str]] = []
+    for label, rule in _SHORT:
+        cells = [_less_the_mean(results, where, label, rule) for where in CELLS]
+        lines.append([f"{label}, {_SCALES[rule]}", *cells])
+    return table(["NLL less that of the mean at its own scale", *map(", ".join, CELLS)], lines)
+
+
+def _less_the_mean(results: Results, where: tuple[str, str], label: str, rule: str) -> str:
+    rows, references = results.pick(*where, label, rule), results.pick(*where, REFERENCE)
+    seeds = sorted(rows.keys() & references.keys())
+    if not seeds:
+        return NONE
+    less = interval([nll(rows[seed]) - nll(references[seed]) for seed in seeds])
+    return f"{less.mean:+.3f} ± {less.half:.3f}"
+
+
+def write(rows: Iterable[Row]) -> None:
+    """Replace the tables in their pages."""
+    measured = list(rows)
+    between(PAGE, "tables", tables(measured))
+    between(FRONT, "summary", summary(measured))
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:
