@@ -12,6 +12,7 @@ choose.py       a method for a set of adapters, chosen without data or by a few 
 chosen.py       tables of such choices
 markdown.py     figures as text, and tables of them
 report.py       tables and plots from the results, into results.md
+check.py        the verdict of README.md again from the rows, by other code
 command.py      python -m benchmarks lab
 studies/        preference deltas of the paper's optimiser, and noisy crowds, in float32
 """
