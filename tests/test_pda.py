@@ -118,12 +118,16 @@ def test_axes_one_by_one_together_and_merged(tmp_path: Path) -> None:
     assert list(figures) == names
     nll = {name: row["prose NLL"] for name, row in figures.items()}
     assert len(set(nll.values())) == len(names)
-    asked = [json.loads(line)["question"] for line in (work / "questions.jsonl").open()]
-    tested = [json.loads(line)["question"] for line in (work / "test.jsonl").open()]
+    asked = [
+        json.loads(line)["question"] for line in (work / "questions.jsonl").read_text().splitlines()
+    ]
+    tested = [
+        json.loads(line)["question"] for line in (work / "test.jsonl").read_text().splitlines()
+    ]
     assert len(set(asked + tested)) == 24
     marks = {"bold": lambda text: text.replace("**", ""), "opening": lambda text: text}
     for axis, plain in marks.items():
-        for line in (work / f"{axis}.jsonl").open():
+        for line in (work / f"{axis}.jsonl").read_text().splitlines():
             pair = json.loads(line)
             chosen, rejected = (pair[which][0]["content"] for which in ("chosen", "rejected"))
             assert rejected in plain(chosen)

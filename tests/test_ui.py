@@ -3,8 +3,10 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import zipfile
@@ -419,3 +421,27 @@ def test_the_space_runs(tmp_path):
     finally:
         process.terminate()
         process.wait(60)
+
+
+def test_the_size_of_a_folder_whose_visitors_leave(tmp_path: Path) -> None:
+    """Folders are removed while their files are counted."""
+    from gam_ui._visitors import size_of
+
+    (tmp_path / "stays").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            deep = tmp_path / "visitor" / "deep"
+            deep.mkdir(parents=True)
+            (deep / "file").write_bytes(b"x")
+            shutil.rmtree(tmp_path / "visitor")
+
+    visitors = threading.Thread(target=come_and_go)
+    visitors.start()
+    try:
+        sizes = {size_of(tmp_path) for _ in range(1000)}
+    finally:
+        stop.set()
+        visitors.join()
+    assert sizes <= {5, 6}

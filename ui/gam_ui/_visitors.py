@@ -1,5 +1,6 @@
 """A temporary folder per visitor, which is removed when they have left."""
 
+import os
 import secrets
 import shutil
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 import gam_merge as gm
 from gam_ui._limits import Limits
@@ -149,12 +151,14 @@ class Visitors:
 def size_of(folder: Path) -> int:
     """Return the bytes of all files in a folder, those that are just being removed left out."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            if file.is_file() and not file.is_symlink():
-                total += file.stat().st_size
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder):  # leaves out folders that are gone, unlike rglob
+        for name in names:
+            try:
+                file = os.lstat(os.path.join(parent, name))
+            except FileNotFoundError:
+                continue
+            if S_ISREG(file.st_mode):
+                total += file.st_size
     return total
 
 
