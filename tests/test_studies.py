@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 LETTERS = "abcdefghij"
-PREFERENCES = re.compile("paper|preferences")  # studies with held-out preferences
+PREFERENCES = re.compile("paper|preferences|axes")  # studies with held-out preferences
 pytest.importorskip("trl")
 pytestmark = [  # of TRL's own calls
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.lab.adapters import once
 from benchmarks.lab.rows import Row
+from benchmarks.lab.studies import figures
 from benchmarks.lab.studies.design import Part, Study, number
 from benchmarks.lab.studies.tune import Preference, write_delta
 
@@ -26,6 +27,7 @@ from pairs import messages
 from questions import open_questions
 
 SYSTEM, TRAINING_ITEMS, TEST_ITEMS = "Be brief.", 96, 24
+MARGIN_ITEMS = 12  # test questions whose answers, marked and plain, are held-out preferences
 ASK = Namespace(system=SYSTEM, template="{question}", batch=32, max_new_tokens=40)
 TEST = Namespace(system=SYSTEM, template="{question}", batch=24, max_new_tokens=48)
 
@@ -63,29 +65,36 @@ class Axes:
 
     def preferences(self, axis: str) -> list[Preference]:
         """Return pairs of an answer that has a quality once and the same answer without it."""
+        return self._marked(axis, self._questions[:TRAINING_ITEMS], "training")
+
+    def _marked(self, axis: str, asked: list[dict[str, str]], part: str) -> list[Preference]:
         rng = random.Random(self.seed)
         preferences: list[Preference] = []
-        for asked, answer in zip(self._questions, self._answers(), strict=False):
+        for row, answer in zip(asked, self._answers(asked, part), strict=True):
             words = example.first_sentence(answer)
             if len(words) > 1:
                 marked = example.AXES[axis](words, rng)
-                preferences.append(Preference(asked["question"], marked, " ".join(words)))
+                preferences.append(Preference(row["question"], marked, " ".join(words)))
         return preferences
 
     def figures(self, model: Any, part: Part) -> Row:
-        """Return counts per answer on every axis, and the NLL of plain text."""
-        row = dict(on_axes(model, self.tokenizer, self._questions[TRAINING_ITEMS:], TEST))
+        """Return counts per answer and margins on every axis, and the NLL of plain text."""
+        asked = self._questions[TRAINING_ITEMS:]
+        row = dict(on_axes(model, self.tokenizer, asked, TEST))
         nll, beyond = row.pop("prose NLL"), row.pop("beyond")
-        return {"nll": {"prose": nll}, "beyond": beyond, "counts": row}
+        held_out: dict[str, list[Preference]] = {}
+        for axis in example.AXES:
+            held_out[axis] = self._marked(axis, asked[:MARGIN_ITEMS], "held out")
+        margins = figures.of_preferences(model, self.tokenizer, held_out, self._form)
+        return {"nll": {"prose": nll}, "beyond": beyond, "counts": row, **margins}
 
-    def _answers(self) -> list[str]:
+    def _answers(self, asked: list[dict[str, str]], part: str) -> list[str]:
         """Return the student's own answers."""
 
         def make(out: Path) -> None:
-            asked = self._questions[:TRAINING_ITEMS]
             out.write_text(json.dumps(answers(self.base, self.tokenizer, asked, ASK)), "utf-8")
 
-        file = once(self.folder / f"axes-answers-seed{self.seed}.json", make)
+        file = once(self.folder / f"axes-answers-seed{self.seed}-{part}.json", make)
         return list(json.loads(file.read_text("utf-8")))
 
     def _trained(self, name: str, pairs: list[Preference], times: int = 1, **options: Any) -> Path:

@@ -8,7 +8,8 @@ from benchmarks.lab.adapters import Pairs, pairs
 from benchmarks.lab.design import Settings
 from benchmarks.lab.rows import Row
 from benchmarks.lab.studies.design import TEST_ITEMS, VALIDATION_ITEMS, Part
-from benchmarks.lab.studies.tune import Preference, margins
+from benchmarks.lab.studies.tune import Form, Preference, margins
+from examples.smollm import one_line
 
 _ITEMS: Mapping[Part, int] = {"validation": VALIDATION_ITEMS, "test": TEST_ITEMS}  # per family
 
@@ -23,12 +24,14 @@ def of_tasks(model: Any, tokenizer: Any, families: tuple[str, ...], seed: int, p
     return dict(measure.figures(model, tokenizer, questions))
 
 
-def of_preferences(model: Any, tokenizer: Any, held_out: Mapping[str, list[Preference]]) -> Row:
-    """Return the mean margin on the held-out preferences of every pair of models, in nats."""
+def of_preferences(
+    model: Any, tokenizer: Any, held_out: Mapping[str, list[Preference]], form: Form = one_line
+) -> Row:
+    """Return the mean margin on every list of held-out preferences, in nats."""
     preferences: list[Preference] = []
     for of_pair in held_out.values():
         preferences += of_pair
     sizes = [len(of_pair) for of_pair in held_out.values()]
-    parts = margins(model, tokenizer, preferences).split(sizes)
+    parts = margins(model, tokenizer, preferences, form).split(sizes)
     means = [part.mean().item() for part in parts]
     return {"margin": dict(zip(held_out, means, strict=True))}

@@ -179,10 +179,11 @@ def _against_mean(results: Results, study: Study, scale: str, size: int) -> dict
 
 
 def axes(results: Results, study: Study) -> str:
-    """Return the table of the axes: counts per answer, answers beyond every example, price."""
-    header = ["", *AXES.values(), "answers beyond every example, least axis", "NLL of plain text"]
+    """Return the table of the axes: counts per answer, margins gained, price."""
+    gained = [f"margin of {title}, gained" for title in AXES.values()]
+    header = ["", *AXES.values(), *gained, "NLL of plain text"]
     lines: list[list[str]] = []
-    size = max(study.sizes)
+    size, base = max(study.sizes), results.pick(study, "base")
     subjects = [("student", "base", "own", 1)]
     subjects += [(f"delta: {axis}", f"single {i}", "own", 1) for i, axis in enumerate(AXES)]
     subjects += [(f"trained: {way}", way, "own", 1) for way in study.together]
@@ -194,16 +195,12 @@ def axes(results: Results, study: Study) -> str:
         cells = [NONE] * (len(header) - 1)
         if rows:
             cells = [text(interval([row["counts"][axis] for row in rows]), 1) for axis in AXES]
-            cells.append(text(interval([least_beyond(row) for row in rows])))
+            for axis in AXES:
+                gains = [row["margin"][axis] - base[row["seed"]]["margin"][axis] for row in rows]
+                cells.append(text(interval(gains), 1))
             cells.append(text(interval([nll(row) for row in rows])))
         lines.append([title, *cells])
-    count = len(results.pick(study, "base"))
-    return f"{count} seeds.\n\n{table(header, lines)}"
-
-
-def least_beyond(row: Row) -> float:
-    """Return the share of answers that count more than any example, on the worst axis."""
-    return min(float(share) for share in row["beyond"].values())
+    return f"{len(base)} seeds.\n\n{table(header, lines)}"
 
 
 def search(results: Results, studies: Sequence[Study]) -> str:
