@@ -296,3 +296,27 @@ def test_gam_helps_by_the_rule_alone(gam: float, single: float, answer: str) -> 
     results = report.Results(made_rows(nll, single))
     assert report.verdict(results, study, 2).startswith(f"GAM helps: {answer};")
     assert "consensus(0.25)" in report.verdict(results, study, 2)
+
+
+def test_the_study_of_the_axes_is_that_of_the_example() -> None:
+    from string import Template
+
+    import yaml
+
+    from benchmarks.lab.studies import axes
+    from benchmarks.lab.studies.design import STUDIES
+
+    text = (ROOT / "examples" / "pda" / "axes.yaml").read_text("utf-8")
+    example = yaml.safe_load(Template(text).substitute(seed=3))
+    (study,) = (study for study in STUDIES if study.axes)
+    tuning, training, asked = study.tuning, example["train"], example["questions"]
+    assert tuning is not None
+    assert (tuning.objective, tuning.rank) == (training["objective"], training["rank"])
+    assert (tuning.lr, tuning.batch) == (training["lr"], training["batch"])
+    assert tuning.steps * tuning.batch == asked["count"] == axes.TRAINING_ITEMS
+    assert example["test"]["skip"] == axes.TRAINING_ITEMS
+    assert example["test"]["count"] == axes.TEST_ITEMS
+    assert example["ask"]["system"] == axes.SYSTEM
+    assert example["generate"]["max_new_tokens"] == axes.ASK.max_new_tokens
+    assert example["evaluate"]["max_new_tokens"] == axes.TEST.max_new_tokens
+    assert list(example["pairs"]) == list(axes.example.AXES)

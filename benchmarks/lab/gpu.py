@@ -74,13 +74,10 @@ class Premade:
 
     def figures(self, model: Any, part: Part) -> Row:
         families = self.study.cell(self.seed).families(FAMILIES)
-        row = figures.of_tasks(model, self.tokenizer, families, self.seed, part)
-        if part == "validation":
-            return row
         held_out: dict[str, list[Preference]] = {}
         for who, rows in self.preferences["held out"].items():
             held_out[who] = [Preference(*made) for made in rows]
-        return row | figures.of_preferences(model, self.tokenizer, held_out)
+        return figures.of_deltas(model, self.tokenizer, families, self.seed, part, held_out)
 
 
 @app.command()

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parent / "results.md"
 FRONT = PAGE.with_name("README.md")
 REFERENCE = "mean"
 CELLS = list(product(("specialists", "same goal", "preferences"), ("shared", "separate")))
-_SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
+SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
 # of the front page
 _SHORT = (
     ("gam", "own"),
@@ -95,9 +95,9 @@ def coverage(results: Results) -> str:
 
     lines = []
     for kind, regime in CELLS:
-        cells = [count(kind, regime, rule) for rule in _SCALES]
+        cells = [count(kind, regime, rule) for rule in SCALES]
         lines.append([f"{kind}, {regime}", *cells, count(kind, regime, "own", CUT, "r")])
-    return table(["set, initialisation", *_SCALES.values(), "cut to rank r"], lines)
+    return table(["set, initialisation", *SCALES.values(), "cut to rank r"], lines)
 
 
 def overlap(results: Results) -> str:
@@ -142,7 +142,7 @@ def cell(results: Results, kind: str, regime: str) -> str:
         lines.append(
             _plain(results, "specialists", "shared", seeds, "joint training", "joint training")
         )
-    against = {rule: _against(results, kind, regime, rule) for rule in _SCALES}
+    against = {rule: _against(results, kind, regime, rule) for rule in SCALES}
     for label in METHODS:
         verdicts = [judgements.get(label, "-") for judgements in against.values()]
         lines.append(_method(results, kind, regime, label) + verdicts)
@@ -150,7 +150,7 @@ def cell(results: Results, kind: str, regime: str) -> str:
 
 
 def _method(results: Results, kind: str, regime: str, label: str) -> list[str]:
-    seeds = {rule: results.seeds(kind, regime, rule) for rule in _SCALES}
+    seeds = {rule: results.seeds(kind, regime, rule) for rule in SCALES}
     every = seeds["own"]
     cells: list[str] = []
     for rule, at_rule in seeds.items():
@@ -257,7 +257,7 @@ def by_set(results: Results, rule: str) -> str:
     for label in METHODS:
         if label != REFERENCE:
             lines.append([label, *(_range(results, where, label, rule) for where in CELLS)])
-    return table([_SCALES[rule], *map(", ".join, CELLS)], lines)
+    return table([SCALES[rule], *map(", ".join, CELLS)], lines)
 
 
 def _range(results: Results, where: tuple[str, str], label: str, rule: str) -> str:
@@ -337,7 +337,7 @@ def tables(rows: Iterable[Row]) -> str:
     ]
     for kind, regime in CELLS:
         parts += [f"### {kind.capitalize()}, {regime} initialisation", cell(results, kind, regime)]
-    parts += ["### Less the mean, set by set", *(by_set(results, rule) for rule in _SCALES)]
+    parts += ["### Less the mean, set by set", *(by_set(results, rule) for rule in SCALES)]
     parts += ["### Number of adapters", sizes(results)]
     parts += [
         "### Other methods",
@@ -361,7 +361,7 @@ def summary(rows: Iterable[Row]) -> str:
     lines: list[list[str]] = []
     for label, rule in _SHORT:
         cells = [_less_the_mean(results, where, label, rule) for where in CELLS]
-        lines.append([f"{label}, {_SCALES[rule]}", *cells])
+        lines.append([f"{label}, {SCALES[rule]}", *cells])
     return table(["NLL less that of the mean at its own scale", *map(", ".join, CELLS)], lines)
 
 
@@ -401,7 +401,7 @@ def plot(rows: Iterable[Row], path: Path) -> None:
     for axis, where in zip(axes[0], cells, strict=True):
         reference = results.pick(*where, REFERENCE)
         axis.axvline(0, color="0.8")
-        for (rule, title), colour, shift in zip(_SCALES.items(), _COLOURS, _SHIFTS, strict=True):
+        for (rule, title), colour, shift in zip(SCALES.items(), _COLOURS, _SHIFTS, strict=True):
             for y, label in enumerate(METHODS):
                 rows_of_method = results.pick(*where, label, rule)
                 seeds = sorted(rows_of_method.keys() & reference.keys())
@@ -420,6 +420,6 @@ def plot(rows: Iterable[Row], path: Path) -> None:
         axis.set_yticklabels(METHODS)
     axes[0][0].invert_yaxis()
     figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_SCALES)
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SCALES)
     )
     figure.savefig(path, metadata={"Date": None})

@@ -68,7 +68,7 @@ class Copies:
         return preferences
 
     def answers(self, damage: Damage) -> list[str]:
-        """Return the answers of a damaged copy, or of the student if there is no damage."""
+        """Return the answers of a damaged copy."""
 
         def make(out: Path) -> None:
             model = copy.deepcopy(self.base)
@@ -76,7 +76,7 @@ class Copies:
             prompts = [PROMPT.format(question) for question, _ in self.training()]
             out.write_text(json.dumps(answer(model, self.tokenizer, prompts)), "utf-8")
 
-        about = "-".join(f"{name}{value:g}" for name, value in damage.items()) or "student"
+        about = "-".join(f"{name}{value:g}" for name, value in damage.items())
         file = once(self.folder / f"copies-answers-{about}-seed{self.cell.seed}.json", make)
         return list(json.loads(file.read_text("utf-8")))
 

@@ -24,6 +24,21 @@ def of_tasks(model: Any, tokenizer: Any, families: tuple[str, ...], seed: int, p
     return dict(measure.figures(model, tokenizer, questions))
 
 
+def of_deltas(
+    model: Any,
+    tokenizer: Any,
+    families: tuple[str, ...],
+    seed: int,
+    part: Part,
+    held_out: Mapping[str, list[Preference]],
+) -> Row:
+    """Return the figures of tasks, and of held-out preferences where it is a test."""
+    row = of_tasks(model, tokenizer, families, seed, part)
+    if part == "test":
+        row |= of_preferences(model, tokenizer, held_out)
+    return row
+
+
 def of_preferences(
     model: Any, tokenizer: Any, held_out: Mapping[str, list[Preference]], form: Form = one_line
 ) -> Row:

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.lab.markdown import NONE, between, judged, table, text
+from benchmarks.lab.report import SCALES, accuracy, nll
 from benchmarks.lab.rows import Row
 from benchmarks.lab.statistics import Difference, differences, interval, paired
 from benchmarks.lab.studies.design import GAM, METHODS, STUDIES, Study
@@ -15,17 +16,8 @@ AXES = {"bold": "bold words", "bullets": "points of a list", "opening": "questio
 CONSENSUS = tuple(
     label for label in METHODS if label.startswith("consensus(") and "(0)" not in label
 )
-_SCALES = {"own": "own scale", "norm": "norm of the adapters", "tuned": "tuned scale"}
 Figure = Callable[[Row], float]
 BySeed = dict[int, Row]
-
-
-def nll(row: Row) -> float:
-    return fmean(row["nll"].values())
-
-
-def accuracy(row: Row) -> float:
-    return fmean(row["accuracy"].values())
 
 
 def margin(row: Row) -> float:
@@ -56,9 +48,10 @@ class Results:
         common = set.intersection(*(set(rows) for rows in [*alone, *merges]))
         return sorted(common)
 
-    def values(self, seeds: Sequence[int], rows: BySeed, figure: Figure) -> list[float]:
-        """Return a figure of the rows, seed by seed."""
-        return [figure(rows[seed]) for seed in seeds]
+
+def _values(seeds: Sequence[int], rows: BySeed, figure: Figure) -> list[float]:
+    """Return a figure of the rows, seed by seed."""
+    return [figure(rows[seed]) for seed in seeds]
 
 
 def best_single(results: Results, study: Study, seeds: Sequence[int], size: int) -> list[float]:
@@ -74,13 +67,13 @@ def verdict(results: Results, study: Study, size: int) -> str:
         return NONE
     values: dict[str, list[float]] = {}
     for label in study.methods:
-        values[label] = results.values(seeds, results.pick(study, label, "norm", size), nll)
+        values[label] = _values(seeds, results.pick(study, label, "norm", size), nll)
     rivals = [label for label in CONSENSUS if label in values]
     best = min(rivals, key=lambda label: fmean(values[label]))
     readings = [label for label in GAM if label in values]
     against_mean = paired({label: (values[label], values["mean"]) for label in readings})
     against_best = paired({label: (values[label], values[best]) for label in readings})
-    own = results.values(seeds, results.pick(study, "mean", "own", size), nll)
+    own = _values(seeds, results.pick(study, "mean", "own", size), nll)
     single = best_single(results, study, seeds, size)
     gains = fmean(own) < fmean(single)
     less = {label: _less(against_mean[label]) and _less(against_best[label]) for label in readings}
@@ -103,7 +96,7 @@ def of_study(results: Results, study: Study, size: int) -> str:
     if not seeds:
         return NONE
     held_out = "margin" in results.pick(study, "base")[seeds[0]]
-    header = ["", *(f"NLL, {_SCALES[scale]}" for scale in study.scales), "accuracy, own"]
+    header = ["", *(f"NLL, {SCALES[scale]}" for scale in study.scales), "accuracy, own"]
     header += ["margin, own", "margin, norm"] * held_out
     header += [f"against mean, {scale}" for scale in study.scales]
     width = len(header)
@@ -165,7 +158,7 @@ def _mean(
     if not seeds:
         return NONE
     rows = results.pick(study, label, scale, size)
-    return text(interval(results.values(seeds, rows, figure)), digits)
+    return text(interval(_values(seeds, rows, figure)), digits)
 
 
 def _against_mean(results: Results, study: Study, scale: str, size: int) -> dict[str, Difference]:
@@ -174,7 +167,7 @@ def _against_mean(results: Results, study: Study, scale: str, size: int) -> dict
         return {}
     values: dict[str, list[float]] = {}
     for label in study.methods:
-        values[label] = results.values(seeds, results.pick(study, label, scale, size), nll)
+        values[label] = _values(seeds, results.pick(study, label, scale, size), nll)
     return differences(values, "mean")
 
 
@@ -189,7 +182,7 @@ def axes(results: Results, study: Study) -> str:
     subjects += [(f"trained: {way}", way, "own", 1) for way in study.together]
     for label in study.methods:
         for scale in study.scales:
-            subjects.append((f"{label}, {_SCALES[scale]}", label, scale, size))
+            subjects.append((f"{label}, {SCALES[scale]}", label, scale, size))
     for title, label, scale, of in subjects:
         rows = list(results.pick(study, label, scale, of).values())
         cells = [NONE] * (len(header) - 1)

@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
+
 import gam_merge as gm
 from benchmarks.lab import measure, rows
 from benchmarks.lab.studies.design import (
@@ -65,7 +67,9 @@ class Models:
         """Add an adapter, its delta times a factor, to the float32 weights for a while."""
         weights = self._weights
         with measure.adapted(self.exact, adapter) as model:
-            measure.scale(model, factor * model.peft_config["default"].lora_alpha / adapter.rank)
+            for module in model.modules():
+                if isinstance(module, LoraLayer):
+                    module.scale_layer(factor)
             model.merge_adapter()
             yield model
             model.unmerge_adapter()

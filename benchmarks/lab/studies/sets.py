@@ -73,11 +73,9 @@ class Deltas:
 
     def figures(self, model: Any, part: Part) -> Row:
         origin = self.origin
-        families = origin.cell.families(FAMILIES)
-        row = figures.of_tasks(model, origin.tokenizer, families, origin.cell.seed, part)
-        if part == "test":
-            row |= figures.of_preferences(model, origin.tokenizer, self._held_out())
-        return row
+        families, seed = origin.cell.families(FAMILIES), origin.cell.seed
+        held_out = self._held_out()
+        return figures.of_deltas(model, origin.tokenizer, families, seed, part, held_out)
 
     def _held_out(self) -> Mapping[str, list[Preference]]:
         """Return preferences of every pair of models to questions that no adapter has seen."""
