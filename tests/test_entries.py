@@ -244,6 +244,18 @@ def test_seed_moves_all_random_numbers(method: str) -> None:
     assert all(relative(delta(one, name), delta(other, name)) > 1e-3 for name in one.modules)
 
 
+def test_counting_entries_by_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 40, 50, generator=generator, dtype=torch.float64)
+    x[0, 1] = x[0, 1].round()  # entries of equal size, zeros among them
+    part = _entries.Part.of("core", x)
+    for count in (1, 2, 399, 1000, 2000):
+        monkeypatch.setattr(_entries, "_MANY", 1 << 15)
+        expected = _entries.largest(part, count)
+        monkeypatch.setattr(_entries, "_MANY", 0)
+        assert _entries.largest(part, count).equal(expected)
+
+
 @pytest.mark.parametrize("rule", ["ties", "magnitude", "breadcrumbs", "dare_ties", "della"])
 def test_blocks_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds found by counting over blocks are those found by sorting, random numbers come in the same order."""

@@ -100,8 +100,9 @@ class Core:
         Each gets the sign that makes the entries of Q_u u or Q_v v add up to more than zero. For
         rules that see signs, whichever the decomposition returned.
         """
-        b = torch.cat([x.b64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)  # (L, 1, R)
-        a = torch.cat([x.a64.sum(-2, keepdim=True) for x in self.bucket.deltas], -1)
+        deltas = self.bucket.deltas
+        b = torch.cat([_column_sums(x.exact_b) for x in deltas], -1)  # (L, 1, R)
+        a = torch.cat([_column_sums(x.exact_a) for x in deltas], -1)
         u = u * torch.where(b @ self.u @ u < 0, -1.0, 1.0)
         v = v * torch.where(a @ self.v @ v < 0, -1.0, 1.0)
         return u, v
@@ -165,8 +166,8 @@ def _spans(bucket: Bucket) -> tuple[Span, Span]:
     """Joint spans of the U_i and of the V_i."""
     eps = torch.finfo(bucket.deltas[0].b.dtype).eps
     g_u, g_v = bucket.basis_grams
-    u = partial(_stack, [(x.b64, x.u) for x in bucket.deltas])
-    v = partial(_stack, [(x.a64, x.v) for x in bucket.deltas])
+    u = partial(_stack, [(x.exact_b, x.u) for x in bucket.deltas])
+    v = partial(_stack, [(x.exact_a, x.v) for x in bucket.deltas])
     m, n = bucket.shape
     return span(g_u, u, rows=m, eps=eps), span(g_v, v, rows=n, eps=eps)
 
@@ -245,6 +246,11 @@ def flat(s: Tensor, size: int) -> Tensor:
     return mean * real
 
 
+def _column_sums(x: Tensor) -> Tensor:
+    """Return the sums of columns, added in float64 without a copy: (L, m, r) -> (L, 1, r)."""
+    return x.sum(-2, keepdim=True, dtype=torch.float64)
+
+
 def _product(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """[x_1 ... x_N] c without stacking: factors (L, m, r_i), c (L, R, K) -> (L, m, K)."""
     parts = coefficients.split([x.shape[-1] for x in factors], -2)
@@ -255,5 +261,5 @@ def _product(factors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
 
 
 def _stack(bases: Sequence[tuple[Tensor, Tensor]], index: Tensor) -> Tensor:
-    """The orthonormal bases x u of the modules of ``index`` side by side: (L', m, sum k)."""
-    return torch.cat([x[index] @ u[index] for x, u in bases], -1)
+    """The orthonormal bases x u of some modules side by side: (L', m, sum k) float64."""
+    return torch.cat([x[index].double() @ u[index] for x, u in bases], -1)

@@ -5,7 +5,7 @@ of their rows).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -152,13 +152,19 @@ def _streams(seed: int, part: Part, bucket: Bucket) -> list[torch.Generator]:
     return streams
 
 
+# Matrices of more entries are counted by size first; fewer are searched as fast without.
+_MANY = 1 << 15
+
+
 def largest(part: Part, count: int) -> Tensor:
     """Return the count-th largest size of each matrix's entries: (L, N), infinite for none."""
     x = next(part.blocks())
     if count == 0:
         return x.new_full(x.shape[:2], torch.inf)
-    if part.whole:
+    if part.whole and (len(x) > 1 or part.size <= _MANY):
         return x.flatten(2).abs().kthvalue(part.size - count + 1, -1).values
+    if part.whole:
+        part = replace(part, blocks=lambda: iter((x,)))  # not computed again
     return _refine(part, _count(part), count).unsqueeze(0)  # of the one module
 
 
@@ -208,17 +214,14 @@ def _refine(part: Part, counts: Tensor, count: int) -> Tensor:
     It is looked up among the entries that share its bin: counts (N, bins).
     """
     bins, places = zip(*(_bin(row, count) for row in counts), strict=True)
-    x = next(part.blocks())
-    inside = [x.new_empty(int(row[index])) for row, index in zip(counts, bins, strict=True)]
-    empty = list(inside)  # what is not filled yet of each
+    inside: list[list[Tensor]] = [[] for _ in bins]
     for x in part.blocks():
         for i, index in enumerate(bins):
             sizes = x[0, i].abs()
-            members = sizes[_bins(sizes) == index]
-            empty[i][: len(members)] = members
-            empty[i] = empty[i][len(members) :]
-    reached = []
-    for sizes, place in zip(inside, places, strict=True):
+            inside[i].append(sizes[_bins(sizes) == index])
+    reached: list[Tensor] = []
+    for pieces, place in zip(inside, places, strict=True):
+        sizes = torch.cat(pieces)
         reached.append(sizes.kthvalue(len(sizes) - place + 1).values)
     return torch.stack(reached)
 

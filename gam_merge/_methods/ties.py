@@ -66,6 +66,7 @@ def elect(x: Tensor, weights: Tensor, sign: str) -> Tensor:
         "total": lambda: x.sum(1),
         "frequency": lambda: x.sign().sum(1),
     }
-    agree = torch.where(votes[sign]().unsqueeze(1) >= 0, x > 0, x < 0)
+    up = votes[sign]().unsqueeze(1) >= 0  # (L, 1, p, q)
+    agree = (x > 0) & up | (x < 0) & ~up
     total = weighted_sum(weights, agree.to(x.dtype))
     return weighted_sum(weights, x * agree) / torch.where(total > 0, total, 1.0)
