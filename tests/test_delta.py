@@ -175,6 +175,10 @@ def test_compressed_columns_are_balanced_singular_pairs(f: Factors, data: st.Dat
     assert close(x @ y.mT, full, scale, 1e-7)
     for columns in (x, y):
         assert close(columns.mT @ columns, torch.diag_embed(s), scale, 1e-7)
+    rank = data.draw(st.integers(0, width))
+    first, second, whole = compress(left, right, gram(f.b, f.b), gram(f.a, f.a), rank=rank)
+    assert whole.equal(s)
+    assert close(f.b @ first @ (f.a @ second).mT, x[..., :rank] @ y[..., :rank].mT, scale, 1e-12)
 
 
 def test_compressing_nothing_gives_nothing() -> None:

@@ -119,10 +119,8 @@ class Bucket:
     @cached_property
     def basis_grams(self) -> tuple[Tensor, Tensor]:
         """Gram matrices of [U_1 ... U_N] and of [V_1 ... V_N]: (L, sum k, sum k) float64."""
-        u = block_diagonal([x.u for x in self.deltas])  # (L, R, sum k)
-        v = block_diagonal([x.v for x in self.deltas])
         b, a = self.stacked_grams
-        return u.mT @ b @ u, v.mT @ a @ v
+        return _in_bases(b, [x.u for x in self.deltas]), _in_bases(a, [x.v for x in self.deltas])
 
     def select(self, index: Tensor, *, wide: bool) -> "Bucket":
         """Return the modules of ``index`` (sorted).
@@ -221,6 +219,15 @@ class Merged:
 def diagonal_blocks(g: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Cut out the blocks of the sizes r_i: (L, R, R) -> (L, r_i, r_i) each."""
     return [rows.split(list(sizes), -1)[i] for i, rows in enumerate(g.split(list(sizes), -2))]
+
+
+def _in_bases(g: Tensor, bases: Sequence[Tensor]) -> Tensor:
+    """Return u^T g u for g (L, R, R) and the u (L, r_i, k_i) on a diagonal: (L, sum k, sum k)."""
+    sizes = [u.shape[-2] for u in bases]
+    pairs = list(zip(bases, g.split(sizes, -2), strict=True))
+    rows = torch.cat([u.mT @ part for u, part in pairs], -2)  # (L, sum k, R)
+    columns = zip(rows.split(sizes, -1), bases, strict=True)
+    return torch.cat([part @ u for part, u in columns], -1)
 
 
 def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:

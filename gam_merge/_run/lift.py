@@ -65,7 +65,7 @@ def _cut(bucket: Bucket, merged: Merged, rank: int) -> tuple[Tensor, Tensor, Ten
         return left, right, left.new_ones(len(left))
     s = merged.s
     if s is None:
-        left, right, s = compress(left, right, *merged.grams(bucket))
+        left, right, s = compress(left, right, *merged.grams(bucket), rank=rank)
     energy = s.square()
     total = energy.sum(-1)
     kept = energy[:, :rank].sum(-1) / total.clamp(min=torch.finfo(s.dtype).tiny)

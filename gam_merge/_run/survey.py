@@ -63,7 +63,7 @@ def _spectrum(merged: Merged, bucket: Bucket) -> Tensor:
     """Return the singular values of a result: (L, k), falling."""
     if merged.s is not None:
         return merged.s
-    return compress(merged.left, merged.right, *merged.grams(bucket))[2]
+    return compress(merged.left, merged.right, *merged.grams(bucket), rank=0)[2]
 
 
 def _survey_bucket(job: Job, index: int, before: Any, bucket: Bucket) -> Any:

@@ -50,14 +50,14 @@ def thin_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compress(
-    left: Tensor, right: Tensor, gram_b: Tensor, gram_a: Tensor
+    left: Tensor, right: Tensor, gram_b: Tensor, gram_a: Tensor, *, rank: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the balanced singular form of ``b left right^T a^T``, found from Gram matrices alone.
 
     left, right: (L, R, k) coefficients of stacked factors b (L, m, R) and a (L, n, R); gram_b = b^T
-    b and gram_a = a^T a: (L, R, R) float64. Returns new coefficients (L, R, k) and singular values
-    (L, k) such that column j of ``b left`` and of ``a right`` both have norm sqrt(s_j) and hold the
-    j-th singular pair: to truncate, keep the first columns.
+    b and gram_a = a^T a: (L, R, R) float64. rank: of columns that are needed, all by default.
+    Returns new coefficients (L, R, rank) and all singular values (L, k) such that column j of ``b
+    left`` and of ``a right`` both have norm sqrt(s_j) and hold the j-th singular pair.
 
     With roots X^T X = left^T gram_b left and Y^T Y = right^T gram_a right the singular values are
     those of X Y^T = P S Q^T, and ``b left Y^T Q`` is already U S: no inverse of a root is needed,
@@ -67,8 +67,9 @@ def compress(
     x, y = _root(left.mT @ gram_b @ left), _root(right.mT @ gram_a @ right)  # (L, k, k)
     p, s, qt = thin_svd(x @ y.mT)
     s = torch.where(s > torch.finfo(s.dtype).eps ** 0.5 * s[..., :1], s, 0.0)
-    balance = torch.where(s > 0, s.rsqrt(), 0.0).unsqueeze(-2)  # (L, 1, k)
-    return left @ (y.mT @ qt.mT * balance), right @ (x.mT @ p * balance), s
+    balance = torch.where(s > 0, s.rsqrt(), 0.0).unsqueeze(-2)[..., :rank]  # (L, 1, rank)
+    q, p = qt.mT[..., :rank], p[..., :rank]  # (L, k, rank)
+    return left @ (y.mT @ q * balance), right @ (x.mT @ p * balance), s
 
 
 def _root(g: Tensor) -> Tensor:
