@@ -41,7 +41,7 @@ def main(folder: Path, *, others: int, repeats: int) -> None:
     rows = [_row(folder, *case, others, repeats) for case in CASES]
     print(table(rows))
     print(save("busy", rows, repeats=repeats))
-    page.write("busy", table(rows))
+    page.write_rows("busy")
 
 
 def _row(

@@ -1,11 +1,11 @@
-"""How things are timed: several repeats in turn, medians, on a machine that is named."""
+"""How things are timed: several repeats in turn, on a machine that is named."""
 
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median wall seconds of each job.
+    """Return the median wall seconds of each job."""
+    return {name: statistics.median(times) for name, times in _in_turn(jobs, repeats).items()}
+
+
+def least(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the least wall seconds of each job, to compare with what a machine can do at best."""
+    return {name: min(times) for name, times in _in_turn(jobs, repeats).items()}
+
+
+def _in_turn(
+    jobs: Mapping[str, Callable[[], object]], repeats: int
+) -> Mapping[str, Sequence[float]]:
+    """Return the wall seconds of every run.
 
     The jobs take turns, so that a slow minute hits all of them alike.
     """
@@ -25,7 +37,7 @@ def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
             start = time.perf_counter()
             job()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def machine() -> dict[str, Any]:
@@ -43,6 +55,14 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def measured_on(machine: dict[str, Any]) -> str:
+    """Return the machine of results as the beginning of a sentence."""
+    return (
+        f"Measured on {machine['cores']} cores of {machine['cpu']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}"
+    )
 
 
 def save(name: str, rows: list[dict[str, Any]], *, folder: Path = RESULTS, **more: Any) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import gam_merge as gm
+from benchmarks import page
 from benchmarks.measure import save, table
 from benchmarks.shapes import make_adapters
 from gam_merge._write.adapter import as_json, config_files
@@ -14,10 +15,11 @@ T = TypeVar("T")
 
 
 def main(folder: Path, *, layers: list[int], rank: int, count: int, repeats: int) -> None:
-    """Print a row per number of layers and write benchmarks/results/modules.json."""
+    """Print a row per number of layers; write benchmarks/results/modules.json and the page."""
     rows = [_row(folder, number, rank, count, repeats) for number in layers]
     print(table(rows))
     print(save("modules", rows))
+    page.write_rows("modules")
 
 
 def _row(folder: Path, layers: int, rank: int, count: int, repeats: int) -> dict[str, object]:

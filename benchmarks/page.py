@@ -1,8 +1,9 @@
 """Tables in a page of text, each between the marker of its benchmark and the next end."""
 
+import json
 from pathlib import Path
 
-from benchmarks.measure import RESULTS
+from benchmarks.measure import RESULTS, measured_on, table
 
 PAGE = RESULTS.parents[1] / "docs" / "benchmarks.md"
 _END = "<!-- end -->\n"
@@ -19,6 +20,17 @@ def replaced(page: str, name: str, tables: str) -> str:
     if not (marker and end):
         raise ValueError(f"no {begin.strip()} with an end after it")
     return f"{before}{begin}\n{tables}\n\n{_END}{after}"
+
+
+def of_rows(name: str) -> str:
+    """Return the table of benchmarks/results/NAME.json, and on what it was measured."""
+    results = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return f"{measured_on(results['machine'])}.\n\n{table(results['rows'])}"
+
+
+def write_rows(name: str) -> None:
+    """Replace the table of a benchmark that is its saved rows."""
+    write(name, of_rows(name))
 
 
 def write(name: str, tables: str, page: Path = PAGE) -> None:

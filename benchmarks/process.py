@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import page
 from benchmarks.measure import save, table
 from benchmarks.shapes import make_adapters
 
@@ -28,7 +29,7 @@ with open(out, "wb", buffering=0) as file:
 
 
 def main(folder: Path, *, rank: int, count: int, repeats: int) -> None:
-    """Print the ratios and write benchmarks/results/process.json."""
+    """Print the ratios; write benchmarks/results/process.json and the page."""
     folder.mkdir(parents=True, exist_ok=True)
     examples = [_EXAMPLES / name for name in ("addition", "sorting")]
     large = make_adapters(folder, "qwen3-8b", count=count, rank=rank)
@@ -38,6 +39,7 @@ def main(folder: Path, *, rank: int, count: int, repeats: int) -> None:
     ]
     print(table(rows))
     print(save("process", rows))
+    page.write_rows("process")
 
 
 def _row(case: str, sources: Sequence[Path], folder: Path, repeats: int) -> dict[str, object]:

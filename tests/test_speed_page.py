@@ -1,8 +1,10 @@
-"""The tables of speed in docs/benchmarks.md are those of the committed results."""
+"""The tables of docs/benchmarks.md are those of the committed results."""
 
 import copy
 
-from benchmarks.page import PAGE, replaced
+import pytest
+
+from benchmarks.page import PAGE, of_rows, replaced
 from benchmarks.speed import report
 from benchmarks.speed.cases import CASES
 
@@ -12,6 +14,12 @@ def test_is_up_to_date() -> None:
     assert page == replaced(page, "speed", report.tables(results)), (
         "run: python -m benchmarks speed --page"
     )
+
+
+@pytest.mark.parametrize("name", ["process", "modules", "busy"])
+def test_the_other_tables_are_up_to_date(name: str) -> None:
+    page = PAGE.read_text("utf-8")
+    assert page == replaced(page, name, of_rows(name)), f"run: python -m benchmarks {name}"
 
 
 def test_a_case_without_a_result_is_called_unmeasured() -> None:

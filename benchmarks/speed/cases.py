@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gam_merge as gm
-from benchmarks.measure import medians
+from benchmarks.measure import least
 from benchmarks.shapes import make_adapters
 from benchmarks.speed import floor
 
@@ -51,7 +51,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return a row per method: library calls, taking turns with reading and writing alone.
 
-    Results have the rank of the sources.
+    Results have the rank of the sources. Seconds are the least of the repeats, as the floor's are.
     """
     sources = make_adapters(folder, model, count=count, rank=rank)
     out, copy = folder / "merged", folder / "copy.bin"
@@ -59,8 +59,8 @@ def measure(
     jobs |= {method: partial(_merge, sources, method, rank, out) for method in methods}
     for job in jobs.values():  # warm the page cache and the libraries
         job()
-    seconds = medians(jobs, repeats)
-    least = seconds["disk"] + floor.arithmetic_seconds(model, rank, count)
+    seconds = least(jobs, repeats)
+    floor_seconds = seconds["disk"] + floor.arithmetic_seconds(model, rank, count)
     return [
         {
             "model": model,
@@ -68,8 +68,8 @@ def measure(
             "r": rank,
             "method": method,
             "seconds": seconds[method],
-            "floor (s)": least,
-            "over the floor": seconds[method] / least,
+            "floor (s)": floor_seconds,
+            "over the floor": seconds[method] / floor_seconds,
             "memory above imports (MB)": peak_memory(sources, method, rank, out),
         }
         for method in methods

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import page
-from benchmarks.measure import RESULTS, table
+from benchmarks.measure import RESULTS, measured_on, table
 from benchmarks.speed.cases import CASES
 
 FILE = RESULTS / "speed.json"
@@ -28,11 +28,7 @@ def read() -> dict[str, Any]:
 
 def tables(results: dict[str, Any]) -> str:
     """Return the machine, every case, growth and exactness next to their bars, and the peers."""
-    on = results["machine"]
-    where = (
-        f"Measured on {on['cores']} cores of {on['cpu']}, {on['threads']} threads, "
-        f"torch {on['torch']}; median of {results['repeats']}."
-    )
+    where = f"{measured_on(results['machine'])}; the least of {results['repeats']}."
     cases: list[dict[str, Any]] = []
     for model, count, rank, methods in CASES:
         for method in methods:

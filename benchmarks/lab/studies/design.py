@@ -5,6 +5,12 @@ mean and less than the best ``consensus(p)`` of those here, all with each module
 its deltas, with p < 0.05 after Holm's correction over the readings, and if the mean at its own
 scale has less NLL than the best of the single adapters. A difference of margins on held-out
 preferences is reported beside it and decides nothing.
+
+Rule of the search: of the regimens of the student's copies the one is taken whose single deltas
+gain the most NLL over the student on the validation questions of ``SEARCHED``, on average over
+pairs and seeds, whether that is a gain or not. It is judged on the test questions of ``JUDGES``.
+*Deltas of damaged copies help* if the single deltas, on average over the pairs, or a merge has less
+NLL than the student there, with p < 0.05 after Holm's correction over all of these.
 """
 
 from collections.abc import Mapping
@@ -13,7 +19,7 @@ from itertools import product
 from typing import Any, Literal
 
 from benchmarks.lab.design import FAMILIES, Cell, Regime
-from benchmarks.lab.studies.regimen import GRID, ITEMS, Regimen
+from benchmarks.lab.studies.regimen import CHOSEN, GRID, ITEMS, Regimen
 from benchmarks.lab.studies.tune import Tuning
 
 Scale = Literal["own", "norm", "tuned"]
@@ -22,7 +28,7 @@ Part = Literal["validation", "test"]
 Method = tuple[str, Mapping[str, Any]]
 
 SEEDS = (0, 1, 2, 3, 4)
-SEARCHED = (0, 1)  # seeds of the search among regimens; what it finds is judged on the others
+SEARCHED, JUDGES = (0, 1), (2, 3, 4)  # seeds that choose a regimen, and seeds that judge it
 TEST_ITEMS = 16  # per family
 VALIDATION_ITEMS = 8
 MARGIN_ITEMS = 4  # questions per family whose answers are the held-out preferences of every pair
@@ -121,6 +127,12 @@ def _search(regimen: Regimen) -> Study:
     return Study(name, (), (), (3,), rank=rank, regimen=regimen, seeds=SEARCHED, part="validation")
 
 
+def _judged(regimen: Regimen) -> Study:
+    methods = ("mean", "gam", "consensus(-0.25)", "tsvm", "auto")
+    rank, name = regimen.tuning.rank, f"copies, judged: {regimen.name}"
+    return Study(name, methods, ("own",), (3,), rank=rank, regimen=regimen, seeds=JUDGES)
+
+
 STUDIES = (
     _axes(),
     _paper("dpo"),
@@ -130,6 +142,7 @@ STUDIES = (
     _preferences("separate"),
     _crowd("examples", 64),
     *map(_search, GRID),
+    *map(_judged, CHOSEN),
 )
 
 

@@ -1,8 +1,9 @@
 """The picture of the axes: what each delta and each merge adds to an answer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks.lab.rows import Row
 from benchmarks.lab.studies.design import STUDIES
@@ -28,10 +29,11 @@ SUBJECTS = (
 )
 _COLOURS = ("tab:blue", "tab:orange", "tab:green")
 _MOST = 1  # of any example
+Figure = Callable[[Row, str], float]  # of a row, on an axis
 
 
 def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
-    """Draw the mean count per answer on every axis, with a dot per seed."""
+    """Draw margins gained and counts per answer on every axis, means with a dot per seed."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -40,25 +42,43 @@ def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
 
     results = Results(rows)
     (study,) = (study for study in STUDIES if study.axes)
-    figure, axis = pyplot.subplots(figsize=(7.2, 5.6), layout="constrained")
-    axis.axvline(_MOST, color="0.6", linestyle="--", linewidth=1)
-    axis.text(_MOST, -0.75, " the most of any example", color="0.4", fontsize=8, va="center")
-    for y, (_, method, scale) in enumerate(SUBJECTS):
+    base = results.pick(study, "base")
+
+    def gained(row: Row, name: str) -> float:
+        return row["margin"][name] - base[row["seed"]]["margin"][name]
+
+    def counted(row: Row, name: str) -> float:
+        return row["counts"][name]
+
+    picked: list[list[Row]] = []
+    for _, method, scale in SUBJECTS:
         size = max(study.sizes) if method in study.methods else 1
-        picked = list(results.pick(study, method, scale, size).values())
-        for name, colour, shift in zip(AXES, _COLOURS, (-0.25, 0.0, 0.25), strict=True):
-            counts = [row["counts"][name] for row in picked]
-            title = AXES[name] if y == 0 else None
-            bar = fmean(counts) if counts else 0.0
-            axis.barh(y + shift, bar, 0.24, color=colour, alpha=0.75, label=title)
-            axis.plot(counts, [y + shift] * len(counts), ".", color="0.25", markersize=3)
-    axis.set(
+        picked.append(list(results.pick(study, method, scale, size).values()))
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 5.6), sharey=True, layout="constrained")
+    _bars(panels[0], picked, gained)
+    _bars(panels[1], picked, counted)
+    panels[0].set(
+        xlabel="margin gained on held-out pairs, nats",
         yticks=range(len(SUBJECTS)),
-        xlabel="mean count per answer",
         ylim=(len(SUBJECTS) - 0.4, -1.1),
     )
-    axis.set_yticklabels([title for title, _, _ in SUBJECTS])
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(AXES), frameon=False)
+    panels[0].set_yticklabels([title for title, _, _ in SUBJECTS])
+    panels[1].set(xlabel="mean count per answer")
+    panels[1].axvline(_MOST, color="0.6", linestyle="--", linewidth=1)
+    panels[1].text(_MOST, -0.75, " the most of any example", color="0.4", fontsize=8, va="center")
+    lines, titles = panels[0].get_legend_handles_labels()
+    figure.legend(lines, titles, loc="outside lower center", ncols=len(AXES), frameon=False)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _bars(panel: Any, picked: Sequence[Sequence[Row]], figure: Figure) -> None:
+    """Draw a bar per subject and axis."""
+    for y, rows in enumerate(picked):
+        for name, colour, shift in zip(AXES, _COLOURS, (-0.25, 0.0, 0.25), strict=True):
+            values = [figure(row, name) for row in rows]
+            title = AXES[name] if y == 0 else None
+            bar = fmean(values) if values else 0.0
+            panel.barh(y + shift, bar, 0.24, color=colour, alpha=0.75, label=title)
+            panel.plot(values, [y + shift] * len(values), ".", color="0.25", markersize=3)
+    panel.spines[["top", "right"]].set_visible(False)

@@ -51,3 +51,4 @@ GRID = (
     _regimen("orpo", 2e-4, True),
     _regimen("orpo", 2e-4, True, steps=48),
 )
+CHOSEN: tuple[Regimen, ...] = ()  # what the search takes by the rule of design.py, once it is done

@@ -226,7 +226,7 @@ def tables(rows: Iterable[Row]) -> str:
     results = Results(rows)
     parts: list[str] = []
     for study in STUDIES:
-        if study.regimen:
+        if study.part == "validation":
             continue
         title = study.name[0].upper() + study.name[1:]
         if study.axes:
@@ -234,7 +234,7 @@ def tables(rows: Iterable[Row]) -> str:
             continue
         for size in study.sizes:
             parts += [f"### {title}, {size} adapters", of_study(results, study, size)]
-    searched = [study for study in STUDIES if study.regimen]
+    searched = [study for study in STUDIES if study.part == "validation"]
     parts += ["### Copies of the student: the search", search(results, searched)]
     return "\n\n".join(parts)
 
