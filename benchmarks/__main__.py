@@ -3,6 +3,8 @@
 Results go to benchmarks/results/.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,15 @@ from benchmarks.speed import command as speed
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Folder for the synthetic adapters, kept between runs.")]
 _HOME = Path("/tmp/gam-merge-benchmarks")
+
+
+@contextmanager
+def _training_packages() -> Iterator[None]:
+    """Say what to install where a package of the lab is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("process")
@@ -109,7 +120,7 @@ def lab_command(
     seeds: Annotated[int | None, typer.Option(help="Number of seeds, from the first.")] = None,
 ) -> None:
     """Merge adapters of SmolLM2 by every method, and measure; can be stopped and resumed."""
-    try:
+    with _training_packages():
         from benchmarks.lab import command
 
         command.main(
@@ -122,8 +133,6 @@ def lab_command(
             passes=only or [],
             seeds=seeds,
         )
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("studies")
@@ -139,12 +148,10 @@ def studies_command(
     seeds: Annotated[int | None, typer.Option(help="Number of seeds, from the first.")] = None,
 ) -> None:
     """Preference deltas of the paper's optimiser, and noisy crowds; can be stopped and resumed."""
-    try:
+    with _training_packages():
         from benchmarks.lab.studies import command
 
         command.main(folder, jobs=jobs, plan=plan, names=study or [], seeds=seeds)
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
 
 
 @app.command("choice")
