@@ -1,28 +1,28 @@
 """The second reading of the lab: every claim of its verdict holds, and fails if row or text change."""
 
-import json
 import re
 from copy import deepcopy
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from benchmarks.lab import check
+from benchmarks.lab import check, check_studies
 
-ROWS: list[dict[str, Any]] = [
-    json.loads(line) for line in (check.HOME / "results.jsonl").read_text("utf-8").splitlines()
-]
+ROWS: Any = check.rows_of(check.HOME)
+STUDIED: Any = check.rows_of(check.HOME / "studies")
 PAGE = (check.HOME / "README.md").read_text("utf-8")
 
 
 def failed(rows: list[dict[str, Any]], page: str) -> set[str]:
     """Where a claim does not hold: the number of its sentence, or table."""
-    return {reading.where for reading in check.readings(rows, page) if not reading.holds}
+    return {reading.where for reading in check.readings(rows, STUDIED, page) if not reading.holds}
 
 
 def test_every_claim_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [x.where for x in check.readings(ROWS, PAGE)] == [*"12345678", *["table"] * 8]
+    where = [x.where for x in check.readings(ROWS, STUDIED, PAGE)]
+    assert where == [*"123456789", *["table"] * 8]
     assert check.main() == 0
     assert "NO" not in capsys.readouterr().out
 
@@ -52,6 +52,13 @@ def test_a_changed_row_breaks_its_claim(
     assert where in failed(rows, PAGE)
 
 
+def test_a_changed_row_of_a_study_breaks_its_claim() -> None:
+    studied = deepcopy(STUDIED)
+    row = next(row for row in studied if row["study"] == "axes" and row["method"] == "tsvm")
+    row["margin"]["bold"] += 5
+    assert [x.where for x in check.readings(ROWS, studied, PAGE) if not x.holds] == ["9"]
+
+
 NUMBERS = [number.span() for number in re.finditer(r"(?<![\w(.-])[+-]?\d+(\.\d+)?(?=[ ,.])", PAGE)]
 START, END = PAGE.index("## Verdict"), PAGE.index("This says nothing")
 STATED = [span for span in NUMBERS if START < span[0] < END and PAGE[span[0] - 1] != "\n"]
@@ -73,6 +80,30 @@ def test_a_changed_word_or_cell_breaks_its_claim() -> None:
     assert failed(ROWS, PAGE.replace("+0.315 ± 0.146", "+0.315 ± 0.147")) == {"table"}
 
 
+def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
+    axes = check_studies.Axes(STUDIED)
+    text = " ".join((check.HOME.parents[1] / "examples/pda/README.md").read_text("utf-8").split())
+    alone = [
+        fmean(axes.gained(axis, f"single {i}", 1)) for i, axis in enumerate(check_studies.AXES)
+    ]
+    counts = [axes.counts(axis, f"single {i}") for i, axis in enumerate(check_studies.AXES)]
+    assert f"Each delta gains {min(alone):.0f} to {max(alone):.0f} nats on its own axis" in text
+    words = "{:.1f} bold words, {:.1f} points of a list, {:.1f} questions"
+    assert words.format(*counts) in text
+    for method, sentence in (
+        ("tsvm", "`tsvm` gains {:.0f}, {:.0f} and {:.0f} nats"),
+        ("auto", "`auto`, the default, keeps {least:.0f} to {most:.0f} % of each"),
+        ("mean", "the mean {least:.0f} to {most:.0f} %"),
+        ("gam", "`gam` {least:.0f} to {most:.0f} %"),
+    ):
+        gains = [fmean(axes.gained(axis, method, 3)) for axis in check_studies.AXES]
+        shares = [100 * gain / delta for gain, delta in zip(gains, alone, strict=True)]
+        assert sentence.format(*gains, least=min(shares), most=max(shares)) in text, method
+    assert f"the price is {axes.price('tsvm'):.2f} nats on plain text" in text
+
+
 def test_it_shares_no_code_with_the_tables() -> None:
-    source = Path(check.__file__).read_text("utf-8")
-    assert not re.search(r"^\s*(from|import) +benchmarks", source, re.MULTILINE)
+    for module in (check, check_studies):
+        source = Path(str(module.__file__)).read_text("utf-8")
+        imports = re.findall(r"^\s*(?:from|import) +benchmarks.*", source, re.MULTILINE)
+        assert all("check_studies" in line for line in imports)

@@ -1,7 +1,8 @@
 """A second reading: every claim of the verdict in README.md, from the rows, by other code.
 
 ``python -m benchmarks.lab.check`` prints the claims and exits with 1 if one does not hold. It
-shares no code with the tables: nothing of report, statistics, choose, chosen and markdown.
+shares no code with the tables: nothing of report, statistics, choose, chosen and markdown. The
+claims on the studies are in check_studies.py.
 """
 
 import json
@@ -11,17 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats import sem, t
+
+from benchmarks.lab import check_studies
+from benchmarks.lab.check_studies import Figures, Row
 
 HOME = Path(__file__).parent
 CELLS = tuple(product(("specialists", "same goal", "preferences"), ("shared", "separate")))
 SCALES = {"own scale": "own", "norm of the adapters": "norm"}
 TIE = 0.01  # nats: smaller differences do not matter
 KEPT = 0.95  # |gam| / |mean| from which auto takes GAM
-Row = Mapping[str, Any]
-Figures = tuple[float, ...]  # in the order of the text; True and False are conditions without one
 
 
 class Set(NamedTuple):
@@ -240,14 +242,16 @@ class Reading(NamedTuple):
     holds: bool
 
 
-def readings(rows: Iterable[Row], page: str) -> list[Reading]:
-    """Return every claim of the page, read again."""
+def readings(rows: Iterable[Row], studied: Sequence[Row], page: str) -> list[Reading]:
+    """Return every claim of the page, read again from the rows of the lab and of the studies."""
     lab = Lab(rows)
+    claims = [(claim(lab), words) for claim, words in CLAIMS]
+    claims += [(claim(studied), words) for claim, words in check_studies.CLAIMS]
     verdict = page.partition("## Verdict")[2].partition("\n\nThis says")[0]
     sentences = re.split(r"\n+\d\. ", verdict)[1:]
     checked: list[Reading] = []
-    for i, (sentence, (claim, words)) in enumerate(zip(sentences, CLAIMS, strict=True), 1):
-        checked.append(_read(f"{i}", " ".join(sentence.split()), words, claim(lab)))
+    for i, (sentence, (figures, words)) in enumerate(zip(sentences, claims, strict=True), 1):
+        checked.append(_read(f"{i}", " ".join(sentence.split()), words, figures))
     header, _, *lines = page.partition("<!-- summary -->")[2].partition("<!--")[0].split("\n")[2:-2]
     cells = " | ".join(map(", ".join, CELLS))
     checked.append(Reading("table", header, cells, header.endswith(f"| {cells} |")))
@@ -271,9 +275,15 @@ def _rounds_to(number: float, stated: str) -> bool:
     return round(number, len(stated.partition(".")[2])) == float(stated)
 
 
+def rows_of(folder: Path) -> list[Row]:
+    """Return the rows of the lab, or of the studies."""
+    lines = (folder / "results.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def main() -> int:
-    lines = (HOME / "results.jsonl").read_text("utf-8").splitlines()
-    checked = readings(map(json.loads, lines), (HOME / "README.md").read_text("utf-8"))
+    rows, studied = rows_of(HOME), rows_of(HOME / "studies")
+    checked = readings(rows, studied, (HOME / "README.md").read_text("utf-8"))
     print("| sentence | text | recomputed | holds |\n| --- | --- | --- | --- |")
     for where, text, recomputed, holds in checked:
         flat = [x.strip("| ").replace(" | ", "; ") for x in (text, recomputed)]
