@@ -80,9 +80,13 @@ def test_a_changed_word_or_cell_breaks_its_claim() -> None:
     assert failed(ROWS, PAGE.replace("+0.315 ± 0.146", "+0.315 ± 0.147")) == {"table"}
 
 
+def words_of(page: str) -> str:
+    return " ".join((check.HOME.parents[1] / page).read_text("utf-8").split())
+
+
 def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
     axes = check_studies.Axes(STUDIED)
-    text = " ".join((check.HOME.parents[1] / "examples/pda/README.md").read_text("utf-8").split())
+    text, page = map(words_of, ("examples/pda/README.md", "docs/gam.md"))
     alone = [
         fmean(axes.gained(axis, f"single {i}", 1)) for i, axis in enumerate(check_studies.AXES)
     ]
@@ -90,6 +94,7 @@ def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
     assert f"Each delta gains {min(alone):.0f} to {max(alone):.0f} nats on its own axis" in text
     words = "{:.1f} bold words, {:.1f} points of a list, {:.1f} questions"
     assert words.format(*counts) in text
+    range_of: dict[str, str] = {}
     for method, sentence in (
         ("tsvm", "`tsvm` gains {:.0f}, {:.0f} and {:.0f} nats"),
         ("auto", "`auto`, the default, keeps {least:.0f} to {most:.0f} % of each"),
@@ -99,7 +104,10 @@ def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
         gains = [fmean(axes.gained(axis, method, 3)) for axis in check_studies.AXES]
         shares = [100 * gain / delta for gain, delta in zip(gains, alone, strict=True)]
         assert sentence.format(*gains, least=min(shares), most=max(shares)) in text, method
+        range_of[method] = f"{min(shares):.0f} to {max(shares):.0f} %"
     assert f"the price is {axes.price('tsvm'):.2f} nats on plain text" in text
+    for sentence in ("the mean keeps {mean}, GAM {gam}", "`tsvm` at its own scale {tsvm}"):
+        assert sentence.format(**range_of) in page
 
 
 def test_it_shares_no_code_with_the_tables() -> None:
