@@ -116,6 +116,17 @@ def test_tuning_improves_its_objective_and_gives_the_base_back(objective: Any) -
     assert all((base.state_dict()[name] == weight).all() for name, weight in before.items())
 
 
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+@pytest.mark.usefixtures("pda")
+def test_no_preferences_are_an_error(objective: Any) -> None:
+    from models import tiny
+
+    from benchmarks.lab.studies.tune import Tuning, tuned
+
+    with pytest.raises(ValueError, match="at least one pair, got none"):
+        tuned(*tiny(0), [], Tuning(objective, rank=4), init=0)
+
+
 def test_every_epoch_has_each_pair_once() -> None:
     from benchmarks.lab.studies.tune import _order
 

@@ -130,7 +130,12 @@ def tuned(
         form: texts of prompt and answer.
         start: directory of an adapter that is tuned on, and is the reference, in place of a new
             one.
+
+    Raises:
+        ValueError: there are no preferences.
     """
+    if not preferences:
+        raise ValueError("preferences must have at least one pair, got none")
     if start:
         model = PeftModel.from_pretrained(base, start, is_trainable=True)
     else:
