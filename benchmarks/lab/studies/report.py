@@ -203,7 +203,7 @@ def search(results: Results, studies: Sequence[Study]) -> str:
         singles = results.singles(study)
         base = results.pick(study, "base")
         seeds = sorted(set(base).intersection(*map(set, singles)))
-        cells = [NONE] * 3
+        cells = [NONE] * 4
         if seeds:
             gains: list[float] = []
             exact: list[float] = []
@@ -215,9 +215,11 @@ def search(results: Results, studies: Sequence[Study]) -> str:
                 f"{fmean(gains):+.3f}",
                 f"{len(better)} of {len(gains)}",
                 f"{fmean(exact):+.3f}",
+                ", ".join(map(str, seeds)),
             ]
         lines.append([study.name.removeprefix("copies: "), *cells])
     header = ["regimen", "NLL gained over the student", "deltas that gain", "accuracy gained"]
+    header.append("seeds")
     return table(header, lines)
 
 
