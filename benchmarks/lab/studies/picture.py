@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.lab.rows import Row
 from benchmarks.lab.studies.design import STUDIES
-from benchmarks.lab.studies.report import AXES, Results
+from benchmarks.lab.studies.report import AXES, Results, gained
 
 PICTURE = Path(__file__).parents[3] / "docs" / "axes.svg"
 # title, row and scale, from the top
@@ -43,20 +43,13 @@ def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
     results = Results(rows)
     (study,) = (study for study in STUDIES if study.axes)
     base = results.pick(study, "base")
-
-    def gained(row: Row, name: str) -> float:
-        return row["margin"][name] - base[row["seed"]]["margin"][name]
-
-    def counted(row: Row, name: str) -> float:
-        return row["counts"][name]
-
     picked: list[list[Row]] = []
     for _, method, scale in SUBJECTS:
         size = max(study.sizes) if method in study.methods else 1
         picked.append(list(results.pick(study, method, scale, size).values()))
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 5.6), sharey=True, layout="constrained")
-    _bars(panels[0], picked, gained)
-    _bars(panels[1], picked, counted)
+    _bars(panels[0], picked, lambda row, name: gained(row, base, name))
+    _bars(panels[1], picked, lambda row, name: row["counts"][name])
     panels[0].set(
         xlabel="margin gained on held-out pairs, nats",
         yticks=range(len(SUBJECTS)),

@@ -24,6 +24,11 @@ def margin(row: Row) -> float:
     return fmean(row["margin"].values())
 
 
+def gained(row: Row, base: BySeed, axis: str) -> float:
+    """Return a margin on an axis less that of the student of the same seed, in nats."""
+    return float(row["margin"][axis] - base[row["seed"]]["margin"][axis])
+
+
 class Results:
     """Rows by study, method, scale and number of adapters."""
 
@@ -173,8 +178,8 @@ def _against_mean(results: Results, study: Study, scale: str, size: int) -> dict
 
 def axes(results: Results, study: Study) -> str:
     """Return the table of the axes: counts per answer, margins gained, price."""
-    gained = [f"margin of {title}, gained" for title in AXES.values()]
-    header = ["", *AXES.values(), *gained, "NLL of plain text"]
+    titles = [f"margin of {title}, gained" for title in AXES.values()]
+    header = ["", *AXES.values(), *titles, "NLL of plain text"]
     lines: list[list[str]] = []
     size, base = max(study.sizes), results.pick(study, "base")
     subjects = [("student", "base", "own", 1)]
@@ -189,8 +194,7 @@ def axes(results: Results, study: Study) -> str:
         if rows:
             cells = [text(interval([row["counts"][axis] for row in rows]), 1) for axis in AXES]
             for axis in AXES:
-                gains = [row["margin"][axis] - base[row["seed"]]["margin"][axis] for row in rows]
-                cells.append(text(interval(gains), 1))
+                cells.append(text(interval([gained(row, base, axis) for row in rows]), 1))
             cells.append(text(interval([nll(row) for row in rows])))
         lines.append([title, *cells])
     return f"{len(base)} seeds.\n\n{table(header, lines)}"
@@ -218,9 +222,8 @@ def search(results: Results, studies: Sequence[Study]) -> str:
                 ", ".join(map(str, seeds)),
             ]
         lines.append([study.name.removeprefix("copies: "), *cells])
-    header = ["regimen", "NLL gained over the student", "deltas that gain", "accuracy gained"]
-    header.append("seeds")
-    return table(header, lines)
+    titles = ["NLL gained over the student", "deltas that gain", "accuracy gained"]
+    return table(["regimen", *titles, "seeds"], lines)
 
 
 def tables(rows: Iterable[Row]) -> str:
