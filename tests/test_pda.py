@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,56 @@ def test_answers_of_a_stopped_run_are_kept(toy: Path, tmp_path: Path) -> None:
     assert len(found) == 16
     first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
     assert first["chosen"] == [{"role": "assistant", "content": "answer of an earlier run"}]
+
+
+def test_plain_prompts_and_pairs_nearer_to_the_right_answer(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": right} for n, right in enumerate(("abcd", "5", "7"))]
+    asked, out = tmp_path / "questions.jsonl", tmp_path / "a.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.jsonl.weak").write_text('"abxx"\n"6"\n"7"\n')  # nearer, equally far, equal
+    (tmp_path / "a.jsonl.weaker").write_text('"axxx"\n"8"\n"7"\n')
+    words = ["--weak=tiny:1", "--weaker=tiny:2", "--questions", asked, "--out", out]
+    words += ["--plain", "--template=Question: {question}\nAnswer:"]
+    done = call("pairs.py", *words, "--filtered")
+    assert done.returncode == 0, done.stderr
+    first = {"prompt": "Question: 0?\nAnswer:", "chosen": " abxx\n", "rejected": " axxx\n"}
+    second = {"prompt": "Question: 1?\nAnswer:", "chosen": " 6\n", "rejected": " 8\n"}
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [first]
+    done = call("pairs.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [first, second]
+    asked.write_text('{"question": "0?"}\n' * 3)
+    done = call("pairs.py", *words, "--filtered")
+    assert done.returncode == 2
+    assert "--filtered needs an answer to every question" in done.stderr
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_tasks_are_measured_by_the_likelihood_of_right_answers(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(PDA)
+    import torch
+    from evaluate import on_tasks
+    from models import load
+
+    model, tokenizer = load("tiny:0")
+    asked = [{"question": "How many?", "answer": "7"}, {"question": "Who?", "answer": "Ada B"}]
+    options = {"system": "", "template": "Say: {question}", "batch": 2, "max_new_tokens": 4}
+    figures = on_tasks(model, tokenizer, asked, Namespace(plain=plain, **options))
+    nll = torch.zeros(0)
+    for row in asked:
+        prompt, answer = f"Say: {row['question']}", row["answer"]
+        # the chat template of the tiny model ends a question with a space
+        prompt, end = (prompt, f" {answer}\n") if plain else (f"{prompt} ", f"{answer}<end>")
+        tokens = tokenizer(prompt + end, return_tensors="pt").input_ids
+        with torch.no_grad():
+            scores = model(tokens).logits[0].log_softmax(-1)
+        start = len(tokenizer(prompt).input_ids)
+        places = torch.arange(start, tokens.shape[1])
+        nll = torch.cat([nll, -scores[places - 1, tokens[0, places]]])
+    assert figures["NLL"] == pytest.approx(float(nll.mean()), rel=1e-5)
+    assert figures["questions"] == 2
 
 
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:

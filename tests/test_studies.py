@@ -182,6 +182,21 @@ def student(pda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples.smollm, "load_base", load)
 
 
+@pytest.mark.usefixtures("student")
+def test_tasks_of_the_example_are_the_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    import questions
+
+    import examples.smollm
+
+    monkeypatch.setattr(questions, "load", lambda name: examples.smollm.load_base())
+    training, test = questions.tasks(1, 0, 4), questions.tasks(1, 4, 2)
+    assert len(training) == 4 * len(examples.smollm.TASKS)
+    assert len(test) == 2 * len(examples.smollm.TASKS)
+    asked = [row["question"] for row in training + test]
+    assert len(set(asked)) == len(asked)
+    assert training[0]["answer"] == str(sum(map(int, re.findall(r"\d+", asked[0]))))
+
+
 def kinds() -> list[Any]:
     """One study of each kind."""
     from benchmarks.lab.studies.design import STUDIES

@@ -10,8 +10,9 @@ import random
 import re
 from pathlib import Path
 
+from ask import add_options, prompts, questions
 from models import write_whole
-from pairs import join, messages, questions, respond
+from pairs import join, respond
 
 OPENINGS = (
     "Have you ever wondered?",
@@ -65,27 +66,23 @@ def main():
     parser.add_argument("--questions", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--answers", type=Path, required=True, help="kept for the other axes")
-    parser.add_argument("--system", default="")
-    parser.add_argument("--template", default="{question}")
-    parser.add_argument("--max-new-tokens", type=int, default=40)
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    add_options(parser, tokens=40, batch=32)
     args = parser.parse_args()
 
-    rows = questions(args.questions)
-    conversations = [messages(row["question"], args.system, args.template) for row in rows]
-    respond(args.model, conversations, args.answers, args)
+    all_prompts = prompts(questions(args.questions), args)
+    respond(args.model, all_prompts, args.answers, args)
     answers = [json.loads(line) for line in args.answers.read_text("utf-8").splitlines()]
     rng = random.Random(args.seed)
     asked, marked, plain = [], [], []
-    for conversation, answer in zip(conversations, answers, strict=True):
+    for prompt, answer in zip(all_prompts, answers, strict=True):
         words = first_sentence(answer)
         if len(words) > 1:
-            asked.append(conversation)
+            asked.append(prompt)
             marked.append(AXES[args.axis](words, rng))
             plain.append(" ".join(words))
-    pairs = list(join(asked, marked, plain, form=""))
+    pairs = list(join(asked, marked, plain))
     write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in pairs))
     print(f"{len(pairs)} pairs in {args.out}")
 

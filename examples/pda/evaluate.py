@@ -1,5 +1,5 @@
-"""Measure a model, and adapters on it: exact match on questions with known answers, or the axes of
-answers (see axes.py).
+"""Measure a model, and adapters on it: exact match on questions with known answers and the NLL of
+these, or the axes of answers (see axes.py).
 
     python evaluate.py --model Qwen/Qwen3-8B --questions test.jsonl --out figures.json \\
         --adapters deltas/qwen3 merged
@@ -18,9 +18,9 @@ import json
 import re
 from pathlib import Path
 
+from ask import add_options, generated, prompts, questions, texts
 from axes import COUNTED, counts
 from models import load, need, write_whole
-from pairs import messages, questions
 
 
 def final(text):
@@ -30,60 +30,43 @@ def final(text):
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     if numbers:
         return numbers[-1].replace(",", "").removesuffix(".0")
-    return text.strip().split("\n")[-1].strip().lower()
+    return text.strip().split("\n")[-1].strip()
 
 
-def answers(model, tokenizer, asked, args):
-    """Return the greedy answer to every question."""
-    (torch,) = need("torch")
-    texts = []
-    for start in range(0, len(asked), args.batch):
-        rows = asked[start : start + args.batch]
-        batch = tokenizer.apply_chat_template(
-            [messages(row["question"], args.system, args.template) for row in rows],
-            add_generation_prompt=True,
-            padding=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(model.device)
-        batch.pop("token_type_ids", None)
-        with torch.no_grad():
-            out = model.generate(
-                **batch,
-                do_sample=False,
-                max_new_tokens=args.max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        answer_tokens = out[:, batch["input_ids"].shape[1] :]
-        texts += tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
-    return texts
-
-
-def exact_match(model, tokenizer, asked, args):
-    """Return the share of questions that are answered correctly."""
-    given = answers(model, tokenizer, asked, args)
+def on_tasks(model, tokenizer, asked, args):
+    """Return the share of questions that are answered correctly, and the NLL of right answers."""
+    given = list(generated(model, tokenizer, prompts(asked, args), args))
     right = sum(final(a) == final(row["answer"]) for a, row in zip(given, asked, strict=True))
-    return {"exact match": right / len(asked), "questions": len(asked)}
+    pairs = []
+    for prompt, row in zip(prompts(asked, args), asked, strict=True):
+        pairs.append(texts(tokenizer, prompt, row["answer"]))
+    likelihood = nll(model, tokenizer, pairs)
+    return {"exact match": right / len(asked), "NLL": likelihood, "questions": len(asked)}
 
 
 def on_axes(model, tokenizer, asked, args):
     """Return the mean count on every axis, how often it is above every example, and the price."""
-    counted = [counts(answer) for answer in answers(model, tokenizer, asked, args)]
+    given = generated(model, tokenizer, prompts(asked, args), args)
+    counted = [counts(answer) for answer in given]
     figures = {axis: sum(row[axis] for row in counted) / len(counted) for axis in COUNTED}
     beyond = {axis: sum(row[axis] > 1 for row in counted) / len(counted) for axis in COUNTED}
-    return {**figures, "beyond": beyond, "prose NLL": prose_nll(model, tokenizer)}
+    prose = Path(__file__).with_name("prose.txt").read_text("utf-8").split("\n\n")
+    paragraphs = [("", " ".join(paragraph.split())) for paragraph in prose]
+    return {**figures, "beyond": beyond, "prose NLL": nll(model, tokenizer, paragraphs)}
 
 
-def prose_nll(model, tokenizer):
-    """Return the NLL per token of the paragraphs of prose.txt, in nats."""
+def nll(model, tokenizer, pairs):
+    """Return the NLL per token of texts, each after the text before it, in nats."""
     (torch,) = need("torch")
-    paragraphs = Path(__file__).with_name("prose.txt").read_text("utf-8").split("\n\n")
     total, count = 0.0, 0
-    for paragraph in paragraphs:
-        tokens = tokenizer(" ".join(paragraph.split()), return_tensors="pt").to(model.device)
+    for before, text in pairs:
+        prompt = tokenizer(before).input_ids if before else []
+        target = tokenizer(text, add_special_tokens=not before).input_ids
+        tokens = torch.tensor([[*prompt, *target]], device=model.device)
+        labels = torch.tensor([[-100] * len(prompt) + target], device=model.device)
         with torch.no_grad():
-            loss = model(**tokens, labels=tokens["input_ids"]).loss  # the mean over all but one
-        predicted = tokens["input_ids"].shape[1] - 1
+            loss = model(input_ids=tokens, labels=labels).loss  # the mean over the target
+        predicted = len(target) if prompt else len(target) - 1  # all but the first of the row
         total, count = total + loss.item() * predicted, count + predicted
     return total / count
 
@@ -104,14 +87,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapters", type=Path, nargs="*", default=[])
-    parser.add_argument("--questions", help="as for pairs.py")
+    parser.add_argument("--questions", help="see ask.py")
     parser.add_argument("--harness", help="tasks of lm-evaluation-harness, separated by commas")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--system", default="")
-    parser.add_argument("--template", default="{question}")
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--limit", type=int)
+    add_options(parser, tokens=1024, batch=16)
     args = parser.parse_args()
     if not (args.questions or args.harness):
         parser.error("give --questions or --harness")
@@ -129,7 +109,7 @@ def main():
         if args.harness:
             figures[name] = harness(subject, tokenizer, args)
         elif "answer" in asked[0]:
-            figures[name] = exact_match(subject, tokenizer, asked, args)
+            figures[name] = on_tasks(subject, tokenizer, asked, args)
         else:
             figures[name] = on_axes(subject, tokenizer, asked, args)
         write_whole(args.out, json.dumps(figures, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Make questions, one JSON object per line, without a download.
 
-They are word problems with known answers, or open questions about everyday things.
+They are word problems with known answers, small tasks of six families (addition, sorting, spelling
+and more, see ../smollm.py), or open questions about everyday things.
 
 python questions.py --count 64 --seed 1 --out prompts.jsonl
 """
@@ -10,7 +11,7 @@ import json
 import random
 from pathlib import Path
 
-from models import write_whole
+from models import load, write_whole
 
 STORIES = (
     (
@@ -41,18 +42,37 @@ def word_problem(rng):
     return {"question": story.format(name=rng.choice(NAMES), a=a, b=b), "answer": str(answer(a, b))}
 
 
+def tasks(seed, skip, count):
+    """Return questions of every family, ``count`` of each after the first ``skip``."""
+    _, tokenizer = load("smollm2")  # its vocabulary has the words
+    from examples.smollm import TASKS, split  # found since ``load``
+
+    rows = []
+    for family in TASKS:
+        _, pairs = split(family, tokenizer, seed=seed, sizes=(skip, count))
+        rows += [{"question": question, "answer": answer} for question, answer in pairs]
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--count", type=int, default=64, help="number, of tasks for each family")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--open", action="store_true", help="open questions, all different")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--open", action="store_true", help="open questions, all different")
+    kind.add_argument("--tasks", action="store_true", help="small tasks of six families")
     parser.add_argument("--skip", type=int, default=0, help="questions left out at the beginning")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     count = args.skip + args.count
-    rows = open_questions(rng, count) if args.open else [word_problem(rng) for _ in range(count)]
-    write_whole(args.out, "".join(json.dumps(row) + "\n" for row in rows[args.skip :]))
+    if args.tasks:
+        rows = tasks(args.seed, args.skip, args.count)
+    elif args.open:
+        rows = open_questions(rng, count)[args.skip :]
+    else:
+        rows = [word_problem(rng) for _ in range(count)][args.skip :]
+    write_whole(args.out, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

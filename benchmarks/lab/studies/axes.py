@@ -22,14 +22,14 @@ from benchmarks.lab.studies.tune import Preference, write_delta
 # the scripts of examples/pda import each other by name
 sys.path.append(str(Path(__file__).parents[3] / "examples" / "pda"))
 import axes as example
-from evaluate import answers, on_axes
-from pairs import messages
+from ask import generated, messages, prompts
+from evaluate import on_axes
 from questions import open_questions
 
 SYSTEM, TRAINING_ITEMS, TEST_ITEMS = "Be brief.", 96, 24
 MARGIN_ITEMS = 12  # test questions whose answers, marked and plain, are held-out preferences
-ASK = Namespace(system=SYSTEM, template="{question}", batch=32, max_new_tokens=40)
-TEST = Namespace(system=SYSTEM, template="{question}", batch=24, max_new_tokens=48)
+ASK = Namespace(system=SYSTEM, template="{question}", plain=False, batch=32, max_new_tokens=40)
+TEST = Namespace(**{**vars(ASK), "batch": 24, "max_new_tokens": 48})
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Axes:
         """Return the student's own answers."""
 
         def make(out: Path) -> None:
-            out.write_text(json.dumps(answers(self.base, self.tokenizer, asked, ASK)), "utf-8")
+            answers = generated(self.base, self.tokenizer, prompts(asked, ASK), ASK)
+            out.write_text(json.dumps(list(answers)), "utf-8")
 
         file = once(self.folder / f"axes-answers-seed{self.seed}-{part}.json", make)
         return list(json.loads(file.read_text("utf-8")))

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from benchmarks.lab.studies.tune import Preference, write_delta
 # the scripts of examples/pda import each other by name
 sys.path.append(str(Path(__file__).parents[3] / "examples" / "pda"))
 from models import weaken
+from pairs import quality
 
 Damage = Mapping[str, float]
 PAIRS: Mapping[str, tuple[Damage, Damage]] = {  # weak and weaker
@@ -86,8 +86,3 @@ class Copies:
         for family in FAMILIES:
             mixture += pairs(self.tokenizer, family, self.cell.seed, Settings())[2][:ITEMS]
         return mixture
-
-
-def quality(answer: str, right: str) -> float:
-    """Return how near an answer is to the right one: 1 if equal, 0 without a common character."""
-    return SequenceMatcher(None, answer, right, autojunk=False).ratio()
