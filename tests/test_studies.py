@@ -36,7 +36,7 @@ PAIRS = [
 ]
 
 
-def trl_trainer(objective: str, tokenizer: Any, model: Any, tmp_path: Path) -> Any:
+def trl_trainer(objective: str, tokenizer: Any, model: Any, tmp_path: Path, *more: str) -> Any:
     """TRL's trainer of examples/pda on PAIRS, its factors B drawn at random."""
     import json
 
@@ -50,7 +50,7 @@ def trl_trainer(objective: str, tokenizer: Any, model: Any, tmp_path: Path) -> A
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = f"--student=tiny:0 --pairs={data} --out={tmp_path / 'out'} --objective={objective}"
     words += " --rank=4 --alpha=8 --dropout=0 --batch=4 --micro-batch=4"
-    run = trainer(model, tokenizer, options().parse_args(words.split()), tmp_path)
+    run = trainer(model, tokenizer, options().parse_args([*words.split(), *more]), tmp_path)
     generator = torch.Generator().manual_seed(1)
     for name, factor in run.model.named_parameters():
         if "lora_B.default" in name:  # TRL's reference is another adapter
@@ -90,6 +90,27 @@ def test_the_odds_ratio_is_trls(tmp_path: Path) -> None:
     chosen, rejected = torch.tensor([-0.5, -2.0, -1.0]), torch.tensor([-1.5, -0.7, -1.1])
     losses, *_ = run.odds_ratio_loss(chosen, rejected)
     assert orpo(chosen, rejected, run.beta).item() == pytest.approx(-losses.mean().item(), rel=1e-6)
+
+
+@pytest.mark.usefixtures("pda")
+def test_orpo_of_answers_alone_is_that_of_the_example(tmp_path: Path) -> None:
+    from models import tiny
+
+    from benchmarks.lab.studies.tune import log_probs, orpo
+
+    model, tokenizer = tiny(0)
+    tokenizer.add_special_tokens({"eos_token": "\n"})  # as above
+    model.resize_token_embeddings(len(tokenizer))
+    run = trl_trainer("orpo", tokenizer, model, tmp_path, "--answer-only")
+    run.model.eval()
+    batch = next(iter(run.get_train_dataloader()))
+    chosen, rejected = (
+        log_probs(run.model, tokenizer, [(pair[0], pair[which]) for pair in PAIRS])
+        for which in (1, 2)
+    )
+    likelihood = -chosen.total.sum() / chosen.tokens.sum()
+    loss = likelihood + orpo(chosen.mean, rejected.mean, run.beta)
+    assert loss.item() == pytest.approx(run.compute_loss(run.model, batch).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo"])

@@ -36,6 +36,23 @@ def adapted(model, args):
     return peft.get_peft_model(model, config)
 
 
+def answer_only(trainer):
+    """Return TRL's trainer for ORPO with the likelihood of the chosen answer alone.
+
+    This is equation 6 of its paper (arXiv 2403.07691); TRL counts the tokens of the prompt, too.
+    """
+
+    class AnswerOnly(trainer):
+        def concatenated_forward(self, model, batch):
+            outputs = super().concatenated_forward(model, batch)
+            chosen, rejected, chosen_logits, rejected_logits, _, *others = outputs
+            tokens = (batch["chosen_labels"][:, 1:] != -100).sum(1)  # (answers,)
+            nll = -(chosen * tokens).sum() / tokens.sum()  # chosen: mean over the tokens of each
+            return chosen, rejected, chosen_logits, rejected_logits, nll, *others
+
+    return AnswerOnly
+
+
 def trainer(model, tokenizer, args, work):
     """Return TRL's trainer for the objective."""
     torch, datasets = need("torch", "datasets")
@@ -46,6 +63,8 @@ def trainer(model, tokenizer, args, work):
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
         from trl.experimental.orpo import ORPOConfig as Config
         from trl.experimental.orpo import ORPOTrainer as Trainer
+
+        Trainer = answer_only(Trainer) if args.answer_only else Trainer
     data = datasets.load_dataset(
         "json", data_files=list(map(str, args.pairs)), split="train", cache_dir=str(work / "data")
     )
@@ -82,6 +101,7 @@ def options():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="adapter to train on, in place of a fresh one")
     parser.add_argument("--objective", choices=("dpo", "orpo"), default="dpo")
+    parser.add_argument("--answer-only", action="store_true", help="ORPO without prompt tokens")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--alpha", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=0.05)

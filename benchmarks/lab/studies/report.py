@@ -66,7 +66,29 @@ def best_single(results: Results, study: Study, seeds: Sequence[int], size: int)
 
 
 def verdict(results: Results, study: Study, size: int) -> str:
-    """Return whether GAM helps, by the rule that design.py fixed before the rows."""
+    """Return what helps, by the rules that design.py fixed before the rows."""
+    if study.regimen:
+        return copies_help(results, study, size)
+    return gam_helps(results, study, size)
+
+
+def copies_help(results: Results, study: Study, size: int) -> str:
+    """Return whether the deltas of the student's damaged copies help, alone or merged."""
+    seeds = results.seeds(study, "own", size)
+    student = _values(seeds, results.pick(study, "base"), nll)
+    singles = results.singles(study)
+    values = {"one adapter": [fmean(nll(rows[seed]) for rows in singles) for seed in seeds]}
+    for label in study.methods:
+        values[label] = _values(seeds, results.pick(study, label, "own", size), nll)
+    against = paired({label: (nlls, student) for label, nlls in values.items()})
+    winners = [label for label in values if _less(against[label])]
+    answer = f"yes, {', '.join(winners)}" if winners else "no"
+    parts = [f"{label}: {judged(difference, 3)}" for label, difference in against.items()]
+    return f"Deltas of damaged copies help: {answer}; less the student: {'; '.join(parts)}"
+
+
+def gam_helps(results: Results, study: Study, size: int) -> str:
+    """Return whether a reading of GAM has less NLL than its rivals, and the mean than one delta."""
     seeds = results.seeds(study, "norm", size)
     if len(seeds) < 2:
         return NONE
