@@ -82,7 +82,7 @@ def copies_help(results: Results, study: Study, size: int) -> str:
         values[label] = _values(seeds, results.pick(study, label, "own", size), nll)
     against = paired({label: (nlls, student) for label, nlls in values.items()})
     winners = [label for label in values if _less(against[label])]
-    answer = f"yes, {', '.join(winners)}" if winners else "no"
+    answer = f"yes, {', '.join(winners)}" if winners else "open"
     parts = [f"{label}: {judged(difference, 3)}" for label, difference in against.items()]
     return f"Deltas of damaged copies help: {answer}; less the student: {'; '.join(parts)}"
 
