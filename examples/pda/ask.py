@@ -55,8 +55,11 @@ def texts(tokenizer, prompt, answer):
     if isinstance(prompt, str):
         return prompt, answer_form(prompt, answer)
     before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    whole = [*prompt, *answer_form(prompt, answer)]
-    return before, tokenizer.apply_chat_template(whole, tokenize=False).removeprefix(before)
+    conversation = [*prompt, *answer_form(prompt, answer)]
+    whole = tokenizer.apply_chat_template(conversation, tokenize=False)
+    if not whole.startswith(before):
+        raise SystemExit("the chat template changes a prompt that has an answer: try --plain")
+    return before, whole.removeprefix(before)
 
 
 def answers(name, asked, args, temperature, seed):

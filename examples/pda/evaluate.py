@@ -35,13 +35,14 @@ def final(text):
 
 def on_tasks(model, tokenizer, asked, args):
     """Return the share of questions that are answered correctly, and the NLL of right answers."""
-    given = list(generated(model, tokenizer, prompts(asked, args), args))
-    right = sum(final(a) == final(row["answer"]) for a, row in zip(given, asked, strict=True))
+    right = [row["answer"] for row in asked]
     pairs = []
-    for prompt, row in zip(prompts(asked, args), asked, strict=True):
-        pairs.append(texts(tokenizer, prompt, row["answer"]))
+    for prompt, answer in zip(prompts(asked, args), right, strict=True):
+        pairs.append(texts(tokenizer, prompt, answer))
+    given = generated(model, tokenizer, prompts(asked, args), args)
+    equal = [final(answer) == final(known) for answer, known in zip(given, right, strict=True)]
     likelihood = nll(model, tokenizer, pairs)
-    return {"exact match": right / len(asked), "NLL": likelihood, "questions": len(asked)}
+    return {"exact match": sum(equal) / len(asked), "NLL": likelihood, "questions": len(asked)}
 
 
 def on_axes(model, tokenizer, asked, args):
