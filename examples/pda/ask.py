@@ -50,16 +50,21 @@ def answer_form(prompt, answer):
     return [{"role": "assistant", "content": answer}]
 
 
-def texts(tokenizer, prompt, answer):
-    """Return the texts of a prompt and its answer, as the model reads them."""
+def tokens(tokenizer, prompt, answer):
+    """Return the tokens of a prompt and of its answer, as the model reads them."""
+    form = answer_form(prompt, answer)
     if isinstance(prompt, str):
-        return prompt, answer_form(prompt, answer)
+        return tokenizer(prompt).input_ids, _alone(tokenizer, form)
     before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    conversation = [*prompt, *answer_form(prompt, answer)]
-    whole = tokenizer.apply_chat_template(conversation, tokenize=False)
+    whole = tokenizer.apply_chat_template([*prompt, *form], tokenize=False)
     if not whole.startswith(before):
         raise SystemExit("the chat template changes a prompt that has an answer: try --plain")
-    return before, whole.removeprefix(before)
+    return _alone(tokenizer, before), _alone(tokenizer, whole.removeprefix(before))
+
+
+def _alone(tokenizer, text):
+    """Return the tokens of a text without those that begin or end a row."""
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def answers(name, asked, args, temperature, seed):

@@ -18,7 +18,7 @@ import json
 import re
 from pathlib import Path
 
-from ask import add_options, generated, prompts, questions, texts
+from ask import add_options, generated, prompts, questions, tokens
 from axes import COUNTED, counts
 from models import load, need, write_whole
 
@@ -36,12 +36,12 @@ def final(text):
 def on_tasks(model, tokenizer, asked, args):
     """Return the share of questions that are answered correctly, and the NLL of right answers."""
     right = [row["answer"] for row in asked]
-    pairs = []
+    rows = []
     for prompt, answer in zip(prompts(asked, args), right, strict=True):
-        pairs.append(texts(tokenizer, prompt, answer))
+        rows.append(tokens(tokenizer, prompt, answer))
     given = generated(model, tokenizer, prompts(asked, args), args)
     equal = [final(answer) == final(known) for answer, known in zip(given, right, strict=True)]
-    likelihood = nll(model, tokenizer, pairs)
+    likelihood = nll(model, rows)
     return {"exact match": sum(equal) / len(asked), "NLL": likelihood, "questions": len(asked)}
 
 
@@ -52,22 +52,20 @@ def on_axes(model, tokenizer, asked, args):
     figures = {axis: sum(row[axis] for row in counted) / len(counted) for axis in COUNTED}
     beyond = {axis: sum(row[axis] > 1 for row in counted) / len(counted) for axis in COUNTED}
     prose = Path(__file__).with_name("prose.txt").read_text("utf-8").split("\n\n")
-    paragraphs = [("", " ".join(paragraph.split())) for paragraph in prose]
-    return {**figures, "beyond": beyond, "prose NLL": nll(model, tokenizer, paragraphs)}
+    rows = [([], tokenizer(" ".join(paragraph.split())).input_ids) for paragraph in prose]
+    return {**figures, "beyond": beyond, "prose NLL": nll(model, rows)}
 
 
-def nll(model, tokenizer, pairs):
-    """Return the NLL per token of texts, each after the text before it, in nats."""
+def nll(model, rows):
+    """Return the NLL per token of targets, each after the tokens before it, in nats."""
     (torch,) = need("torch")
     total, count = 0.0, 0
-    for before, text in pairs:
-        prompt = tokenizer(before).input_ids if before else []
-        target = tokenizer(text, add_special_tokens=not before).input_ids
-        tokens = torch.tensor([[*prompt, *target]], device=model.device)
-        labels = torch.tensor([[-100] * len(prompt) + target], device=model.device)
+    for before, target in rows:
+        row = torch.tensor([[*before, *target]], device=model.device)
+        labels = torch.tensor([[-100] * len(before) + target], device=model.device)
         with torch.no_grad():
-            loss = model(input_ids=tokens, labels=labels).loss  # the mean over the target
-        predicted = len(target) if prompt else len(target) - 1  # all but the first of the row
+            loss = model(input_ids=row, labels=labels).loss  # the mean over the target
+        predicted = len(target) if before else len(target) - 1  # all but the first of the row
         total, count = total + loss.item() * predicted, count + predicted
     return total / count
 
