@@ -12,6 +12,8 @@ from benchmarks.lab import check, check_studies
 
 ROWS: Any = check.rows_of(check.HOME)
 STUDIED: Any = check.rows_of(check.HOME / "studies")
+STUDIES = (check_studies.PAPER, check_studies.CROWD)
+CHOSEN = "orpo, lr 0.0002, r 8, beta 0.1, 24 steps, filtered"
 PAGE = (check.HOME / "README.md").read_text("utf-8")
 
 
@@ -22,7 +24,7 @@ def failed(rows: list[dict[str, Any]], page: str) -> set[str]:
 
 def test_every_claim_holds(capsys: pytest.CaptureFixture[str]) -> None:
     where = [x.where for x in check.readings(ROWS, STUDIED, PAGE)]
-    assert where == [*"123456789", *["table"] * 8]
+    assert where == [*map(str, range(1, 11)), *["table"] * 8]
     assert check.main() == 0
     assert "NO" not in capsys.readouterr().out
 
@@ -53,18 +55,21 @@ def test_a_changed_row_breaks_its_claim(
 
 
 @pytest.mark.parametrize(
-    ("study", "method", "figure", "by", "where"),
+    ("study", "method", "scale", "figure", "by", "where"),
     [
-        ("axes", "tsvm", "margin", 5.0, "8"),
-        ("copies: orpo, lr 0.0002, r 8, beta 0.1, 24 steps, filtered", "base", "nll", -2.0, "9"),
-        ("copies, judged", "mean", "nll", 2.0, "9"),
+        ("axes", "tsvm", "own", "margin", 5.0, "8"),
+        (f"copies: {CHOSEN}", "base", "own", "nll", -2.0, "9"),
+        ("copies, judged", "mean", "own", "nll", 2.0, "9"),
+        ("paper's optimiser, DPO", "gam", "norm", "nll", 2.0, "10"),
+        ("crowd, half the labels wrong", "mean", "norm", "nll", 2.0, "10"),
     ],
 )
 def test_a_changed_row_of_a_study_breaks_its_claim(
-    study: str, method: str, figure: str, by: float, where: str
+    study: str, method: str, scale: str, figure: str, by: float, where: str
 ) -> None:
     studied = deepcopy(STUDIED)
-    rows = (row for row in studied if row["study"].startswith(study) and row["method"] == method)
+    about = {"method": method, "scale": scale}
+    rows = (x for x in studied if x["study"].startswith(study) and about.items() <= x.items())
     values = next(rows)[figure]
     values.update({name: value + by for name, value in values.items()})
     assert [x.where for x in check.readings(ROWS, studied, PAGE) if not x.holds] == [where]
@@ -122,8 +127,7 @@ def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
 
 
 def test_the_example_of_damaged_copies_says_what_the_rows_say() -> None:
-    study = "copies, judged: orpo, lr 0.0002, r 8, beta 0.1, 24 steps, filtered"
-    judged = check_studies.Studied(STUDIED, study)
+    judged = check_studies.Studied(STUDIED, f"copies, judged: {CHOSEN}")
     text, student = words_of("examples/pda/README.md"), fmean(judged.nll("base"))
     alone = [student - fmean(nll) for nll in zip(*judged.alone(3), strict=True)]
     assert max(alone) == alone[2]
@@ -142,6 +146,32 @@ def test_the_example_of_damaged_copies_says_what_the_rows_say() -> None:
     words = "rise from {:.0f} % to {:.0f} % with one delta and {:.0f} % with the mean"
     shares = exact(("base", "own", 1)), exact(*singles), exact(("mean", "own", 3))
     assert words.format(*shares) in text
+
+
+def test_the_page_on_gam_says_what_the_studies_say() -> None:
+    page = words_of("docs/gam.md")
+    paper, crowd = (check_studies.Studied(STUDIED, x) for x in STUDIES)
+    own, norm = (fmean(paper.less("gam", "mean", scale, 4)) for scale in ("own", "norm"))
+    words = (
+        "{:.2f} above the mean of four preference deltas at its own scale and {:.2f} at the norm"
+    )
+    assert words.format(own, norm) in page
+    less: dict[str, list[str]] = {}
+    for method in ("gam", "consensus(0.25)", "consensus(-0.25)"):
+        sizes = [fmean(crowd.less(method, "mean", "own", size)) for size in (4, 8)]
+        less[method] = [f"{abs(x):.2f}" for x in sizes]
+        assert all((x < 0) == (method == "consensus(-0.25)") for x in sizes)
+    assert less["gam"] == ["0.01", "0.01"]
+    assert "it is 0.01 above the mean" in page
+    assert "with p = 0.25 is by {} to {};".format(*less["consensus(0.25)"]) in page
+    words = "p = -0.25 is {} below the mean of four and {} below that of eight"
+    assert words.format(*less["consensus(-0.25)"]) in page
+    gains = [fmean(crowd.less("consensus(-0.25)", "auto", "own", size)) for size in (4, 8)]
+    assert "`consensus` {:.2f} to {:.2f} nats better".format(*map(abs, gains)) in page
+    for size in (4, 8):
+        for seed, row in crowd.rows["gam", "own", size].items():
+            mean = crowd.rows["mean", "own", size][seed]["norm_ratio"]
+            assert row["norm_ratio"] / mean == pytest.approx(0.99, abs=0.005)
 
 
 def test_it_shares_no_code_with_the_tables() -> None:
