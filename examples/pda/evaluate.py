@@ -7,10 +7,10 @@ these, or the axes of answers (see axes.py).
         --adapters merged
 
 The last number of an answer (within \\boxed{}, if there is one) is compared with that of the row's
-"answer"; without a number the last lines are compared. Questions without an "answer" are for the
-axes: counts per answer, the share of answers that count more than one, as no example does, and the
-NLL of plain text, the price. --harness needs lm-evaluation-harness (pip install lm-eval). Figures
-that are already in OUT are kept.
+"answer"; without a number the last lines are compared, letter by letter. Questions without an
+"answer" are for the axes: counts per answer, the share of answers that count more than one, as no
+example does, and the NLL of plain text, the price. --harness needs lm-evaluation-harness (pip
+install lm-eval). Figures that are already in OUT are kept.
 """
 
 import argparse
@@ -35,11 +35,12 @@ def final(text):
 
 def on_tasks(model, tokenizer, asked, args):
     """Return the share of questions that are answered correctly, and the NLL of right answers."""
+    all_prompts = prompts(asked, args)
     right = [row["answer"] for row in asked]
     rows = []
-    for prompt, answer in zip(prompts(asked, args), right, strict=True):
+    for prompt, answer in zip(all_prompts, right, strict=True):
         rows.append(tokens(tokenizer, prompt, answer))
-    given = generated(model, tokenizer, prompts(asked, args), args)
+    given = generated(model, tokenizer, all_prompts, args)
     equal = [final(answer) == final(known) for answer, known in zip(given, right, strict=True)]
     likelihood = nll(model, rows)
     return {"exact match": sum(equal) / len(asked), "NLL": likelihood, "questions": len(asked)}

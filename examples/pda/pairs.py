@@ -43,11 +43,11 @@ def join(asked, weak, weaker, form="", right=None):
     As in the paper, ``form`` is a regular expression for the chosen answer only. With the right
     answers only pairs whose chosen answer is nearer to the right one are kept.
     """
-    for i, prompt in enumerate(asked):
-        chosen, rejected = weak[i], weaker[i]
+    known = right or [None] * len(asked)
+    for prompt, chosen, rejected, answer in zip(asked, weak, weaker, known, strict=True):
         kept = chosen != rejected and re.search(form, chosen)
-        if right is not None:
-            kept = kept and quality(chosen, right[i]) > quality(rejected, right[i])
+        if answer is not None:
+            kept = kept and quality(chosen, answer) > quality(rejected, answer)
         if kept:
             yield {
                 "prompt": prompt,

@@ -39,7 +39,7 @@ def adapted(model, args):
 def answer_only(trainer):
     """Return TRL's trainer for ORPO with the likelihood of the chosen answer alone.
 
-    This is equation 6 of its paper (arXiv 2403.07691); TRL counts the tokens of the prompt, too.
+    This is the loss of its paper (arXiv 2403.07691); TRL counts the tokens of the prompt, too.
     """
 
     class AnswerOnly(trainer):
