@@ -3,14 +3,15 @@
 Results go to benchmarks/results/.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from benchmarks import busy, choice, diagnose, digests, kohya, memory, modules, process
+from benchmarks.lab.design import Kind, Pass
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -25,6 +26,16 @@ def _training_packages() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise SystemExit(f"the lab needs {error.name}: pip install -e '.[train,dev]'") from None
+
+
+def _known(option: str, names: list[str] | None, known: Iterable[str]) -> list[str]:
+    """Return the names that were given; one that is not known is refused."""
+    choices = list(known)
+    for name in names or []:
+        if name not in choices:
+            message = f"must be one of {'; '.join(choices)}, got {name}"
+            raise typer.BadParameter(message, param_hint=option)
+    return names or []
 
 
 @app.command("process")
@@ -115,7 +126,7 @@ def lab_command(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="main, others, plane, tuned, rank, joint or sizes (default: all)."),
+        typer.Option(help=f"{', '.join(get_args(Pass))} (default: all)."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds, from the first.")] = None,
 ) -> None:
@@ -129,8 +140,8 @@ def lab_command(
             quick=quick,
             plan=plan,
             tables=tables,
-            kinds=kind or [],
-            passes=only or [],
+            kinds=_known("--kind", kind, get_args(Kind)),
+            passes=_known("--only", only, get_args(Pass)),
             seeds=seeds,
         )
 
@@ -150,8 +161,10 @@ def studies_command(
     """Preference deltas of the paper's optimiser, and noisy crowds; can be stopped and resumed."""
     with _training_packages():
         from benchmarks.lab.studies import command
+        from benchmarks.lab.studies.design import STUDIES
 
-        command.main(folder, jobs=jobs, plan=plan, names=study or [], seeds=seeds)
+        names = _known("--study", study, (study.name for study in STUDIES))
+        command.main(folder, jobs=jobs, plan=plan, names=names, seeds=seeds)
 
 
 @app.command("choice")

@@ -144,6 +144,17 @@ def test_p_goes_from_tsvm_to_the_mean_with_the_overlap() -> None:
     assert -0.5 <= short["least"] < short["mean"] < short["most"] <= 0
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [("lab", "--kind"), ("lab", "--only"), ("studies", "--study")]
+)
+def test_an_unknown_name_is_an_error(command: str, option: str) -> None:
+    words = [sys.executable, "-m", "benchmarks", command, option, "nonsense", "--plan"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "must be one of" in done.stderr
+    assert "got nonsense" in " ".join(done.stderr.replace("│", "").split())
+
+
 def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "scipy.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'scipy'\", name='scipy')\n"

@@ -101,7 +101,7 @@ def words_of(page: str) -> str:
 
 
 def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
-    axes = check_studies.Axes(STUDIED)
+    axes = check_studies.AxesRows(STUDIED)
     text, page = map(words_of, ("examples/pda/README.md", "docs/gam.md"))
     alone = [
         fmean(axes.gained(axis, f"single {i}", 1)) for i, axis in enumerate(check_studies.AXES)
@@ -122,7 +122,10 @@ def test_the_example_of_the_axes_says_what_the_rows_say() -> None:
         assert sentence.format(*gains, least=min(shares), most=max(shares)) in text, method
         range_of[method] = f"{min(shares):.0f} to {max(shares):.0f} %"
     assert f"the price is {axes.price('tsvm'):.2f} nats on plain text" in text
-    for sentence in ("the mean keeps {mean}, GAM {gam}", "`tsvm` at its own scale {tsvm}"):
+    for sentence in (
+        "the mean keeps {mean} of the margin that a delta gains, GAM {gam}",
+        "`tsvm` at its own scale {tsvm}",
+    ):
         assert sentence.format(**range_of) in page
 
 

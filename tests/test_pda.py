@@ -62,9 +62,9 @@ def test_answers_of_a_stopped_run_are_kept(toy: Path, tmp_path: Path) -> None:
         "pairs.py", *models, "--questions", toy / "questions.jsonl", "--out", tmp_path / "a.jsonl"
     )
     assert done.returncode == 0, done.stderr
-    found = (tmp_path / "a.jsonl.weak").read_text().splitlines(keepends=True)
-    assert found[:10] == kept
-    assert len(found) == 16
+    lines = (tmp_path / "a.jsonl.weak").read_text().splitlines(keepends=True)
+    assert lines[:10] == kept
+    assert len(lines) == 16
     first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
     assert first["chosen"] == [{"role": "assistant", "content": "answer of an earlier run"}]
 
@@ -204,7 +204,7 @@ def test_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts("**a** b **c d**\n- e\n* f\ng? h?") == {"bold": 2, "bullets": 2, "opening": 2}
 
 
-def test_a_model_of_few_bits_has_few_values_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_few_bits_has_few_values_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PDA)
     from models import tiny, weaken
 

@@ -280,30 +280,37 @@ def test_the_mean_in_other_factors_has_the_same_figures(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("student")
 def test_the_run_on_a_gpu_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.lab import gpu, rows
+    from benchmarks.lab.studies.design import STUDIES
 
-    few = [replace(gpu.studies()[0], methods=("mean", "gam"), scales=("own",))]
-    monkeypatch.setattr(gpu, "studies", lambda: few)
+    study = next(study for study in STUDIES if study.name == "paper's optimiser, DPO")
+    short = replace(study, methods=("mean", "gam"), scales=("own",))
+    monkeypatch.setattr(gpu, "STUDIES", (short,))
     pairs, results = tmp_path / "pairs.json", tmp_path / "rows.jsonl"
     gpu.pairs(pairs, tmp_path / "answers", seeds=1, items=2)
     gpu.rows(pairs, results, None, tmp_path / "adapters", device="cpu", steps=2)
     measured = rows.read(results)
     names = [row["method"] for row in measured]
     assert names == ["base", *(f"single {i}" for i in range(4)), "compare", "mean", "gam"]
-    assert {row["study"] for row in measured} == {"paper's optimiser, DPO, batch 128"}
+    assert {row["study"] for row in measured} == {"paper's optimiser, DPO, batch 128, 2 steps"}
+    adapters = [path.name for path in (tmp_path / "adapters").iterdir()]
+    assert all("steps2-batch128" in name for name in adapters if name.startswith("over"))
+    assert [study.name for study in gpu.studies()] == ["paper's optimiser, DPO, batch 128"]
 
 
 def test_the_tables_are_those_of_the_rows() -> None:
     from benchmarks.lab import rows
     from benchmarks.lab.studies import report
+    from benchmarks.lab.studies.axes_report import axes
     from benchmarks.lab.studies.design import STUDIES
+    from benchmarks.lab.studies.results import Results
 
     measured = rows.read(rows.STUDIED)
     text = report.PAGE.read_text("utf-8")
-    there = text.partition("<!-- studies -->")[2].partition("<!-- /studies -->")[0].strip()
-    assert there == report.tables(measured)
+    tables = text.partition("<!-- studies -->")[2].partition("<!-- /studies -->")[0].strip()
+    assert tables == report.tables(measured)
     (study,) = (study for study in STUDIES if study.axes)
     example = report.EXAMPLE.read_text("utf-8")
-    assert report.axes(report.Results(measured), study) in example
+    assert axes(Results(measured), study) in example
 
 
 def made_rows(nll: dict[str, float], single: float) -> list[dict[str, Any]]:
@@ -334,15 +341,16 @@ def made_rows(nll: dict[str, float], single: float) -> list[dict[str, Any]]:
     ],
 )
 def test_gam_helps_by_the_rule_alone(gam: float, single: float, answer: str) -> None:
-    from benchmarks.lab.studies import report
     from benchmarks.lab.studies.design import Study
+    from benchmarks.lab.studies.results import Results
+    from benchmarks.lab.studies.verdict import verdict
 
     methods = ("mean", "gam", "gam polar", "consensus(-0.25)", "consensus(0.25)")
     study = Study("made", methods, ("own", "norm"), (2,))
     nll = dict(zip(methods, (1.0, gam, 1.2, 0.97, 0.9), strict=True))
-    results = report.Results(made_rows(nll, single))
-    assert report.verdict(results, study, 2).startswith(f"GAM helps: {answer};")
-    assert "consensus(0.25)" in report.verdict(results, study, 2)
+    answered = verdict(Results(made_rows(nll, single)), study, 2)
+    assert answered.startswith(f"GAM helps: {answer};")
+    assert "consensus(0.25)" in answered
 
 
 def test_the_study_of_the_axes_is_that_of_the_example() -> None:

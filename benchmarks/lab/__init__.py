@@ -13,6 +13,15 @@ chosen.py       tables of such choices
 markdown.py     figures as text, and tables of them
 report.py       tables and plots from the results, into results.md
 check.py        the verdict of README.md again from the rows, by other code
+check_studies.py  the same for what it says on the studies
 command.py      python -m benchmarks lab
+gpu.py          the paper's optimiser with its batch of 128 pairs, in one run on a GPU
 studies/        preference deltas of the paper's optimiser, and noisy crowds, in float32
+
+The scripts of examples/pda import each other by name: their folder is put on the path.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "pda"))

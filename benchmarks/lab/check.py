@@ -212,7 +212,7 @@ CLAIMS: tuple[tuple[Callable[[Lab], Figures], str], ...] = (
     ),
     (
         consensus_is_below_the_mean,
-        "below the mean in {} of {} sets (five seeds of six cells) and at most {} above it. Cut to "
+        "below the mean in {} of {} sets (five seeds of six cells) and at most {} above it; cut to "
         "the rank of one adapter, as `auto` takes it where adapters share little, it is below the "
         "mean of that rank in {} of {} and at most {} above it; both lose at most {} by the cut, "
         "and stay below GAM anchored at an adapter",

@@ -13,20 +13,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.lab.adapters import once
 from benchmarks.lab.design import Settings
 from benchmarks.lab.preferences import WEAKER, PreferenceSet
-from benchmarks.lab.rows import Row
-from benchmarks.lab.studies import figures
-from benchmarks.lab.studies.design import MARGIN_ITEMS, SEEDS, STUDIES, Part, Study, Unit, number
+from benchmarks.lab.studies.design import MARGIN_ITEMS, SEEDS, STUDIES, Study, Unit
 from benchmarks.lab.studies.run import Models, measure_missing
-from benchmarks.lab.studies.sets import FAMILIES
-from benchmarks.lab.studies.tune import Preference, write_delta
+from benchmarks.lab.studies.sets import FAMILIES, Deltas
 
 ITEMS = 192  # training questions per family
 BATCH = 128  # pairs per step, as in the paper
@@ -34,50 +31,36 @@ BATCH = 128  # pairs per step, as in the paper
 app = typer.Typer(pretty_exceptions_enable=False)
 
 
-def studies() -> list[Study]:
-    """Return the studies of the paper's optimiser, with its batch."""
+def studies(steps: int | None = None) -> list[Study]:
+    """Return the studies of the paper's optimiser, with its batch; fewer steps have a name."""
     large: list[Study] = []
     for study in STUDIES:
         if study.tuning and not study.axes:
-            tuning = replace(study.tuning, batch=BATCH)
-            large.append(replace(study, name=f"{study.name}, batch {BATCH}", tuning=tuning))
+            name, tuning = f"{study.name}, batch {BATCH}", replace(study.tuning, batch=BATCH)
+            if steps:
+                name, tuning = f"{name}, {steps} steps", replace(tuning, steps=steps)
+            large.append(replace(study, name=name, tuning=tuning))
     return large
 
 
 @dataclass(frozen=True)
-class Premade:
-    """Deltas from preferences that were made before: lists of question, chosen, rejected."""
+class Premade(PreferenceSet):
+    """Preferences that were made before: question, chosen, rejected, by part and weaker model."""
 
-    study: Study
-    seed: int
-    preferences: Mapping[str, Mapping[str, list[list[str]]]]  # part, weaker model
-    base: Any
-    tokenizer: Any
-    folder: Path
+    made: Mapping[str, Mapping[str, list[tuple[str, str, str]]]]
 
-    def adapter(self, name: str) -> Path:
-        index = number(name)
-        who = tuple(WEAKER)[index]
-        tuning = self.study.tuning
-        assert tuning is not None
-        rows = [Preference(*row) for row in self.preferences["training"][who]]
-        init = self.study.cell(self.seed).init(index)
-        make = partial(
-            write_delta,
-            base=self.base,
-            tokenizer=self.tokenizer,
-            pairs=rows,
-            tuning=tuning,
-            init=init,
-        )
-        return once(self.folder / f"{self.study.name}-{who}-seed{self.seed}", make)
+    def preferences(self, who: str, held_out: int = 0) -> list[tuple[str, str, str]]:
+        """Return the preferences of one weaker model."""
+        return self.made["held out" if held_out else "training"][who]
 
-    def figures(self, model: Any, part: Part) -> Row:
-        families = self.study.cell(self.seed).families(FAMILIES)
-        held_out: dict[str, list[Preference]] = {}
-        for who, rows in self.preferences["held out"].items():
-            held_out[who] = [Preference(*made) for made in rows]
-        return figures.of_deltas(model, self.tokenizer, families, self.seed, part, held_out)
+
+def deltas(
+    study: Study, seed: int, made: Mapping[str, Any], folder: Path, base: Any, tokenizer: Any
+) -> Deltas:
+    """Return the adapters of one seed, from a file that ``pairs`` wrote."""
+    cell, settings = study.cell(seed), replace(Settings(), preference_items=made["items"])
+    of_seed = made["seeds"][str(seed)]
+    return Deltas(study, Premade(cell, FAMILIES, base, tokenizer, folder, settings, of_seed))
 
 
 @app.command()
@@ -92,15 +75,15 @@ def pairs(
     """Write the preferences of every seed as JSON: training and held out, by weaker model."""
     settings = replace(Settings(), preference_items=items)
     base, tokenizer = Models().training
-    made: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {}
+    made: dict[int, dict[str, dict[str, list[tuple[str, str, str]]]]] = {}
     for seed in SEEDS[:seeds]:
         cell = studies()[0].cell(seed)
         origin = PreferenceSet(cell, FAMILIES, base, tokenizer, folder, settings)
-        made[str(seed)] = {
+        made[seed] = {
             "training": {who: origin.preferences(who) for who in WEAKER},
             "held out": {who: origin.preferences(who, MARGIN_ITEMS) for who in WEAKER},
         }
-    out.write_text(json.dumps(made), "utf-8")
+    out.write_text(json.dumps({"items": items, "seeds": made}), "utf-8")
 
 
 @app.command()
@@ -111,7 +94,7 @@ def rows(
     folder: Annotated[Path, typer.Option(help="Folder for the adapters.")] = Path(
         "/tmp/gam-merge-gpu"
     ),
-    minutes: Annotated[float, typer.Option(help="No seed is begun after these.")] = 12.0,
+    minutes: Annotated[float, typer.Option(help="No study of a seed is begun after these.")] = 12.0,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     steps: Annotated[int | None, typer.Option(help="Fewer, to try the command.")] = None,
 ) -> None:
@@ -119,14 +102,11 @@ def rows(
     made = json.loads(preferences.read_text("utf-8"))
     models = Models(device, student)
     start = time.monotonic()
-    for seed in map(int, made):
-        for study in studies():
-            if time.monotonic() - start > 60 * minutes:
-                return
-            if steps and study.tuning:
-                study = replace(study, tuning=replace(study.tuning, steps=steps))
-            origin = partial(Premade, study, seed, made[str(seed)], folder=folder)
-            measure_missing(Unit(study, seed), models, origin, out)
+    for seed, study in product(map(int, made["seeds"]), studies(steps)):
+        if time.monotonic() - start > 60 * minutes:
+            return
+        origin = partial(deltas, study, seed, made, folder)
+        measure_missing(Unit(study, seed), models, origin, out)
 
 
 if __name__ == "__main__":

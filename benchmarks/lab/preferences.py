@@ -8,7 +8,7 @@ set differ in these. Damage and training are those of examples/pda.
 import copy
 import json
 import random
-import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -16,16 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ask import generated
+from models import weaken
+from train_delta import options, trainer
+
 from benchmarks.lab.adapters import Pairs, once, pairs
 from benchmarks.lab.design import RANK, Cell, Settings
 from examples.smollm import train, write
 
-# the scripts of examples/pda import each other by name
-sys.path.append(str(Path(__file__).parents[2] / "examples" / "pda"))
-from models import weaken
-from train_delta import options, trainer
-
 PROMPT = "Question: {}\nAnswer:"
+ASK = Namespace(plain=True, batch=80, max_new_tokens=20)
 WEAKER: dict[str, dict[str, float]] = {
     "noise": {"noise": 0.1},
     "layers": {"skip": 2},
@@ -101,7 +101,8 @@ class PreferenceSet:
                 model = PeftModel.from_pretrained(model, self.weak()).merge_and_unload().eval()
             weaken(model, **WEAKER.get(who, {}))
             prompts = [PROMPT.format(question) for question in self.questions(held_out)]
-            out.write_text(json.dumps(answer(model, self.tokenizer, prompts)), "utf-8")
+            answers = list(generated(model, self.tokenizer, prompts, ASK))
+            out.write_text(json.dumps(answers), "utf-8")
 
         part = f"-held-out{held_out}" if held_out else ""
         file = once(self.cache / f"answers-{who}-{self.name}{part}.json", make)
@@ -161,26 +162,3 @@ def _tune(
         run = trainer(copy.deepcopy(base), tokenizer, options().parse_args(words), Path(work))
         run.train()
         write(run.model, out)
-
-
-def answer(model: Any, tokenizer: Any, prompts: list[str], *, batch: int = 80) -> list[str]:
-    """Return the first line of a model's answer to each prompt, up to twenty greedy tokens."""
-    import torch
-
-    newline = tokenizer("\n").input_ids[-1]
-    answers: list[str] = []
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        rows = tokenizer(part, padding=True, padding_side="left", return_tensors="pt")
-        with torch.no_grad():
-            out = model.generate(
-                **rows,
-                do_sample=False,
-                max_new_tokens=20,
-                eos_token_id=newline,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        answer_tokens = out[:, rows["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(answer_tokens, skip_special_tokens=True)
-        answers += [text.split("\n")[0].strip() for text in texts]
-    return answers

@@ -102,7 +102,7 @@ def generated(model, tokenizer, asked, args, temperature=0.0, seed=0):
 def _encoded(tokenizer, asked):
     """Return the tokens of prompts, padded on the left."""
     if isinstance(asked[0], str):
-        return tokenizer(asked, padding=True, return_tensors="pt")
+        return tokenizer(asked, padding=True, padding_side="left", return_tensors="pt")
     return tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     )

@@ -59,6 +59,16 @@ def first_sentence(text, most=20):
     return (long or sentences)[0].split()[:most]
 
 
+def marked(axis, asked, answers, rng):
+    """Yield question, first sentence of the answer with the mark, and without it."""
+    for question, answer in zip(asked, answers, strict=True):
+        words = first_sentence(answer)
+        if len(words) > 1:
+            plain, sentence = " ".join(words), AXES[axis](words, rng)
+            if sentence != plain:
+                yield question, sentence, plain
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", choices=tuple(AXES), required=True)
@@ -74,15 +84,9 @@ def main():
     all_prompts = prompts(questions(args.questions), args)
     respond(args.model, all_prompts, args.answers, args)
     answers = [json.loads(line) for line in args.answers.read_text("utf-8").splitlines()]
-    rng = random.Random(args.seed)
-    asked, marked, plain = [], [], []
-    for prompt, answer in zip(all_prompts, answers, strict=True):
-        words = first_sentence(answer)
-        if len(words) > 1:
-            asked.append(prompt)
-            marked.append(AXES[args.axis](words, rng))
-            plain.append(" ".join(words))
-    pairs = list(join(asked, marked, plain))
+    pairs = []
+    for pair in marked(args.axis, all_prompts, answers, random.Random(args.seed)):
+        pairs += join(*zip(pair))
     write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in pairs))
     print(f"{len(pairs)} pairs in {args.out}")
 

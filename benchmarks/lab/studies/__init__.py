@@ -8,7 +8,10 @@ copies.py   deltas of the student's own damaged copies
 regimen.py  the grid of their training
 figures.py  what is measured of a model
 run.py      the rows: base, adapters, merges, evaluated in float32
+results.py  rows by study, method, scale and number of adapters
+verdict.py  what helps, by the rules of design.py
 report.py   tables from the rows, into ../results.md
+axes_report.py  table and tests of the axes
 picture.py  the picture of the axes
 command.py  python -m benchmarks studies
 results.jsonl  the rows, one JSON object per line

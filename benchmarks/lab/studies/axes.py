@@ -6,25 +6,22 @@ base in bfloat16, in a third of the time of TRL in float32.
 
 import json
 import random
-import sys
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import axes as example
+from ask import generated, messages, prompts
+from evaluate import on_axes
+from questions import open_questions
+
 from benchmarks.lab.adapters import once
 from benchmarks.lab.rows import Row
 from benchmarks.lab.studies import figures
 from benchmarks.lab.studies.design import Part, Study, number
 from benchmarks.lab.studies.tune import Preference, write_delta
-
-# the scripts of examples/pda import each other by name
-sys.path.append(str(Path(__file__).parents[3] / "examples" / "pda"))
-import axes as example
-from ask import generated, messages, prompts
-from evaluate import on_axes
-from questions import open_questions
 
 SYSTEM, TRAINING_ITEMS, TEST_ITEMS = "Be brief.", 96, 24
 MARGIN_ITEMS = 12  # test questions whose answers, marked and plain, are held-out preferences
@@ -68,14 +65,9 @@ class Axes:
         return self._marked(axis, self._questions[:TRAINING_ITEMS], "training")
 
     def _marked(self, axis: str, asked: list[dict[str, str]], part: str) -> list[Preference]:
-        rng = random.Random(self.seed)
-        preferences: list[Preference] = []
-        for row, answer in zip(asked, self._answers(asked, part), strict=True):
-            words = example.first_sentence(answer)
-            if len(words) > 1:
-                marked = example.AXES[axis](words, rng)
-                preferences.append(Preference(row["question"], marked, " ".join(words)))
-        return preferences
+        questions = [row["question"] for row in asked]
+        rng, answers = random.Random(self.seed), self._answers(asked, part)
+        return [Preference(*pair) for pair in example.marked(axis, questions, answers, rng)]
 
     def figures(self, model: Any, part: Part) -> Row:
         """Return counts per answer and margins on every axis, and the NLL of plain text."""

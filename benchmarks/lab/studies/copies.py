@@ -2,25 +2,23 @@
 
 import copy
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ask import generated
+from models import weaken
+from pairs import quality
+
 from benchmarks.lab.adapters import Pairs, once, pairs
 from benchmarks.lab.design import FAMILIES, Cell, Settings
-from benchmarks.lab.preferences import PROMPT, answer
+from benchmarks.lab.preferences import ASK, PROMPT
 from benchmarks.lab.rows import Row
 from benchmarks.lab.studies import figures
 from benchmarks.lab.studies.design import Part, number
 from benchmarks.lab.studies.regimen import ITEMS, Regimen
 from benchmarks.lab.studies.tune import Preference, write_delta
-
-# the scripts of examples/pda import each other by name
-sys.path.append(str(Path(__file__).parents[3] / "examples" / "pda"))
-from models import weaken
-from pairs import quality
 
 Damage = Mapping[str, float]
 PAIRS: Mapping[str, tuple[Damage, Damage]] = {  # weak and weaker
@@ -74,7 +72,8 @@ class Copies:
             model = copy.deepcopy(self.base)
             weaken(model, **damage)
             prompts = [PROMPT.format(question) for question, _ in self.training()]
-            out.write_text(json.dumps(answer(model, self.tokenizer, prompts)), "utf-8")
+            answers = list(generated(model, self.tokenizer, prompts, ASK))
+            out.write_text(json.dumps(answers), "utf-8")
 
         about = "-".join(f"{name}{value:g}" for name, value in damage.items())
         file = once(self.folder / f"copies-answers-{about}-seed{self.cell.seed}.json", make)

@@ -3,8 +3,8 @@
 Rule, written down with them: *GAM helps* in a study if one of its readings has less NLL than the
 mean and less than the best ``consensus(p)`` of those here, all with each module at the mean norm of
 its deltas, with p < 0.05 after Holm's correction over the readings, and if the mean at its own
-scale has less NLL than the best of the single adapters. A difference of margins on held-out
-preferences is reported beside it and decides nothing.
+scale has less NLL than the best of the single adapters, seed by seed. A difference of margins on
+held-out preferences is reported next to it and decides nothing.
 
 Rule of the search: of the regimens of the student's copies the one is taken whose single deltas
 gain the most NLL over the student on the validation questions of ``SEARCHED``, on average over
@@ -66,11 +66,12 @@ class Study:
         rank: rank of each adapter.
         regime: shared or separate initial factors.
         noise: what is wrong with the data of a crowd.
+        regimen: how deltas of the student's damaged copies are trained.
+        seeds: seeds that are run.
         part: questions that are measured.
         axes: deltas of one countable quality each.
         together: further adapters, trained on the data of all: at once, in as many steps as all
             or as one of them, or one after the other.
-        regimen: how deltas of the student's damaged copies are trained.
     """
 
     name: str
@@ -188,7 +189,12 @@ class Unit:
 
 
 def units(names: list[str], seeds: int | None) -> list[Unit]:
-    """Return the work in order: every study of a seed before the next seed."""
+    """Return the work in order: every study of a seed before the next seed.
+
+    Args:
+        names: names of studies; none for all.
+        seeds: number of seeds, from the first; None for all.
+    """
     work: list[Unit] = []
     for seed, study in product(SEEDS[:seeds], STUDIES):
         if seed in study.seeds and (not names or study.name in names):

@@ -6,8 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.lab.rows import Row
+from benchmarks.lab.studies.axes_report import TITLES, gained
 from benchmarks.lab.studies.design import STUDIES
-from benchmarks.lab.studies.report import AXES, Results, gained
+from benchmarks.lab.studies.results import Results
 
 PICTURE = Path(__file__).parents[3] / "docs" / "axes.svg"
 # title, row and scale, from the top
@@ -60,7 +61,7 @@ def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
     panels[1].axvline(_MOST, color="0.6", linestyle="--", linewidth=1)
     panels[1].text(_MOST, -0.75, " the most of any example", color="0.4", fontsize=8, va="center")
     lines, titles = panels[0].get_legend_handles_labels()
-    figure.legend(lines, titles, loc="outside lower center", ncols=len(AXES), frameon=False)
+    figure.legend(lines, titles, loc="outside lower center", ncols=len(TITLES), frameon=False)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -68,9 +69,9 @@ def plot(rows: Iterable[Row], path: Path = PICTURE) -> None:
 def _bars(panel: Any, picked: Sequence[Sequence[Row]], figure: Figure) -> None:
     """Draw a bar per subject and axis."""
     for y, rows in enumerate(picked):
-        for name, colour, shift in zip(AXES, _COLOURS, (-0.25, 0.0, 0.25), strict=True):
+        for name, colour, shift in zip(TITLES, _COLOURS, (-0.25, 0.0, 0.25), strict=True):
             values = [figure(row, name) for row in rows]
-            title = AXES[name] if y == 0 else None
+            title = TITLES[name] if y == 0 else None
             bar = fmean(values) if values else 0.0
             panel.barh(y + shift, bar, 0.24, color=colour, alpha=0.75, label=title)
             panel.plot(values, [y + shift] * len(values), ".", color="0.25", markersize=3)

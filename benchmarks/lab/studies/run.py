@@ -81,6 +81,7 @@ class Measurement:
 
     def __init__(self, unit: Unit, models: Models, adapters: AdapterSet) -> None:
         self.unit, self.models, self.set = unit, models, adapters
+        self._merges: dict[tuple[int, str, bool], gm.MergeResult] = {}
 
     def figures(self, model: Any) -> rows.Row:
         """Return what the study measures of a model."""
@@ -101,17 +102,7 @@ class Measurement:
 
     def merge(self, size: int, label: str, scale: str) -> rows.Row:
         """Merge, and measure the result."""
-        method, params = METHODS[label]
-        # auto has a rank of its own; all others are at the sum of the ranks, or lower by nature
-        rank = None if method == "auto" else size * self.unit.study.rank
-        rescale = {"rescale": "norm"} if scale == "norm" else {}
-        result = gm.merge(
-            self._sources(size),
-            method=method,
-            rank=rank,
-            dtype="float32",
-            params={**params, **rescale},
-        )
+        result = self._merged(size, label, rescaled=scale == "norm")
         ratio = result.report.norm_ratio
         row: rows.Row = {"norm_ratio": ratio, "took": result.report.method}
         factor = 1.0
@@ -120,6 +111,24 @@ class Measurement:
             factor = row["length"] / ratio
         with self.models.fused(result.adapter, factor) as model:
             return row | self.figures(model)
+
+    def _merged(self, size: int, label: str, *, rescaled: bool) -> gm.MergeResult:
+        """Return a merge; those of one label are kept, since own and tuned scale share one."""
+        key = size, label, rescaled
+        if key not in self._merges:
+            self._merges = {old: self._merges[old] for old in self._merges if old[:2] == key[:2]}
+            method, params = METHODS[label]
+            # auto has a rank of its own; all others are at the sum of the ranks, or lower by nature
+            rank = None if method == "auto" else size * self.unit.study.rank
+            rescale = {"rescale": "norm"} if rescaled else {}
+            self._merges[key] = gm.merge(
+                self._sources(size),
+                method=method,
+                rank=rank,
+                dtype="float32",
+                params={**params, **rescale},
+            )
+        return self._merges[key]
 
     def _tuned(self, adapter: gm.Adapter, ratio: float) -> rows.Row:
         """Return the length that validation questions choose, and the NLL at every length."""

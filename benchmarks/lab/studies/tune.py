@@ -175,7 +175,7 @@ def write_delta(
 ) -> None:
     """Tune the base on preferences, and write the directory of the adapter in float32.
 
-    Of the moves of the factors at small learning rates bfloat16 would keep a part. ``options`` are
+    bfloat16 would lose a part of how far the factors move at small learning rates. ``options`` are
     those of ``tuned``.
     """
     model = tuned(base, tokenizer, pairs, tuning, init=init, **options)
