@@ -60,8 +60,9 @@ def test_a_changed_row_breaks_its_claim(
         ("axes", "tsvm", "own", "margin", 5.0, "8"),
         (f"copies: {CHOSEN}", "base", "own", "nll", -2.0, "9"),
         ("copies, judged", "mean", "own", "nll", 2.0, "9"),
-        ("paper's optimiser, DPO", "gam", "norm", "nll", 2.0, "10"),
-        ("crowd, half the labels wrong", "mean", "norm", "nll", 2.0, "10"),
+        ("paper's optimiser, DPO", "mean", "own", "nll", -8.0, "10"),
+        ("crowd, half the labels wrong", "mean", "own", "nll", -8.0, "10"),
+        ("crowd, 16 examples", "gam", "own", "nll", 2.0, "10"),
     ],
 )
 def test_a_changed_row_of_a_study_breaks_its_claim(
@@ -175,6 +176,24 @@ def test_the_page_on_gam_says_what_the_studies_say() -> None:
         for seed, row in crowd.rows["gam", "own", size].items():
             mean = crowd.rows["mean", "own", size][seed]["norm_ratio"]
             assert row["norm_ratio"] / mean == pytest.approx(0.99, abs=0.005)
+
+
+def test_the_page_on_gam_says_what_adapters_that_overfit_say() -> None:
+    page = words_of("docs/gam.md")
+    crowd = check_studies.Studied(STUDIED, check_studies.OVERFITTED)
+
+    def above(method: str) -> list[float]:
+        return [fmean(crowd.less(method, "mean", "own", size)) for size in (4, 8)]
+
+    words = (
+        "GAM at its own scale is {:.2f} below the mean of four and {:.2f} below that of eight, and "
+        "`consensus` with p = 0.5 is {:.2f} and {:.2f} below it, in every seed"
+    )
+    below = [-x for method in ("gam", "consensus(0.5)") for x in above(method)]
+    assert words.format(*below) in page
+    assert "is {:.2f} and {:.2f} above the mean".format(*above("auto")) in page
+    merges = [row for size in (4, 8) for row in crowd.rows["auto", "own", size].values()]
+    assert {row["took"] for row in merges} == {"consensus"}
 
 
 def test_it_shares_no_code_with_the_tables() -> None:

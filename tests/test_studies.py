@@ -180,6 +180,19 @@ def test_a_study_has_each_row_once_and_methods_exist() -> None:
     assert len(set(units([], None))) == sum(len(study.seeds) for study in STUDIES)
 
 
+def test_the_plan_is_near_what_the_rows_took() -> None:
+    from benchmarks.lab import rows
+    from benchmarks.lab.studies.design import STUDIES, cost
+
+    seconds: dict[str, Counter[int]] = {study.name: Counter() for study in STUDIES}
+    for row in rows.read(rows.STUDIED):
+        seconds[row["study"]][row["seed"]] += row["seconds"]
+    for study in STUDIES:
+        if not study.regimen:  # copies answer once for all regimens
+            longest = max(seconds[study.name].values(), default=0)
+            assert not longest or 0.7 < cost(study) / longest < 1.3
+
+
 @pytest.fixture
 def student(pda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four random layers over bytes in place of SmolLM2, with words that the tasks can draw."""

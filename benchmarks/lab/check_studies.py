@@ -15,6 +15,14 @@ READINGS = ("gam", "gam polar", "gam no anchor")  # of GAM
 CONSENSUS = ("consensus(-0.25)", "consensus(0.25)", "consensus(0.5)")
 SINGLES = tuple(f"single {i}" for i in range(4))
 PAPER, CROWD = "paper's optimiser, DPO", "crowd, half the labels wrong, r = 8"
+OVERFITTED = "crowd, 16 examples, r = 64"
+SUITED: Mapping[str, tuple[int, ...]] = {  # studies made for GAM, with their numbers of adapters
+    PAPER: (4,),
+    "preferences, shared": (4,),
+    "preferences, separate": (4,),
+    CROWD: (4, 8),
+    OVERFITTED: (4, 8),
+}
 
 
 class AxesRows:
@@ -152,23 +160,51 @@ def _gam_helps(study: Studied, size: int) -> bool:
         ps = [float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less]
         for reading, d, p in zip(readings, less, holm(ps), strict=True):
             below[reading] = below[reading] and fmean(d) < 0 and p < 0.05
+    return any(below.values()) and _mean_is_below_all(study, size)
+
+
+def _significantly_below_the_mean(study: Studied, size: int) -> bool:
+    """Return whether a reading of GAM is, at the norm of the adapters."""
+    less = [study.less(reading, "mean", "norm", size) for reading in READINGS]
+    ps = [float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less]
+    return any(fmean(d) < 0 and p < 0.05 for d, p in zip(less, holm(ps), strict=True))
+
+
+def _ps(study: Studied, size: int, *methods: str) -> list[float]:
+    """Return p of methods against the mean at own scale, corrected over all of the study."""
+    family = [name for name, scale, of in study.rows if (scale, of) == ("own", size)]
+    others = [name for name in family if name not in ("mean", "compare")]
+    less = [study.less(name, "mean", "own", size) for name in others]
+    ps = holm([float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less])
+    return [ps[others.index(name)] for name in methods]
+
+
+def _mean_is_below_all(study: Studied, size: int) -> bool:
+    """Return whether the mean has less NLL than the best single adapter, known only afterwards."""
     best_single = fmean(min(of_seed) for of_seed in study.alone(size))
-    return any(below.values()) and fmean(study.nll("mean", "own", size)) < best_single
+    return fmean(study.nll("mean", "own", size)) < best_single
 
 
 def gam_helps_nowhere(rows: Iterable[Row]) -> Figures:
     rows = list(rows)
-    paper, crowd = Studied(rows, PAPER), Studied(rows, CROWD)
-    sets = ((paper, 4), (crowd, 4), (crowd, 8))
-    above = [fmean(study.less("gam", "mean", "norm", size)) for study, size in sets]
-    nowhere = not any(_gam_helps(study, size) for study, size in sets)
-    seeds = [len(study.nll("base")) for study in (paper, crowd)]
-    best_delta = map(max, zip(*map(paper.margin, SINGLES), strict=True))
-    gains = [x - y for x, y in zip(paper.margin("tsvm", 4), best_delta, strict=True)]
-    merges = [key for key in paper.rows if key[2] == 4 and key[0] != "compare"]
-    least = min(fmean(paper.nll(*key)) for key in merges if key[1] != "tuned")
-    conditions = (nowhere, seeds == [5, 5], fmean(paper.nll("single 3")) < least)
-    return (*conditions, *above, min(gains), max(gains))
+    nowhere, premise, five = True, False, True
+    for name, sizes in SUITED.items():
+        study = Studied(rows, name)
+        five = five and len(study.nll("base")) == 5
+        for size in sizes:
+            nowhere = nowhere and not _gam_helps(study, size)
+            premise = premise or (name != OVERFITTED and _mean_is_below_all(study, size))
+    crowd = Studied(rows, OVERFITTED)
+    below: dict[str, list[list[float]]] = {}
+    for method in ("gam", "consensus(0.5)"):
+        below[method] = [crowd.less("mean", method, "own", size) for size in (4, 8)]
+    unsure = all(min(_ps(crowd, size, *below)) > 0.05 for size in (4, 8))
+    level = not any(_significantly_below_the_mean(crowd, size) for size in (4, 8))
+    every_seed = all(min(gains) > 0 for lists in below.values() for gains in lists)
+    mean_is_best = all(_mean_is_below_all(crowd, size) for size in (4, 8))
+    worse = fmean(map(fmean, crowd.alone(8))) > fmean(crowd.nll("base"))
+    figures = [fmean(gains) for lists in below.values() for gains in lists]
+    return (nowhere, not premise, five, every_seed, mean_is_best, unsure, level, worse, *figures)
 
 
 CLAIMS: tuple[tuple[Callable[[Iterable[Row]], Figures], str], ...] = (
@@ -188,9 +224,12 @@ CLAIMS: tuple[tuple[Callable[[Iterable[Row]], Figures], str], ...] = (
     ),
     (
         gam_helps_nowhere,
-        "at the norm of the adapters it is {} above the mean there, and {} and {} in the crowds. "
-        "`tsvm` at its own scale has {} to {} nats more margin on held-out preferences than the "
-        "best delta of a seed; but the delta over the untrained base alone has less NLL than any "
-        "merge whose length is not tuned",
+        "GAM helps in none of the sets that were made for it: with the optimiser of the paper (DPO "
+        "at r = 64, with 4 pairs per step in place of 128) and in crowds with half of their labels "
+        "wrong the mean is not below the best adapter, as the rule asks; where adapters overfit 16 "
+        "examples each it is, and there GAM at its own scale is {} below the mean of four and {} "
+        "below that of eight, `consensus(0.5)` {} and {}, all in every seed, though five leave it "
+        "open after Holm's correction, and at the norm of the adapters no reading of GAM is "
+        "significantly below the mean",
     ),
 )

@@ -49,7 +49,8 @@ def verdict(total: Measures) -> str:
     if total.mean_norm < _SHORT * norms.mean():
         sentences.append(
             f"Their mean has {100 * total.mean_norm / norms.mean():.0f} % of their norm: if they "
-            "were trained briefly, that matters more than the method; -p rescale=norm restores it."
+            "were trained briefly, that matters more than the method, and -p rescale=norm restores "
+            "it; if they overfit a few examples, the shorter mean is better."
         )
     if total.cosine < _OPPOSED:
         sentences.append("The deltas oppose each other: a mean cancels much of each.")

@@ -12,8 +12,8 @@ def main(folder: Path, *, jobs: int, plan: bool, names: list[str], seeds: int | 
     """Print the cost and do the work that is missing."""
     work = units(names, seeds)
     hours = sum(cost(unit.study) for unit in work) / 3600
-    print(f"{len(work)} units, about {hours:.1f} core hours from nothing, {jobs} at a time")
+    print(f"{len(work)} units, about {hours:.1f} CPU hours from nothing, {jobs} at a time")
     for unit in work:
-        print(f"{unit.study.name}, seed {unit.seed}: {cost(unit.study) / 60:.0f} core minutes")
+        print(f"{unit.study.name}, seed {unit.seed}: {cost(unit.study) / 60:.0f} CPU minutes")
     if not plan:
         run(work, partial(Studies, folder), jobs=jobs)

@@ -153,7 +153,8 @@ def number(name: str) -> int:
 
 
 # CPU seconds on one of two busy threads of an AMD EPYC core, measured, for the plan
-STEP, TRL_STEP, ANSWER, ANSWERS, BATCH, MERGE = 2.1, 5.5, 0.15, 15.0, 2.0, 4.0
+STEP, TRL_STEP, ANSWER, ANSWERS, BATCH, MERGE = 1.5, 5.0, 0.15, 35.0, 1.5, 3.0
+COSTLY = 70  # a merge of this rank costs a second more, and it grows with the square
 
 
 def cost(study: Study) -> float:
@@ -161,12 +162,16 @@ def cost(study: Study) -> float:
     if study.axes:
         steps = 9 * (study.tuning or Tuning()).steps  # alone, jointly and one after the other
         return steps * 2 * STEP + 24 * ANSWERS + 96 * ANSWER
-    questions = TEST_ITEMS // 16 * 4
-    margins = 0 if study.noise else 5 * MARGIN_ITEMS * 4 // 16  # chosen answers are shared
-    row = MERGE + (questions + margins) * BATCH
-    tuned = row + len(LENGTHS) * VALIDATION_ITEMS * 4 // 16 * BATCH
-    rows = len(study.methods) * len(study.sizes)
-    evaluation = rows * sum(tuned if scale == "tuned" else row for scale in study.scales)
+    families = len(FAMILIES) if study.regimen else 4
+    items = VALIDATION_ITEMS if study.part == "validation" else TEST_ITEMS
+    margins = 0 if study.noise or study.regimen else 5 * MARGIN_ITEMS * 4  # of one chosen list
+    row = (families * items + margins) / 16 * BATCH
+    evaluation = 0.0
+    for size, scale in product(study.sizes, study.scales):
+        merge = MERGE + (size * study.rank / COSTLY) ** 2
+        tuned = len(LENGTHS) * VALIDATION_ITEMS * families / 16 * BATCH
+        of_scale = merge + row + (tuned if scale == "tuned" else 0.0)
+        evaluation += len(study.methods) * of_scale
     return evaluation + max(study.sizes) * (_training(study) + row)
 
 
