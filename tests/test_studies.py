@@ -386,5 +386,6 @@ def test_the_study_of_the_axes_is_that_of_the_example() -> None:
     assert example["test"]["count"] == axes.TEST_ITEMS
     assert example["ask"]["system"] == axes.SYSTEM
     assert example["generate"]["max_new_tokens"] == axes.ASK.max_new_tokens
+    assert example["generate"]["seed"] == 3  # which words are marked follows the seed in both
     assert example["evaluate"]["max_new_tokens"] == axes.TEST.max_new_tokens
     assert list(example["pairs"]) == list(axes.example.AXES)

@@ -13,7 +13,6 @@ AXES = ("bold", "bullets", "opening")  # in the order of the single deltas
 MOST = 1  # of any example
 READINGS = ("gam", "gam polar", "gam no anchor")  # of GAM
 CONSENSUS = ("consensus(-0.25)", "consensus(0.25)", "consensus(0.5)")
-SINGLES = tuple(f"single {i}" for i in range(4))
 PAPER, CROWD = "paper's optimiser, DPO", "crowd, half the labels wrong, r = 8"
 OVERFITTED = "crowd, 16 examples, r = 64"
 SUITED: Mapping[str, tuple[int, ...]] = {  # studies made for GAM, with their numbers of adapters
@@ -82,11 +81,6 @@ class Studied:
         pairs = zip(self.nll(one, scale, size), self.nll(other, scale, size), strict=True)
         return [x - y for x, y in pairs]
 
-    def margin(self, method: str, size: int = 1) -> list[float]:
-        """Return the margin on held-out preferences at own scale, the mean over pairs, by seed."""
-        by_seed = self.rows[method, "own", size]
-        return [fmean(by_seed[seed]["margin"].values()) for seed in sorted(by_seed)]
-
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p after Holm's correction."""
@@ -95,6 +89,11 @@ def holm(ps: Sequence[float]) -> list[float]:
         most = max(most, min(1.0, (len(ps) - smaller) * ps[i]))
         corrected[i] = most
     return corrected
+
+
+def _corrected(differences: Sequence[Sequence[float]]) -> list[float]:
+    """Return p of the paired t test of each list of differences, after Holm's correction."""
+    return holm([float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in differences])
 
 
 def a_merge_has_all_axes(rows: Iterable[Row]) -> Figures:
@@ -158,8 +157,7 @@ def _gam_helps(study: Studied, size: int) -> bool:
     below: dict[str, bool] = dict.fromkeys(readings, True)
     for other in ("mean", best):
         less = [study.less(reading, other, "norm", size) for reading in readings]
-        ps = [float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less]
-        for reading, d, p in zip(readings, less, holm(ps), strict=True):
+        for reading, d, p in zip(readings, less, _corrected(less), strict=True):
             below[reading] = below[reading] and fmean(d) < 0 and p < 0.05
     return any(below.values()) and _mean_is_below_all(study, size)
 
@@ -167,8 +165,7 @@ def _gam_helps(study: Studied, size: int) -> bool:
 def _significantly_below_the_mean(study: Studied, size: int) -> bool:
     """Return whether a reading of GAM is, at the norm of the adapters."""
     less = [study.less(reading, "mean", "norm", size) for reading in READINGS]
-    ps = [float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less]
-    return any(fmean(d) < 0 and p < 0.05 for d, p in zip(less, holm(ps), strict=True))
+    return any(fmean(d) < 0 and p < 0.05 for d, p in zip(less, _corrected(less), strict=True))
 
 
 def _ps(study: Studied, size: int, *methods: str) -> list[float]:
@@ -176,7 +173,7 @@ def _ps(study: Studied, size: int, *methods: str) -> list[float]:
     family = [name for name, scale, of in study.rows if (scale, of) == ("own", size)]
     others = [name for name in family if name not in ("mean", "compare")]
     less = [study.less(name, "mean", "own", size) for name in others]
-    ps = holm([float(ttest_rel(d, [0.0] * len(d)).pvalue) for d in less])
+    ps = _corrected(less)
     return [ps[others.index(name)] for name in methods]
 
 

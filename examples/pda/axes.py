@@ -85,8 +85,9 @@ def main():
     respond(args.model, all_prompts, args.answers, args)
     answers = [json.loads(line) for line in args.answers.read_text("utf-8").splitlines()]
     pairs = []
-    for pair in marked(args.axis, all_prompts, answers, random.Random(args.seed)):
-        pairs += join(*zip(pair))
+    rng = random.Random(args.seed)
+    for prompt, chosen, rejected in marked(args.axis, all_prompts, answers, rng):
+        pairs += join([prompt], [chosen], [rejected])
     write_whole(args.out, "".join(json.dumps(pair) + "\n" for pair in pairs))
     print(f"{len(pairs)} pairs in {args.out}")
 
